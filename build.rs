@@ -1,0 +1,23 @@
+//! Compiles the contract without protoc, and keeps its descriptors for reflection.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use prost::Message;
+
+const PROTOS: [&str; 5] = [
+    "pgmq/v1/admin_service.proto",
+    "pgmq/v1/error.proto",
+    "pgmq/v1/message.proto",
+    "pgmq/v1/queue_service.proto",
+    "pgmq/v1/topic_service.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    let target = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
+    std::fs::write(target, descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().build_client(true).compile_fds(descriptors)?;
+    Ok(())
+}

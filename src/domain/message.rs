@@ -1,0 +1,199 @@
+//! Messages on their way in and out.
+
+use super::json::{self, JsonKind, Member};
+use super::{Invalid, Kind, Limits, Receipt, Timestamp};
+
+/// The header under which pgmq looks for a message's FIFO group.
+pub const GROUP_HEADER: &str = "x-pgmq-group";
+
+/// The most bytes that headers may take, as Postgres renders them.
+pub const MAX_HEADERS_BYTES: usize = 64 * 1024;
+
+/// The most bytes that a group's name may have.
+pub const MAX_GROUP_BYTES: usize = 256;
+
+/// When a sent message becomes visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// So many milliseconds after the database takes it; 0 means at once.
+    AfterMillis(i64),
+    /// At a moment; one in the past means at once.
+    At(Timestamp),
+}
+
+impl Schedule {
+    /// Visible as soon as it is committed.
+    pub const NOW: Self = Self::AfterMillis(0);
+}
+
+/// A message to be sent; its texts are known to be what Postgres accepts as jsonb.
+#[derive(Debug, Clone)]
+pub struct OutgoingMessage {
+    message: String,
+    headers: Option<String>,
+    schedule: Schedule,
+}
+
+impl OutgoingMessage {
+    /// Checks a message's texts and puts its group into the headers.
+    ///
+    /// # Errors
+    /// The name of the refused field and why, each of `message`, `headers` and `group` at most once.
+    pub fn parse(
+        message: String,
+        headers: String,
+        group: &str,
+        schedule: Schedule,
+        limits: &Limits,
+    ) -> Result<Self, Vec<(&'static str, Invalid)>> {
+        let mut refused = Vec::new();
+        if let Err(invalid) = check_body(&message, limits) {
+            refused.push(("message", invalid));
+        }
+        let headers = check_headers(&headers).and_then(|()| check_group(group).map(|()| headers));
+        match headers.and_then(|headers| join_group(headers, group)) {
+            Ok(headers) if refused.is_empty() => return Ok(Self { message, headers, schedule }),
+            Ok(_) => {}
+            Err(invalid) => {
+                let field = if invalid.kind == Kind::InvalidGroup { "group" } else { "headers" };
+                refused.push((field, invalid));
+            }
+        }
+        Err(refused)
+    }
+
+    /// The body: JSON text.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The headers: the text of a JSON object, if there are any.
+    pub fn headers(&self) -> Option<&str> {
+        self.headers.as_deref()
+    }
+
+    /// When it becomes visible.
+    pub fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+}
+
+fn check_body(message: &str, limits: &Limits) -> Result<(), Invalid> {
+    if message.is_empty() {
+        return Err(Invalid::new(Kind::MissingField, "a message is needed; the JSON text null is one"));
+    }
+    let scanned = json::scan(message).map_err(|error| Invalid::new(Kind::InvalidJson, error.to_string()))?;
+    if scanned.rendered_bytes > limits.max_message_bytes {
+        return Err(too_large(Kind::MessageTooLarge, scanned.rendered_bytes, limits.max_message_bytes));
+    }
+    Ok(())
+}
+
+fn check_headers(headers: &str) -> Result<(), Invalid> {
+    if headers.is_empty() {
+        return Ok(());
+    }
+    let scanned =
+        json::scan(headers).map_err(|error| Invalid::new(Kind::InvalidHeaders, error.to_string()))?;
+    if scanned.kind != JsonKind::Object {
+        return Err(Invalid::new(Kind::InvalidHeaders, "headers must be a JSON object"));
+    }
+    if scanned.rendered_bytes > MAX_HEADERS_BYTES {
+        return Err(too_large(Kind::InvalidHeaders, scanned.rendered_bytes, MAX_HEADERS_BYTES));
+    }
+    Ok(())
+}
+
+fn check_group(group: &str) -> Result<(), Invalid> {
+    if group.len() > MAX_GROUP_BYTES {
+        return Err(Invalid::new(
+            Kind::InvalidGroup,
+            format!("a group has at most {MAX_GROUP_BYTES} bytes; this one has {}", group.len()),
+        ));
+    }
+    if group.contains('\0') {
+        return Err(Invalid::new(Kind::InvalidGroup, "a group must not contain a NUL character"));
+    }
+    Ok(())
+}
+
+fn join_group(headers: String, group: &str) -> Result<Option<String>, Invalid> {
+    match (headers.is_empty(), group.is_empty()) {
+        (true, true) => Ok(None),
+        (false, true) => Ok(Some(headers)),
+        (true, false) => Ok(Some(json::with_member("{}", GROUP_HEADER, group))),
+        (false, false) => match json::top_level_string(&headers, GROUP_HEADER) {
+            None => Ok(Some(json::with_member(&headers, GROUP_HEADER, group))),
+            Some(Member::String(same)) if same == group => Ok(Some(headers)),
+            Some(_) => Err(Invalid::new(
+                Kind::InvalidGroup,
+                format!("the headers hold another {GROUP_HEADER}; give one of the two, or the same"),
+            )),
+        },
+    }
+}
+
+fn too_large(kind: Kind, bytes: usize, limit: usize) -> Invalid {
+    Invalid::new(kind, format!("may take {limit} bytes as Postgres renders jsonb; this takes {bytes}"))
+}
+
+/// In which order a read takes messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ordering {
+    /// By id, without regard to groups (`pgmq.read`).
+    Unordered,
+    /// As many as possible of the oldest group (`pgmq.read_grouped`).
+    Grouped,
+    /// One of each group in turn (`pgmq.read_grouped_rr`).
+    GroupedRoundRobin,
+    /// The first of each group only (`pgmq.read_grouped_head`).
+    GroupedHead,
+}
+
+/// A message as a queue holds it.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Its id in the queue.
+    pub msg_id: i64,
+    /// How often it has been read.
+    pub read_ct: i32,
+    /// When it was sent.
+    pub enqueued_at: Timestamp,
+    /// When it was read last; none if never, or on a pgmq older than 1.10.
+    pub last_read_at: Option<Timestamp>,
+    /// When it becomes visible again.
+    pub vt: Timestamp,
+    /// The body; none for SQL NULL.
+    pub message: Option<String>,
+    /// The headers; none for SQL NULL.
+    pub headers: Option<String>,
+}
+
+/// A message that a read gave to one caller, with the receipt that settles it.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The message.
+    pub message: Message,
+    /// Names this delivery.
+    pub receipt: Receipt,
+}
+
+/// What became of one item of a settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// The message is gone.
+    NotFound,
+    /// Another read has taken the message since; nothing was changed.
+    Stale,
+}
+
+/// The outcome of one item, with the message's new `vt` where it was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ItemResult {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The new visibility time, when the item set one.
+    pub vt: Option<Timestamp>,
+}

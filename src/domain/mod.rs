@@ -1,0 +1,26 @@
+//! The words of the queue: names, messages, receipts, moments, bounds and errors.
+//!
+//! A value of these types that exists is valid: each is parsed once, at the edge, and is the proof from
+//! there on. Nothing here knows of gRPC or of SQL.
+
+pub mod bounds;
+pub mod error;
+pub mod json;
+pub mod message;
+pub mod name;
+pub mod page;
+pub mod queue;
+pub mod receipt;
+pub mod time;
+pub mod topic;
+
+pub use bounds::Limits;
+pub use error::{Error, Invalid, Kind, Violation};
+pub use message::{Delivery, Message, Ordering, OutgoingMessage, Schedule};
+pub use name::{NewQueueName, QueueName};
+pub use queue::{Queue, QueueKind};
+pub use receipt::Receipt;
+pub use time::{Deadline, Timestamp};
+
+/// What a fallible operation of this server gives.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,168 @@
+//! Pages of lists: how large, and where the next one begins.
+//!
+//! A token holds the last key of its page, so that a page begins where the one before ended whatever was added
+//! or removed in between. It is bound to its list and filter by a hash, and checked by a CRC.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::{Invalid, Kind};
+
+const VERSION: u8 = 1;
+const DEFAULT_SIZE: i32 = 100;
+const MAX_SIZE: i32 = 1_000;
+
+/// Which page of a list is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    size: i64,
+    after: Option<Vec<String>>,
+    filter: u32,
+}
+
+/// One page of a list and the token of the next.
+#[derive(Debug, Clone)]
+pub struct Paged<T> {
+    /// The page's items in the list's order.
+    pub items: Vec<T>,
+    /// The next page's token; empty at the end.
+    pub next_page_token: String,
+}
+
+impl Page {
+    /// Reads a page's size and token for the list `list` under `filters`.
+    ///
+    /// # Errors
+    /// The refused field (`page_size`, `page_token`) and why. A size above 1,000 is taken as 1,000.
+    pub fn parse(
+        list: &str,
+        filters: &[&str],
+        size: i32,
+        token: &str,
+    ) -> Result<Self, Vec<(&'static str, Invalid)>> {
+        let mut refused = Vec::new();
+        if size < 0 {
+            refused.push(("page_size", Invalid::new(Kind::InvalidCount, "must not be negative")));
+        }
+        let filter = hash(list, filters);
+        let after = parse_token(token, filter);
+        match after {
+            Ok(after) if refused.is_empty() => {
+                let size = if size == 0 { DEFAULT_SIZE } else { size.min(MAX_SIZE) };
+                Ok(Self { size: i64::from(size), after, filter })
+            }
+            Ok(_) => Err(refused),
+            Err(invalid) => {
+                refused.push(("page_token", invalid));
+                Err(refused)
+            }
+        }
+    }
+
+    /// How many rows to ask for: one more than the page holds, which tells whether another follows.
+    pub fn rows(&self) -> i64 {
+        self.size + 1
+    }
+
+    /// The part of the key after which the page begins; none on the first page.
+    pub fn after(&self, part: usize) -> Option<&str> {
+        self.after.as_ref().and_then(|key| key.get(part)).map(String::as_str)
+    }
+
+    /// Cuts the rows of [`Page::rows`] to the page and makes the next token from the last item's key.
+    pub fn cut<T>(&self, mut items: Vec<T>, key: impl Fn(&T) -> Vec<String>) -> Paged<T> {
+        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
+        if items.len() <= size {
+            return Paged { items, next_page_token: String::new() };
+        }
+        items.truncate(size);
+        let next_page_token = items.last().map_or_else(String::new, |last| self.token(&key(last)));
+        Paged { items, next_page_token }
+    }
+
+    fn token(&self, key: &[String]) -> String {
+        let mut bytes = vec![VERSION];
+        bytes.extend(self.filter.to_be_bytes());
+        bytes.extend(key.join("\0").as_bytes());
+        bytes.extend(crc32fast::hash(&bytes).to_be_bytes());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+}
+
+fn parse_token(token: &str, filter: u32) -> Result<Option<Vec<String>>, Invalid> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let refuse = |why: &str| Invalid::new(Kind::InvalidPageToken, format!("the page token {why}"));
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refuse("is malformed"))?;
+    let (body, checksum) = bytes.split_last_chunk::<4>().ok_or_else(|| refuse("is malformed"))?;
+    if crc32fast::hash(body).to_be_bytes() != *checksum {
+        return Err(refuse("is malformed"));
+    }
+    let (head, key) = body.split_first_chunk::<5>().ok_or_else(|| refuse("is malformed"))?;
+    if head[0] != VERSION {
+        return Err(refuse("has a version that this server does not know"));
+    }
+    if head[1..] != filter.to_be_bytes() {
+        return Err(refuse("belongs to another list or filter; begin again without a token"));
+    }
+    let key = std::str::from_utf8(key).map_err(|_| refuse("is malformed"))?;
+    Ok(Some(key.split('\0').map(str::to_owned).collect()))
+}
+
+fn hash(list: &str, filters: &[&str]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for part in std::iter::once(&list).chain(filters) {
+        hasher.update(part.as_bytes());
+        hasher.update(b"\0");
+    }
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn page(filters: &[&str], token: &str) -> Result<Page, Vec<(&'static str, Invalid)>> {
+        Page::parse("queues", filters, 2, token)
+    }
+
+    #[test]
+    fn a_size_is_defaulted_coerced_or_refused() {
+        let size = |size| Page::parse("queues", &[], size, "").map(|page| page.rows());
+        assert_eq!(size(0), Ok(101));
+        assert_eq!(size(5_000), Ok(1_001));
+        assert!(size(-1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_gives_back_its_key(first in "[^\0]{0,20}", second in "[^\0]{0,20}", prefix in ".*") {
+            let opened = page(&[&prefix], "").expect("a first page");
+            let items = vec![first.clone(), first.clone(), second.clone()];
+            let cut = opened.cut(items, |item| vec![item.clone(), second.clone()]);
+            let next = page(&[&prefix], &cut.next_page_token).expect("a next page");
+            prop_assert_eq!(next.after(0), Some(first.as_str()));
+            prop_assert_eq!(next.after(1), Some(second.as_str()));
+        }
+
+        #[test]
+        fn a_token_of_another_filter_or_a_changed_one_is_refused(key in "[a-z]{1,20}", at in 0_usize..12, to in "[A-Z]") {
+            let opened = page(&["a"], "").expect("a first page");
+            let token = opened.cut(vec![1, 2, 3], |_| vec![key.clone()]).next_page_token;
+            prop_assert!(page(&["b"], &token).is_err());
+            let mut changed = token.clone();
+            changed.replace_range(at..=at, &to);
+            if changed != token {
+                prop_assert!(page(&["a"], &changed).is_err());
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".+") {
+            prop_assert!(page(&[], &text).is_err());
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The tables behind queue names, looked up once and remembered.
+
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use tokio_postgres::types::Type;
+
+use super::database::Connection;
+use super::row::column;
+use super::statement::{Effect, Statement};
+use crate::domain::{Error, QueueName, Result, Timestamp};
+
+/// How many queues' tables are remembered.
+const CAPACITY: usize = 10_000;
+
+/// Exact names only: pgmq folds table names to lower case, and so would answer for a queue of another name.
+const FIND: Statement = Statement::new(
+    "find_queue",
+    Effect::Reads,
+    "-- pgmq-grpc: find_queue
+SELECT m.created_at, format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_table,
+  format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table
+FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
+);
+
+/// Where a queue's messages are.
+#[derive(Debug)]
+pub(super) struct QueueTable {
+    /// The queue's table, qualified and quoted.
+    pub(super) queue: String,
+    /// Its archive's table, qualified and quoted.
+    pub(super) archive: String,
+    /// When the queue was made, as far as this server knows: another may have made it anew since.
+    pub(super) created_at: Timestamp,
+    /// The table has the column `last_read_at`.
+    pub(super) fenced_by_read_time: bool,
+}
+
+/// Remembers the tables of the queues in use.
+pub(super) struct Catalog {
+    tables: Cache<QueueName, Arc<QueueTable>>,
+}
+
+impl Catalog {
+    pub(super) fn new() -> Self {
+        Self { tables: Cache::new(CAPACITY) }
+    }
+
+    /// Forgets a queue, for instance because its table was not there.
+    pub(super) fn forget(&self, queue: &QueueName) {
+        self.tables.remove(queue);
+    }
+
+    /// Forgets all queues, because pgmq itself changed.
+    pub(super) fn clear(&self) {
+        self.tables.clear();
+    }
+}
+
+impl Connection {
+    /// The tables of a queue, from memory if it was used before.
+    ///
+    /// # Errors
+    /// `QueueNotFound` if `pgmq.meta` does not list it.
+    pub(super) async fn table(&mut self, queue: &QueueName) -> Result<Arc<QueueTable>> {
+        if let Some(table) = self.catalog().tables.get(queue) {
+            return Ok(table);
+        }
+        self.find_table(queue).await
+    }
+
+    /// The tables of a queue, from the database.
+    ///
+    /// # Errors
+    /// `QueueNotFound` if `pgmq.meta` does not list it.
+    pub(super) async fn find_table(&mut self, queue: &QueueName) -> Result<Arc<QueueTable>> {
+        let strong = self.installation().await?.strong_receipts;
+        let rows = self.query(&FIND, &[(&queue.as_str(), Type::TEXT)]).await?;
+        let Some(row) = rows.first() else {
+            self.catalog().forget(queue);
+            return Err(Error::queue_not_found(queue.as_str()));
+        };
+        let table = Arc::new(QueueTable {
+            queue: column(row, "queue_table")?,
+            archive: column(row, "archive_table")?,
+            created_at: column(row, "created_at")?,
+            fenced_by_read_time: strong,
+        });
+        self.catalog().tables.insert(queue.clone(), Arc::clone(&table));
+        Ok(table)
+    }
+
+    /// Names the queue in an error about a missing table, and forgets the table.
+    pub(super) fn missing(&self, queue: &QueueName, error: Error) -> Error {
+        if error.kind() != crate::domain::Kind::QueueNotFound {
+            return error;
+        }
+        self.catalog().forget(queue);
+        Error::queue_not_found(queue.as_str()).caused_by(error)
+    }
+}

@@ -1,0 +1,282 @@
+//! The gate: the one way to a connection, and the one function through which statements run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bb8::{Pool, PooledConnection, RunError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::catalog::Catalog;
+use super::error;
+use super::manager::{Manager, Session};
+use super::statement::{Statement, TimeLimit};
+use super::version::{self, Installation};
+use crate::config::DatabaseUrl;
+use crate::domain::{Deadline, Error, Kind, Result};
+
+/// The longest that a call waits for its turn on a connection.
+const MAX_TURN_WAIT: Duration = Duration::from_secs(10);
+
+/// Statement timeouts are rounded up to these milliseconds, so that sessions rarely have to change theirs.
+const TIMEOUTS_MS: [u32; 9] = [250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 40_000, 60_000];
+
+/// A parameter with the type under which the statement takes it.
+pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// How many connections a server may use, and how many calls may wait for one.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolLimits {
+    /// Connections of the pool.
+    pub connections: u32,
+    /// Calls that may wait for a connection; more are refused at once.
+    pub waiting_calls: usize,
+}
+
+/// The database, as far as the rest of the server sees it.
+#[derive(Clone)]
+pub struct Database {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pool: Pool<Manager>,
+    turns: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    limits: PoolLimits,
+    catalog: Catalog,
+    installation: std::sync::RwLock<Option<Arc<Installation>>>,
+}
+
+impl Database {
+    /// Prepares the pool; the first connection is made when the first one is needed.
+    ///
+    /// # Errors
+    /// `Internal` for TLS files that cannot be read.
+    pub fn new(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self> {
+        let pool = Pool::builder()
+            .max_size(limits.connections)
+            .test_on_check_out(false)
+            .retry_connection(false)
+            .idle_timeout(Duration::from_secs(300))
+            .max_lifetime(Duration::from_hours(1))
+            .build_unchecked(Manager::new(url)?);
+        let shared = Shared {
+            pool,
+            turns: Arc::new(Semaphore::new(limits.connections as usize)),
+            waiting: AtomicUsize::new(0),
+            limits,
+            catalog: Catalog::new(),
+            installation: std::sync::RwLock::new(None),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Waits for a turn and takes a connection for an operation, first come, first served.
+    ///
+    /// # Errors
+    /// `Overloaded` when too many calls wait or the turn does not come in time; `DatabaseUnavailable` when no
+    /// connection can be made. Nothing was applied in either case.
+    pub async fn connect(&self, operation: &'static str, deadline: Deadline) -> Result<Connection> {
+        let asked = Instant::now();
+        // A little before the deadline, so that the caller still hears why.
+        let patience = deadline.remaining().mul_f32(0.9).min(MAX_TURN_WAIT);
+        let turn = self.turn(patience).await?;
+        let session = tokio::time::timeout(patience, self.session())
+            .await
+            .map_err(|_| error::unavailable("the database does not answer"))??;
+        tracing::trace!(operation, wait_us = asked.elapsed().as_micros(), "connection taken");
+        Ok(Connection { session, database: self.clone(), operation, deadline, _turn: turn })
+    }
+
+    /// The last probe's findings, if the database was reached before.
+    pub fn known_installation(&self) -> Option<Arc<Installation>> {
+        self.shared.installation.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn remember(&self, found: Installation) -> Arc<Installation> {
+        let found = Arc::new(found);
+        let mut known = self.shared.installation.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if known.as_ref().is_some_and(|known| **known != *found) {
+            self.shared.catalog.clear();
+        }
+        *known = Some(Arc::clone(&found));
+        found
+    }
+
+    async fn turn(&self, patience: Duration) -> Result<OwnedSemaphorePermit> {
+        let turns = Arc::clone(&self.shared.turns);
+        if let Ok(turn) = Arc::clone(&turns).try_acquire_owned() {
+            return Ok(turn);
+        }
+        let _place = Place::take(&self.shared.waiting, self.shared.limits.waiting_calls)
+            .ok_or_else(|| overloaded("too many calls wait for the database"))?;
+        match tokio::time::timeout(patience, turns.acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) => Err(Error::draining()),
+            Err(_) => Err(overloaded("no database connection became free in time")),
+        }
+    }
+
+    /// A live session. The pool does not test those that it hands out, but each knows whether it was closed, so
+    /// the dead ones of a restarted database are thrown away here.
+    async fn session(&self) -> Result<PooledConnection<'static, Manager>> {
+        loop {
+            let session = self.shared.pool.get_owned().await.map_err(|failed| match failed {
+                RunError::User(cause) => error::of_connecting(cause),
+                RunError::TimedOut => error::unavailable("the database does not answer"),
+            })?;
+            if !session.client.is_closed() {
+                return Ok(session);
+            }
+        }
+    }
+}
+
+fn overloaded(reason: &str) -> Error {
+    Error::new(Kind::Overloaded, format!("{reason}; nothing was applied"))
+        .retry_after(Duration::from_millis(500))
+}
+
+/// A place among the waiting calls, given back when dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
+        let place = Self(waiting);
+        (waiting.fetch_add(1, Ordering::Relaxed) < limit).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that one operation holds. What it can do stands in this module's siblings, one file a subject.
+///
+/// Dropped while a statement runs or a transaction is open, the connection is closed instead of pooled.
+pub struct Connection {
+    session: PooledConnection<'static, Manager>,
+    database: Database,
+    operation: &'static str,
+    deadline: Deadline,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// What is installed in this database, probed on this connection if nobody did before.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn installation(&mut self) -> Result<Arc<Installation>> {
+        if let Some(known) = self.database.known_installation() {
+            return Ok(known);
+        }
+        let found = version::probe(&self.session.client).await?;
+        Ok(self.database.remember(found))
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// As any statement that reads: nothing was applied.
+    pub async fn begin(&mut self) -> Result<()> {
+        self.query(&BEGIN, &[]).await?;
+        self.session.in_transaction = true;
+        Ok(())
+    }
+
+    /// Commits the open transaction.
+    ///
+    /// `COMMIT` of a failed transaction succeeds and rolls back, so a statement that would fail goes before it.
+    ///
+    /// # Errors
+    /// `OutcomeUnknown` if the connection was lost meanwhile.
+    pub async fn commit(&mut self) -> Result<()> {
+        self.session.busy = true;
+        let committed = self.session.client.batch_execute("SELECT 1; COMMIT").await;
+        self.session.busy = false;
+        committed.map_err(|failed| error::of_statement(failed, super::statement::Effect::Writes))?;
+        self.session.in_transaction = false;
+        Ok(())
+    }
+
+    /// Ends the open transaction without its changes. If that fails, the connection is closed, which does it too.
+    pub async fn roll_back(&mut self) {
+        self.session.busy = true;
+        if self.session.client.batch_execute("ROLLBACK").await.is_ok() {
+            self.session.busy = false;
+            self.session.in_transaction = false;
+        }
+    }
+
+    /// Runs a statement and gives its rows, once the statement's own transaction has been committed.
+    pub(super) async fn query(&mut self, statement: &Statement, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
+        if self.session.client.is_closed() {
+            return Err(error::unavailable("the connection to the database was lost"));
+        }
+        let started = Instant::now();
+        let new_timeout_ms = self.new_statement_timeout_ms(statement.time_limit);
+        let session: &mut Session = &mut self.session;
+        session.busy = true;
+        let answer = match new_timeout_ms {
+            None => session.client.query_typed(&statement.text, parameters).await,
+            Some(timeout_ms) => {
+                let setting = format!("SET statement_timeout = {timeout_ms}");
+                // Polled in this order, both go out in one packet.
+                let (set, answer) = futures_util::future::join(
+                    session.client.batch_execute(&setting),
+                    session.client.query_typed(&statement.text, parameters),
+                )
+                .await;
+                if set.is_ok() {
+                    session.statement_timeout_ms = timeout_ms;
+                }
+                answer
+            }
+        };
+        session.busy = false;
+        tracing::trace!(
+            operation = self.operation,
+            statement = statement.name,
+            run_us = started.elapsed().as_micros(),
+            "statement done"
+        );
+        answer.map_err(|failed| error::of_statement(failed, statement.effect))
+    }
+
+    /// When the call that holds this connection stops waiting.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    /// The database that this connection is one of.
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.database.shared.catalog
+    }
+
+    /// The session's next `statement_timeout`, if it has to change; inside a transaction it stays.
+    fn new_statement_timeout_ms(&self, limit: TimeLimit) -> Option<u32> {
+        if self.session.in_transaction {
+            return None;
+        }
+        let wanted = match limit {
+            TimeLimit::None => 0,
+            TimeLimit::Deadline => {
+                let left_ms = self.deadline.remaining().as_millis();
+                TIMEOUTS_MS.into_iter().find(|&timeout_ms| u128::from(timeout_ms) > left_ms).unwrap_or(60_000)
+            }
+        };
+        (wanted != self.session.statement_timeout_ms).then_some(wanted)
+    }
+}
+
+const BEGIN: Statement = Statement::new("begin", super::statement::Effect::Reads, "BEGIN");

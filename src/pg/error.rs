@@ -1,0 +1,106 @@
+//! What Postgres' errors mean for a caller.
+
+use std::time::Duration;
+
+use tokio_postgres::error::{DbError, SqlState};
+
+use super::statement::Effect;
+use crate::domain::{Error, Kind};
+
+/// The error of a statement that failed or whose connection was lost while it ran.
+pub(super) fn of_statement(error: tokio_postgres::Error, effect: Effect) -> Error {
+    let Some(database_error) = error.as_db_error() else {
+        return match error.is_closed() || is_io(&error) {
+            true => connection_lost(effect).caused_by(error),
+            false => Error::internal(error),
+        };
+    };
+    of_database(database_error, effect).caused_by(error)
+}
+
+/// The error of a connection that could not be made.
+pub(super) fn of_connecting(error: tokio_postgres::Error) -> Error {
+    let reason = match error.as_db_error().map(DbError::code) {
+        Some(&SqlState::TOO_MANY_CONNECTIONS) => "the database has no free connection",
+        Some(code) if code.code().starts_with("28") => "the database refused this server's credentials",
+        Some(&SqlState::INVALID_CATALOG_NAME) => "the database of this server's URL does not exist",
+        Some(_) => "the database does not take connections now",
+        None => "the database cannot be reached",
+    };
+    unavailable(reason).caused_by(error)
+}
+
+/// Nothing was applied, and a repetition may work soon.
+pub(super) fn unavailable(reason: &str) -> Error {
+    Error::new(Kind::DatabaseUnavailable, format!("{reason}; nothing was applied"))
+        .retry_after(Duration::from_secs(1))
+}
+
+fn connection_lost(effect: Effect) -> Error {
+    match effect {
+        Effect::Reads => unavailable("the connection to the database was lost"),
+        Effect::Repeatable => Error::new(
+            Kind::OutcomeUnknownRetrySafe,
+            "the connection to the database was lost; the call may have been applied, and repeating it is safe",
+        )
+        .retry_after(Duration::from_secs(1)),
+        Effect::Writes => Error::new(
+            Kind::OutcomeUnknown,
+            "the connection to the database was lost; the call may have been applied",
+        ),
+    }
+}
+
+fn of_database(error: &DbError, effect: Effect) -> Error {
+    let code = error.code();
+    match *code {
+        // Named in Postgres' own quotes, in every language that its messages come in.
+        SqlState::UNDEFINED_TABLE if error.message().contains("pgmq.meta") => not_installed(),
+        SqlState::INVALID_SCHEMA_NAME => not_installed(),
+        SqlState::UNDEFINED_TABLE => Error::new(Kind::QueueNotFound, "the queue does not exist"),
+        SqlState::UNDEFINED_FUNCTION => Error::new(
+            Kind::PgmqVersionUnsupported,
+            "the installed pgmq lacks a function that this call needs; InstallPgmq upgrades it",
+        ),
+        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => Error::new(
+            Kind::Conflict,
+            "the call collided with others each time it was tried; nothing was applied",
+        )
+        .retry_after(Duration::from_millis(100)),
+        SqlState::LOCK_NOT_AVAILABLE => {
+            Error::new(Kind::QueueBusy, "a lock was not free within 2 s; nothing was applied")
+                .retry_after(Duration::from_secs(1))
+        }
+        SqlState::QUERY_CANCELED => Error::deadline_exceeded(),
+        SqlState::READ_ONLY_SQL_TRANSACTION => unavailable("the database is read-only, as after a failover"),
+        SqlState::INSUFFICIENT_PRIVILEGE => Error::new(
+            Kind::PermissionDenied,
+            "the role with which this server uses the database lacks a right for this call",
+        ),
+        SqlState::DISK_FULL => {
+            Error::new(Kind::StorageFull, "the database's disk is full; nothing was applied")
+        }
+        _ => match &code.code()[..2] {
+            "08" | "57" => connection_lost(effect),
+            "53" | "54" => Error::new(
+                Kind::DatabaseResources,
+                "the database lacks memory or another resource for this call; nothing was applied",
+            )
+            .retry_after(Duration::from_secs(1)),
+            // The scanner accepts only what jsonb does; this is for databases of another encoding.
+            "22" => Error::new(Kind::InvalidJson, "the database does not accept a text of this call as jsonb"),
+            _ => Error::internal(format!("SQLSTATE {}", code.code())),
+        },
+    }
+}
+
+pub(super) fn not_installed() -> Error {
+    Error::new(
+        Kind::PgmqNotInstalled,
+        "pgmq is not installed in this database; InstallPgmq installs it, and so does a server without --no-install",
+    )
+}
+
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
+}

@@ -1,0 +1,166 @@
+//! pgmq into a database: as its extension where there is one, else as the SQL of the official crate.
+//!
+//! The crate's installer works on a pool of sqlx, so this file alone has one, of a single connection.
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use tokio_postgres::Client;
+use tokio_postgres::config::Host;
+use tokio_postgres::types::Type;
+
+use super::manager::Manager;
+use super::version::{self, InstalledBy, Installation};
+use crate::config::{DatabaseUrl, Tls};
+use crate::domain::{Error, Kind, Result};
+use bb8::ManageConnection;
+
+/// The pgmq version that the pinned crate installs.
+pub const CARRIED_VERSION: &str = "1.13.0";
+
+/// The advisory lock under which servers install, one after the other: "pgmqgrpc" in ASCII.
+const LOCK: i64 = 0x7067_6d71_6772_7063;
+
+const TAKE_LOCK: &str = "-- pgmq-grpc: lock_installation\nSELECT pg_advisory_lock($1::bigint)";
+
+const EXTENSION_AVAILABLE: &str = "-- pgmq-grpc: extension_available
+SELECT EXISTS (SELECT FROM pg_available_extensions AS e WHERE e.name = 'pgmq') AS available";
+
+/// Installs or upgrades pgmq on a connection of its own.
+#[derive(Clone)]
+pub(super) struct Installer {
+    url: DatabaseUrl,
+}
+
+impl Installer {
+    pub(super) fn new(url: DatabaseUrl) -> Self {
+        Self { url }
+    }
+
+    /// Installs pgmq if it is missing, and does nothing otherwise.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if the role may not; `DatabaseUnavailable`.
+    pub(super) async fn install(&self) -> Result<Installation> {
+        let client = self.locked_client().await?;
+        let found = version::probe(&client).await?;
+        if found.installed_by.is_some() {
+            return Ok(found);
+        }
+        if extension_available(&client).await? {
+            run(&client, "CREATE EXTENSION IF NOT EXISTS pgmq").await?;
+        } else {
+            self.run_crate().await?;
+        }
+        version::probe(&client).await
+    }
+
+    /// Brings pgmq to the newest version that its way of installation has; installs it if it is missing. Gives what
+    /// was there before and what is there now.
+    ///
+    /// # Errors
+    /// `PgmqVersionUnsupported` for a pgmq that somebody installed by hand; as [`Installer::install`].
+    pub(super) async fn upgrade(&self) -> Result<(Installation, Installation)> {
+        let client = self.locked_client().await?;
+        let found = version::probe(&client).await?;
+        match found.installed_by {
+            None => {
+                drop(client);
+                return Ok((found, self.install().await?));
+            }
+            Some(InstalledBy::Extension) => run(&client, "ALTER EXTENSION pgmq UPDATE").await?,
+            Some(InstalledBy::Sql) => self.run_crate().await?,
+            Some(InstalledBy::Unknown) => {
+                return Err(Error::new(
+                    Kind::PgmqVersionUnsupported,
+                    "this pgmq was installed by hand and keeps no record of its version; upgrade it in the same way",
+                ));
+            }
+        }
+        Ok((found, version::probe(&client).await?))
+    }
+
+    /// A session that holds the installation lock until it is closed.
+    async fn locked_client(&self) -> Result<Client> {
+        let session = Manager::new(&self.url)?.connect().await.map_err(super::error::of_connecting)?;
+        run(&session.client, "SET lock_timeout = '60s'").await?;
+        let locked = session.client.query_typed(TAKE_LOCK, &[(&LOCK, Type::INT8)]).await;
+        locked.map_err(|failed| super::error::of_statement(failed, super::statement::Effect::Reads))?;
+        run(&session.client, "SET lock_timeout = '10s'").await?;
+        Ok(session.client)
+    }
+
+    async fn run_crate(&self) -> Result<()> {
+        let mut failure = None;
+        for options in self.sqlx_options() {
+            let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await;
+            match pool {
+                Ok(pool) => {
+                    let installed = pgmq::install::install_sql_from_embedded(&pool).await;
+                    pool.close().await;
+                    return installed.map_err(refused);
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(super::error::unavailable("the database cannot be reached")
+            .caused_by(failure.map_or_else(|| "no host to connect to".into(), Box::<dyn std::error::Error + Send + Sync>::from)))
+    }
+
+    /// The same connection for sqlx, once for each host.
+    fn sqlx_options(&self) -> Vec<PgConnectOptions> {
+        let config = &self.url.config;
+        let ssl_mode = match self.url.tls {
+            Tls::Disable => PgSslMode::Disable,
+            Tls::Prefer => PgSslMode::Prefer,
+            Tls::Require => PgSslMode::Require,
+            Tls::VerifyCa => PgSslMode::VerifyCa,
+            Tls::VerifyFull => PgSslMode::VerifyFull,
+        };
+        let mut options = PgConnectOptions::new_without_pgpass().ssl_mode(ssl_mode).application_name("pgmq-grpc");
+        if let Some(user) = config.get_user() {
+            options = options.username(user);
+        }
+        if let Some(password) = config.get_password() {
+            options = options.password(&String::from_utf8_lossy(password));
+        }
+        if let Some(database) = config.get_dbname().or(config.get_user()) {
+            options = options.database(database);
+        }
+        if let Some(file) = &self.url.ca_file {
+            options = options.ssl_root_cert(file);
+        }
+        if let Some(own) = &self.url.client_certificate {
+            options = options.ssl_client_cert(&own.certificate).ssl_client_key(&own.key);
+        }
+        let ports = config.get_ports();
+        let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+        let hosts = config.get_hosts().iter().enumerate();
+        hosts
+            .map(|(index, host)| match host {
+                Host::Tcp(name) => options.clone().host(name).port(port(index)),
+                Host::Unix(directory) => options.clone().socket(directory).port(port(index)),
+            })
+            .collect()
+    }
+}
+
+async fn extension_available(client: &Client) -> Result<bool> {
+    let rows = client.query_typed(EXTENSION_AVAILABLE, &[]).await.map_err(super::error::of_connecting)?;
+    rows.first().map_or(Ok(false), |row| super::row::column(row, "available"))
+}
+
+async fn run(client: &Client, sql: &str) -> Result<()> {
+    let done = client.batch_execute(sql).await;
+    done.map_err(|failed| super::error::of_statement(failed, super::statement::Effect::Repeatable))
+}
+
+fn refused(error: pgmq::PgmqError) -> Error {
+    let denied = error.to_string().contains("permission denied");
+    if denied {
+        return Error::new(
+            Kind::PermissionDenied,
+            "the role with which this server uses the database may not install pgmq",
+        )
+        .caused_by(error);
+    }
+    Error::internal(error)
+}

@@ -1,0 +1,80 @@
+//! Connections to Postgres as this server needs them, for bb8 to pool.
+
+use std::time::Duration;
+
+use bb8::ManageConnection;
+use bb8_postgres::PostgresConnectionManager;
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::{Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::tls;
+use crate::config::DatabaseUrl;
+use crate::domain::Error;
+
+/// How long a connection may take to be made, unless the URL says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How every session is set up. Fences need read committed, whatever the role's default is, and an abandoned
+/// statement ends within a second of its client.
+const SETTINGS: &str = "\
+SET timezone = 'UTC'; \
+SET default_transaction_isolation = 'read committed'; \
+SET lock_timeout = '2s'; \
+SET idle_in_transaction_session_timeout = '60s'; \
+SET client_connection_check_interval = '1s'; \
+SET statement_timeout = 0";
+
+/// A connection with what this server knows of its state.
+pub(super) struct Session {
+    pub(super) client: Client,
+    /// A statement is running, or its future was dropped: the next user would wait behind it.
+    pub(super) busy: bool,
+    /// A transaction is open.
+    pub(super) in_transaction: bool,
+    /// The session's `statement_timeout` in milliseconds; 0 for none.
+    pub(super) statement_timeout_ms: u32,
+}
+
+/// Makes sessions over bb8-postgres and tells which are fit to be used again.
+pub(super) struct Manager {
+    inner: PostgresConnectionManager<MakeRustlsConnect>,
+}
+
+impl Manager {
+    /// Prepares to connect to the database of a URL, without connecting.
+    ///
+    /// # Errors
+    /// `Internal` for certificates that cannot be read.
+    pub(super) fn new(url: &DatabaseUrl) -> Result<Self, Error> {
+        let mut config: Config = url.config.clone();
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("pgmq-grpc");
+        }
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        config.keepalives_idle(Duration::from_secs(30));
+        Ok(Self { inner: PostgresConnectionManager::new(config, tls::connector(url)?) })
+    }
+}
+
+impl ManageConnection for Manager {
+    type Connection = Session;
+    type Error = tokio_postgres::Error;
+
+    async fn connect(&self) -> Result<Session, tokio_postgres::Error> {
+        let client = self.inner.connect().await?;
+        client.batch_execute(SETTINGS).await?;
+        Ok(Session { client, busy: false, in_transaction: false, statement_timeout_ms: 0 })
+    }
+
+    async fn is_valid(&self, session: &mut Session) -> Result<(), tokio_postgres::Error> {
+        self.inner.is_valid(&mut session.client).await
+    }
+
+    fn has_broken(&self, session: &mut Session) -> bool {
+        session.busy || session.in_transaction || session.client.is_closed()
+    }
+}

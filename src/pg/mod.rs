@@ -1,0 +1,34 @@
+//! Postgres: the only place with SQL, and the only place that takes a connection.
+//!
+//! [`Database::connect`] is the gate: it waits for a turn, takes a connection from the pool, and gives a
+//! [`Connection`] that one operation holds. What a connection can do stands in one file a subject.
+
+mod catalog;
+mod database;
+pub mod embedded;
+mod error;
+mod hold;
+mod install;
+mod maintenance;
+mod manager;
+mod metrics;
+mod monitor;
+mod queues;
+mod read;
+mod row;
+mod send;
+mod settle;
+mod statement;
+mod tls;
+mod topics;
+mod upgrade;
+mod value;
+mod version;
+
+pub use database::{Connection, Database, PoolLimits};
+pub use install::CARRIED_VERSION;
+pub use monitor::{DatabaseState, Monitor};
+pub use read::{ReadOrder, Taken};
+pub use settle::Settlement;
+pub use upgrade::{Upgrade, Upgrader};
+pub use version::{Feature, InstalledBy, Installation};

@@ -1,0 +1,144 @@
+//! A periodic cheap check of the database, which health reports and which installs pgmq at the first contact.
+
+use std::time::Duration;
+
+use bb8::ManageConnection;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::database::Database;
+use super::install::Installer;
+use super::manager::{Manager, Session};
+use super::version::{self, Installation};
+use crate::config::DatabaseUrl;
+use crate::domain::{Error, Kind, Result, error};
+
+/// The longest that one check may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the last check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseState {
+    /// No check has been made yet.
+    Unknown,
+    /// It answers and has pgmq.
+    Ready,
+    /// It answers, but pgmq is missing and may not be installed.
+    PgmqMissing,
+    /// It does not answer, or only reads.
+    Unavailable,
+}
+
+/// Checks the database again and again over one connection of its own.
+pub struct Monitor {
+    database: Database,
+    manager: Manager,
+    installer: Option<Installer>,
+    interval: Duration,
+    session: Option<Session>,
+    installed_once: bool,
+    state: watch::Sender<DatabaseState>,
+}
+
+impl Monitor {
+    /// Prepares to check the database of a URL; `install` allows pgmq to be installed if it is missing.
+    ///
+    /// # Errors
+    /// `Internal` for TLS files that cannot be read.
+    pub fn new(database: Database, url: &DatabaseUrl, install: bool, interval: Duration) -> Result<Self> {
+        Ok(Self {
+            database,
+            manager: Manager::new(url)?,
+            installer: install.then(|| Installer::new(url.clone())),
+            interval,
+            session: None,
+            installed_once: false,
+            state: watch::Sender::new(DatabaseState::Unknown),
+        })
+    }
+
+    /// Follows what the checks find.
+    pub fn subscribe(&self) -> watch::Receiver<DatabaseState> {
+        self.state.subscribe()
+    }
+
+    /// Checks until the token is cancelled, and logs every change of state.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.check() => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.interval) => {}
+            }
+        }
+    }
+
+    async fn check(&mut self) {
+        let found = match tokio::time::timeout(CHECK_TIMEOUT, self.probe()).await {
+            Ok(found) => found,
+            Err(_) => Err(super::error::unavailable("the database does not answer")),
+        };
+        // Installing takes longer than a check may.
+        let found = match (found, self.installer.clone()) {
+            (Ok(found), Some(installer)) if found.installed_by.is_none() && !self.installed_once => {
+                installer.install().await.inspect(|installed| {
+                    let version = installed.pgmq_version.as_deref().unwrap_or("unknown");
+                    tracing::info!(version, "pgmq installed");
+                })
+            }
+            (found, _) => found,
+        };
+        match found {
+            Ok(found) => {
+                let state = match found.installed_by {
+                    Some(_) => DatabaseState::Ready,
+                    None => DatabaseState::PgmqMissing,
+                };
+                self.installed_once |= state == DatabaseState::Ready;
+                self.enter(state, None, Some(&found));
+                self.database.remember(found);
+            }
+            Err(error) => {
+                self.session = None;
+                let missing = matches!(error.kind(), Kind::PermissionDenied | Kind::Internal);
+                let state = if missing { DatabaseState::PgmqMissing } else { DatabaseState::Unavailable };
+                self.enter(state, Some(&error), None);
+            }
+        }
+    }
+
+    async fn probe(&mut self) -> Result<Installation> {
+        let session = match self.session.take().filter(|session| !session.client.is_closed()) {
+            Some(session) => session,
+            None => self.manager.connect().await.map_err(super::error::of_connecting)?,
+        };
+        let found = version::probe(&session.client).await?;
+        self.session = Some(session);
+        Ok(found)
+    }
+
+    fn enter(&self, state: DatabaseState, cause: Option<&Error>, found: Option<&Installation>) {
+        let changed = self.state.send_if_modified(|current| {
+            let changed = *current != state;
+            current.clone_from(&state);
+            changed
+        });
+        if !changed {
+            return;
+        }
+        let cause = cause.map(|cause| error::chain(cause)).unwrap_or_default();
+        match state {
+            DatabaseState::Unknown => {}
+            DatabaseState::Ready => {
+                let version = found.and_then(|found| found.pgmq_version.as_deref()).unwrap_or("unknown");
+                let postgres = found.map_or("", |found| found.postgres_version.as_str());
+                tracing::info!(postgres, pgmq = version, "database ready");
+            }
+            DatabaseState::PgmqMissing => tracing::warn!(cause, "pgmq is missing in the database"),
+            DatabaseState::Unavailable => tracing::warn!(cause, "database unavailable"),
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Queues themselves: made, listed, emptied, dropped.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::database::Connection;
+use super::row::column;
+use super::statement::{Effect, Statement};
+use super::version::Feature;
+use crate::domain::page::{Page, Paged};
+use crate::domain::queue::Partitioning;
+use crate::domain::{Error, Kind, Queue, QueueKind, QueueName, Result};
+
+/// A queue's row. The table's name is formed here and not by `pgmq.format_table_name`, which raises for a name that
+/// somebody wrote into `pgmq.meta` by hand, and would so break the whole list.
+macro_rules! queue_columns {
+    () => {
+        "SELECT m.queue_name::text AS name, m.is_partitioned, m.is_unlogged, m.created_at,
+  coalesce(to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))::oid::bigint, 0) AS id
+FROM pgmq.meta AS m "
+    };
+}
+
+const GET_QUEUE: Statement = Statement::new(
+    "get_queue",
+    Effect::Reads,
+    concat!("-- pgmq-grpc: get_queue\n", queue_columns!(), "WHERE m.queue_name = $1::text"),
+);
+
+/// `$1` prefix, `$2` last name of the page before, `$3` rows.
+const LIST_QUEUES: Statement = Statement::new(
+    "list_queues",
+    Effect::Reads,
+    concat!(
+        "-- pgmq-grpc: list_queues\n",
+        queue_columns!(),
+        "WHERE starts_with(m.queue_name, $1::text) AND ($2::text IS NULL OR m.queue_name COLLATE \"C\" > $2::text)
+ORDER BY m.queue_name COLLATE \"C\" LIMIT $3::bigint"
+    ),
+);
+
+/// The lock under which pgmq itself makes and drops queues (`pgmq.acquire_queue_lock`, which 1.5 lacks).
+const LOCK_QUEUE: Statement = Statement::new(
+    "lock_queue",
+    Effect::Reads,
+    "-- pgmq-grpc: lock_queue
+SELECT pg_advisory_xact_lock(hashtext('pgmq.queue_' || $1::text))",
+);
+
+/// Another queue whose name differs in case only, and which therefore has the same table.
+const FIND_TWIN: Statement = Statement::new(
+    "find_twin",
+    Effect::Reads,
+    "-- pgmq-grpc: find_twin
+SELECT m.queue_name::text AS name FROM pgmq.meta AS m WHERE lower(m.queue_name) = $1::text AND m.queue_name <> $1::text",
+);
+
+const CREATE: Statement = Statement::new(
+    "create",
+    Effect::Repeatable,
+    "-- pgmq-grpc: create\nSELECT pgmq.create(queue_name => $1::text)",
+);
+
+const CREATE_UNLOGGED: Statement = Statement::new(
+    "create_unlogged",
+    Effect::Repeatable,
+    "-- pgmq-grpc: create_unlogged\nSELECT pgmq.create_unlogged(queue_name => $1::text)",
+);
+
+const CREATE_PARTITIONED: Statement = Statement::new(
+    "create_partitioned",
+    Effect::Repeatable,
+    "-- pgmq-grpc: create_partitioned
+SELECT pgmq.create_partitioned(queue_name => $1::text, partition_interval => $2::text, retention_interval => $3::text,
+  premake => $4::integer)",
+);
+
+const CREATE_PARTITIONED_WITHOUT_PREMAKE: Statement = Statement::new(
+    "create_partitioned",
+    Effect::Repeatable,
+    "-- pgmq-grpc: create_partitioned
+SELECT pgmq.create_partitioned(queue_name => $1::text, partition_interval => $2::text, retention_interval => $3::text)",
+);
+
+const PARTMAN_SCHEMA: Statement = Statement::new(
+    "partman_schema",
+    Effect::Reads,
+    "-- pgmq-grpc: partman_schema
+SELECT quote_ident(n.nspname) AS name FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+WHERE e.extname = 'pg_partman'",
+);
+
+/// Whether a queue is partitioned as asked; spans are compared as spans. `{p}` is pg_partman's schema.
+const SAME_PARTITIONING: &str = "-- pgmq-grpc: same_partitioning
+SELECT CASE WHEN $2::text ~ '^[0-9]+$' OR c.partition_interval ~ '^[0-9]+$'
+    THEN c.partition_interval = $2::text AND c.retention = $3::text
+    ELSE c.partition_interval::interval = $2::interval AND c.retention::interval = $3::interval END
+  AND c.premake = $4::integer AS same
+FROM {p}.part_config AS c WHERE c.parent_table = 'pgmq.' || lower('q_' || $1::text)";
+
+const DROP: Statement = Statement::new(
+    "drop_queue",
+    Effect::Repeatable,
+    "-- pgmq-grpc: drop_queue
+SELECT pgmq.drop_queue(queue_name => m.queue_name::text) AS dropped FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
+);
+
+/// What `pgmq.drop_queue` leaves of a queue whose table is gone.
+const FORGET: Statement = Statement::new(
+    "forget_queue",
+    Effect::Repeatable,
+    "-- pgmq-grpc: forget_queue\nDELETE FROM pgmq.meta AS m WHERE m.queue_name = $1::text RETURNING m.queue_name",
+);
+
+const PURGE: Statement = Statement::new(
+    "purge_queue",
+    Effect::Writes,
+    "-- pgmq-grpc: purge_queue
+SELECT pgmq.purge_queue(queue_name => m.queue_name::text) AS purged FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
+);
+
+impl Connection {
+    /// A queue as `pgmq.meta` lists it now.
+    ///
+    /// # Errors
+    /// `QueueNotFound`.
+    pub async fn get_queue(&mut self, queue: &QueueName) -> Result<Queue> {
+        self.find_queue(queue).await?.ok_or_else(|| Error::queue_not_found(queue.as_str()))
+    }
+
+    /// A queue as `pgmq.meta` lists it now, if it does.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn find_queue(&mut self, queue: &QueueName) -> Result<Option<Queue>> {
+        let rows = self.query(&GET_QUEUE, &[(&queue.as_str(), Type::TEXT)]).await?;
+        rows.first().map(queue_of).transpose()
+    }
+
+    /// A page of the queues whose names begin with a prefix, by name (`pgmq.list_queues`).
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn list_queues(&mut self, prefix: &str, page: &Page) -> Result<Paged<Queue>> {
+        let parameters =
+            [(&prefix as _, Type::TEXT), (&page.after(0) as _, Type::TEXT), (&page.rows() as _, Type::INT8)];
+        let rows = self.query(&LIST_QUEUES, &parameters).await?;
+        let queues = rows.iter().map(queue_of).collect::<Result<Vec<_>>>()?;
+        Ok(page.cut(queues, |queue| vec![queue.name.clone()]))
+    }
+
+    /// Waits until nobody else makes or drops a queue of this name; needs an open transaction.
+    ///
+    /// # Errors
+    /// `QueueBusy` after 2 s.
+    pub async fn lock_queue(&mut self, queue: &QueueName) -> Result<()> {
+        self.query(&LOCK_QUEUE, &[(&queue.as_str(), Type::TEXT)]).await.map(drop)
+    }
+
+    /// Makes a queue (`pgmq.create`, `pgmq.create_unlogged`, `pgmq.create_partitioned`).
+    ///
+    /// # Errors
+    /// `QueueAlreadyExists` if another name would share its table; `PartmanNotInstalled`; `PgmqVersionUnsupported` for
+    /// a `premake` that this pgmq cannot take; `InvalidPartitioning`.
+    pub async fn create_queue(
+        &mut self,
+        queue: &QueueName,
+        kind: QueueKind,
+        partitioning: &Partitioning,
+    ) -> Result<()> {
+        let name: Parameters1 = [(&queue.as_str(), Type::TEXT)];
+        if let Some(twin) = self.query(&FIND_TWIN, &name).await?.first() {
+            let twin: &str = column(twin, "name")?;
+            return Err(Error::new(
+                Kind::QueueAlreadyExists,
+                format!("queue {twin:?} exists, and its name differs in case only, so both would share one table"),
+            )
+            .with("queue", twin));
+        }
+        match kind {
+            QueueKind::Standard => self.query(&CREATE, &name).await.map(drop),
+            QueueKind::Unlogged => self.query(&CREATE_UNLOGGED, &name).await.map(drop),
+            QueueKind::Partitioned => self.create_partitioned(queue, partitioning).await,
+        }
+    }
+
+    async fn create_partitioned(&mut self, queue: &QueueName, partitioning: &Partitioning) -> Result<()> {
+        let installation = self.installation().await?;
+        if !installation.partman {
+            return Err(partman_not_installed());
+        }
+        let mut parameters = vec![
+            (&queue.as_str() as _, Type::TEXT),
+            (&partitioning.interval as _, Type::TEXT),
+            (&partitioning.retention as _, Type::TEXT),
+        ];
+        let statement = if installation.has(Feature::Premake) {
+            parameters.push((&partitioning.premake as _, Type::INT4));
+            CREATE_PARTITIONED
+        } else if partitioning.premake == Partitioning::DEFAULT_PREMAKE {
+            CREATE_PARTITIONED_WITHOUT_PREMAKE
+        } else {
+            return installation.require(Feature::Premake);
+        };
+        self.query(&statement, &parameters).await.map(drop).map_err(partitioning_refused)
+    }
+
+    /// Whether an existing partitioned queue has these settings.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn is_partitioned_as(&mut self, queue: &QueueName, partitioning: &Partitioning) -> Result<bool> {
+        let rows = self.query(&PARTMAN_SCHEMA, &[]).await?;
+        let Some(schema) = rows.first() else {
+            return Err(partman_not_installed());
+        };
+        let schema: &str = column(schema, "name")?;
+        let mut statement = Statement::new("same_partitioning", Effect::Reads, SAME_PARTITIONING);
+        statement.text = SAME_PARTITIONING.replace("{p}", schema).into();
+        let parameters = [
+            (&queue.as_str() as _, Type::TEXT),
+            (&partitioning.interval as _, Type::TEXT),
+            (&partitioning.retention as _, Type::TEXT),
+            (&partitioning.premake as _, Type::INT4),
+        ];
+        let rows = self.query(&statement, &parameters).await?;
+        rows.first().map_or(Ok(false), |row| Ok(column::<Option<bool>>(row, "same")?.unwrap_or(false)))
+    }
+
+    /// Drops a queue with its archive and bindings (`pgmq.drop_queue`).
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `QueueBusy` if a lock was not free within 2 s.
+    pub async fn drop_queue(&mut self, queue: &QueueName) -> Result<()> {
+        let name: Parameters1 = [(&queue.as_str(), Type::TEXT)];
+        let rows = self.query(&DROP, &name).await?;
+        self.catalog().forget(queue);
+        let Some(row) = rows.first() else {
+            return Err(Error::queue_not_found(queue.as_str()));
+        };
+        if !column::<bool>(row, "dropped")? {
+            self.query(&FORGET, &name).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes all messages of a queue and tells how many (`pgmq.purge_queue`).
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `QueueBusy` if the table's lock was not free within 2 s.
+    pub async fn purge_queue(&mut self, queue: &QueueName) -> Result<i64> {
+        let purged = self.query(&PURGE, &[(&queue.as_str(), Type::TEXT)]).await;
+        let rows = purged.map_err(|error| self.missing(queue, error))?;
+        let row = rows.first().ok_or_else(|| Error::queue_not_found(queue.as_str()))?;
+        column(row, "purged")
+    }
+}
+
+type Parameters1<'a> = [super::database::Parameter<'a>; 1];
+
+/// The error of everything that needs pg_partman where it is missing.
+pub(super) fn partman_not_installed() -> Error {
+    Error::new(
+        Kind::PartmanNotInstalled,
+        "partitions need the extension pg_partman; install it in this database (CREATE EXTENSION pg_partman)",
+    )
+}
+
+/// pg_partman reads intervals only when it makes the partitions; what it cannot read is the caller's.
+pub(super) fn partitioning_refused(error: Error) -> Error {
+    if matches!(error.kind(), Kind::InvalidJson | Kind::Internal) {
+        return error.reworded(Kind::InvalidPartitioning, "pg_partman refused the interval or the retention");
+    }
+    error
+}
+
+fn queue_of(row: &Row) -> Result<Queue> {
+    let kind = match (column(row, "is_partitioned")?, column(row, "is_unlogged")?) {
+        (true, _) => QueueKind::Partitioned,
+        (false, true) => QueueKind::Unlogged,
+        (false, false) => QueueKind::Standard,
+    };
+    Ok(Queue {
+        id: column(row, "id")?,
+        name: column(row, "name")?,
+        kind,
+        created_at: column(row, "created_at")?,
+    })
+}

@@ -1,0 +1,304 @@
+//! Messages out of a queue: reads, pops, and what was read but could not be handed over.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+
+use super::database::Connection;
+use super::row::{self, column};
+use super::settle::Fences;
+use super::statement::{Effect, Statement};
+use super::version::Feature;
+use crate::domain::bounds::{MAX_REPLY_BYTES, VisibilityTimeout};
+use crate::domain::message::Message;
+use crate::domain::{Delivery, Error, Ordering, QueueName, Receipt, Result, Timestamp};
+
+/// A read of one of pgmq's functions. `$1` queue, `$2` visibility timeout in seconds, `$3` number of messages,
+/// `$4` condition, `$5` bytes that a batch may take, `$6` bytes that a message may take that is alone in it.
+///
+/// Bodies beyond `$5` stay in the database, so that a batch has a bound here whatever its messages weigh. One row
+/// of NULLs means an empty queue, no row a missing one: `pgmq.read` folds names to lower case, `pgmq.meta` does not.
+macro_rules! read_statement {
+    ($name:literal, $function:literal, $order:literal) => {
+        Statement::new(
+            $name,
+            Effect::Repeatable,
+            concat!(
+                "-- pgmq-grpc: ",
+                $name,
+                "
+WITH queue AS MATERIALIZED (SELECT m.queue_name::text AS name, m.created_at, clock_timestamp() AS before_read
+  FROM pgmq.meta AS m WHERE m.queue_name = $1::text),
+delivered AS MATERIALIZED (SELECT r.ordinality, r.msg_id, r.read_ct, r.enqueued_at/*L*/, r.last_read_at/*/L*/, r.vt,
+    r.message::text AS message, r.headers::text AS headers
+  FROM queue CROSS JOIN LATERAL ",
+                $function,
+                " WITH ORDINALITY AS r),
+weighed AS (SELECT d.msg_id, d.read_ct, d.enqueued_at/*L*/, d.last_read_at/*/L*/, d.vt, d.message, d.headers,
+    row_number() OVER (ORDER BY ",
+                $order,
+                ") AS place,
+    sum(coalesce(octet_length(d.message), 0) + coalesce(octet_length(d.headers), 0) + 256)
+      OVER (ORDER BY ",
+                $order,
+                " ROWS UNBOUNDED PRECEDING) AS bytes
+  FROM delivered AS d),
+judged AS (SELECT w.msg_id, w.read_ct, w.enqueued_at/*L*/, w.last_read_at/*/L*/, w.vt, w.message, w.headers, w.place,
+    w.bytes <= $5::bigint OR (w.place = 1 AND w.bytes <= $6::bigint) AS fits FROM weighed AS w)
+SELECT queue.created_at, queue.before_read, j.msg_id, j.read_ct, j.enqueued_at/*L*/, j.last_read_at/*/L*/, j.vt, j.fits,
+  CASE WHEN j.fits THEN j.message END AS message, CASE WHEN j.fits THEN j.headers END AS headers
+FROM queue LEFT JOIN judged AS j ON true ORDER BY j.place"
+            ),
+        )
+    };
+}
+
+const READ: Statement = read_statement!(
+    "read",
+    "pgmq.read(queue_name => queue.name, vt => $2::integer, qty => $3::integer, conditional => $4::text::jsonb)",
+    "d.msg_id"
+);
+const READ_GROUPED: Statement = read_statement!(
+    "read_grouped",
+    "pgmq.read_grouped(queue_name => queue.name, vt => $2::integer, qty => $3::integer)",
+    "d.msg_id"
+);
+const READ_GROUPED_RR: Statement = read_statement!(
+    "read_grouped_rr",
+    "pgmq.read_grouped_rr(queue_name => queue.name, vt => $2::integer, qty => $3::integer)",
+    "d.ordinality"
+);
+const READ_GROUPED_HEAD: Statement = read_statement!(
+    "read_grouped_head",
+    "pgmq.read_grouped_head(queue_name => queue.name, vt => $2::integer, qty => $3::integer)",
+    "d.msg_id"
+);
+
+/// How long until the next invisible message becomes visible, counted from before the read that missed it.
+const NEXT_VISIBLE: Statement = Statement::new(
+    "next_visible",
+    Effect::Reads,
+    "-- pgmq-grpc: next_visible
+SELECT CASE WHEN min(q.vt) IS NOT NULL
+  THEN greatest(0, least(3600000, ceil(extract(epoch FROM min(q.vt) - clock_timestamp()) * 1000)))::bigint END AS wait_ms
+FROM {q} AS q WHERE q.vt > $1::timestamptz",
+);
+
+/// As `pgmq.pop`, but for what fits a reply. `$1` number of messages, `$2` bytes.
+const POP: Statement = Statement::new(
+    "pop",
+    Effect::Writes,
+    "-- pgmq-grpc: pop
+WITH candidate AS MATERIALIZED (SELECT q.msg_id, q.enqueued_at,
+    coalesce(octet_length(q.message::text), 0) + coalesce(octet_length(q.headers::text), 0) + 256 AS bytes
+  FROM {q} AS q WHERE q.vt <= clock_timestamp()
+    AND coalesce(octet_length(q.message::text), 0) + coalesce(octet_length(q.headers::text), 0) + 256 <= $2::bigint
+  ORDER BY q.msg_id LIMIT $1::integer FOR UPDATE SKIP LOCKED),
+weighed AS (SELECT c.msg_id, c.enqueued_at, sum(c.bytes) OVER (ORDER BY c.msg_id ROWS UNBOUNDED PRECEDING) AS bytes
+  FROM candidate AS c)
+DELETE FROM {q} AS q USING weighed AS w
+WHERE q.msg_id = w.msg_id AND q.enqueued_at = w.enqueued_at AND w.bytes <= $2::bigint
+RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message::text AS message,
+  q.headers::text AS headers",
+);
+
+/// Undoes a read whose message nobody got: visible at once, and not counted. Fenced by the `vt` too, so that a
+/// change of it in between wins. `$1..$4` receipts, `$5` vt.
+const GIVE_BACK: Statement = Statement::new(
+    "give_back",
+    Effect::Repeatable,
+    "-- pgmq-grpc: give_back
+WITH held AS MATERIALIZED (SELECT q.msg_id, q.enqueued_at
+  FROM unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[])
+    AS w(msg_id, read_ct, enqueued_at, last_read_at, vt)
+  JOIN {q} AS q USING (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt)
+  WHERE q.msg_id = ANY ($1) AND q.enqueued_at = ANY ($3)
+  ORDER BY q.msg_id FOR UPDATE OF q SKIP LOCKED)
+UPDATE {q} AS q SET vt = clock_timestamp(), read_ct = q.read_ct - 1
+FROM held WHERE q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at RETURNING q.msg_id",
+);
+
+/// Moves one message that no reply can carry to the archive. `$1..$4` receipt, `$5` queue, `$6` reason.
+const SET_ASIDE: Statement = Statement::new(
+    "set_aside",
+    Effect::Repeatable,
+    "-- pgmq-grpc: set_aside
+WITH gone AS (DELETE FROM {q} AS q
+  WHERE q.msg_id = $1::bigint AND q.read_ct = $2::integer AND q.enqueued_at = $3::timestamptz
+    /*L*/AND q.last_read_at = $4::timestamptz/*/L*/
+  RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers)
+INSERT INTO {a} (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt, message, headers)
+SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message,
+  CASE WHEN jsonb_typeof(g.headers) = 'object' THEN g.headers ELSE '{}'::jsonb END
+  || jsonb_build_object('x-pgmq-dead-letter', jsonb_build_object('queue', $5::text, 'msg_id', g.msg_id,
+    'read_ct', g.read_ct, 'enqueued_at', g.enqueued_at, 'reason', $6::text))
+FROM gone AS g RETURNING msg_id",
+);
+
+/// What is to be read.
+#[derive(Debug, Clone)]
+pub struct ReadOrder {
+    /// The queue.
+    pub queue: QueueName,
+    /// How long the messages are hidden.
+    pub visibility_timeout: VisibilityTimeout,
+    /// In which order they are taken.
+    pub ordering: Ordering,
+    /// Only bodies that contain this JSON text are taken; `{}` takes all. Unordered reads only.
+    pub conditional: Option<String>,
+}
+
+/// What a read gave.
+#[derive(Debug)]
+pub struct Taken {
+    /// The messages, sorted by id or, round robin, as pgmq gave them.
+    pub deliveries: Vec<Delivery>,
+    /// The database's clock from before the read.
+    pub before_read: Timestamp,
+    /// More messages were visible than fit.
+    pub cut: bool,
+}
+
+impl Connection {
+    /// Reads at most `count` messages that together take at most `bytes`, one alone at most a reply. What does not
+    /// fit is given back at once; what can never fit goes to the archive.
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `PgmqVersionUnsupported` for an ordering that this pgmq lacks.
+    pub async fn read(&mut self, order: &ReadOrder, count: i32, bytes: i64) -> Result<Taken> {
+        self.check_ordering(order.ordering).await?;
+        let strong = self.installation().await?.strong_receipts;
+        let statement = match order.ordering {
+            Ordering::Unordered => READ,
+            Ordering::Grouped => READ_GROUPED,
+            Ordering::GroupedRoundRobin => READ_GROUPED_RR,
+            Ordering::GroupedHead => READ_GROUPED_HEAD,
+        };
+        let rows = self
+            .query(
+                &statement.fenced_by_read_time(strong),
+                &[
+                    (&order.queue.as_str(), Type::TEXT),
+                    (&order.visibility_timeout.seconds(), Type::INT4),
+                    (&count, Type::INT4),
+                    (&order.conditional.as_deref().unwrap_or("{}"), Type::TEXT),
+                    (&bytes, Type::INT8),
+                    (&MAX_REPLY_BYTES, Type::INT8),
+                ],
+            )
+            .await
+            .map_err(|error| self.missing(&order.queue, error))?;
+        let Some(first) = rows.first() else {
+            return Err(Error::queue_not_found(order.queue.as_str()));
+        };
+        let (created_at, before_read) = (column(first, "created_at")?, column(first, "before_read")?);
+        let mut deliveries = Vec::with_capacity(rows.len());
+        let mut cut = Vec::new();
+        for row in &rows {
+            let Some(fits) = column::<Option<bool>>(row, "fits")? else {
+                break;
+            };
+            let message = row::message(row, strong)?;
+            let receipt = Receipt::new(
+                &order.queue,
+                created_at,
+                message.msg_id,
+                message.read_ct,
+                message.enqueued_at,
+                message.last_read_at,
+            );
+            let delivery = Delivery { message, receipt };
+            if fits { deliveries.push(delivery) } else { cut.push(delivery) }
+        }
+        let was_cut = !cut.is_empty();
+        if deliveries.is_empty() && was_cut {
+            self.set_aside(&order.queue, &cut.remove(0)).await?;
+        }
+        self.give_back(&order.queue, &cut).await?;
+        Ok(Taken { deliveries, before_read, cut: was_cut })
+    }
+
+    /// Checks that this pgmq can read in an order.
+    ///
+    /// # Errors
+    /// `PgmqVersionUnsupported`, naming the version that can.
+    pub async fn check_ordering(&mut self, ordering: Ordering) -> Result<()> {
+        let installation = self.installation().await?;
+        match ordering {
+            Ordering::Unordered => Ok(()),
+            Ordering::Grouped | Ordering::GroupedRoundRobin => installation.require(Feature::GroupedReads),
+            Ordering::GroupedHead => installation.require(Feature::GroupedHeadReads),
+        }
+    }
+
+    /// How long until the next message becomes visible that was not at `after`; none if nothing waits.
+    ///
+    /// # Errors
+    /// `QueueNotFound`.
+    pub async fn next_visible(&mut self, queue: &QueueName, after: Timestamp) -> Result<Option<Duration>> {
+        let table = self.table(queue).await?;
+        let rows = self
+            .query(&NEXT_VISIBLE.on(&table), &[(&after, Type::TIMESTAMPTZ)])
+            .await
+            .map_err(|error| self.missing(queue, error))?;
+        let wait_ms: Option<i64> = rows.first().map(|row| column(row, "wait_ms")).transpose()?.flatten();
+        Ok(wait_ms.map(|wait_ms| Duration::from_millis(wait_ms.unsigned_abs())))
+    }
+
+    /// Takes at most `count` messages out of the queue for good, as many as fit a reply (`pgmq.pop`).
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile.
+    pub async fn pop(&mut self, queue: &QueueName, count: i32) -> Result<Vec<Message>> {
+        let table = self.table(queue).await?;
+        let rows = self
+            .query(&POP.on(&table), &[(&count, Type::INT4), (&MAX_REPLY_BYTES, Type::INT8)])
+            .await
+            .map_err(|error| self.missing(queue, error))?;
+        let mut messages: Vec<Message> =
+            rows.iter().map(|row| row::message(row, table.fenced_by_read_time)).collect::<Result<_>>()?;
+        messages.sort_unstable_by_key(|message| message.msg_id);
+        Ok(messages)
+    }
+
+    /// Makes messages visible again that a read took and nobody got, as if they had not been read.
+    ///
+    /// # Errors
+    /// `QueueNotFound`. Messages that anybody touched since stay as they are.
+    pub async fn give_back(&mut self, queue: &QueueName, deliveries: &[Delivery]) -> Result<()> {
+        if deliveries.is_empty() {
+            return Ok(());
+        }
+        let table = self.table(queue).await?;
+        let fences = Fences::of(deliveries.iter().map(|delivery| &delivery.receipt));
+        let visible_at: Vec<Timestamp> = deliveries.iter().map(|delivery| delivery.message.vt).collect();
+        let mut parameters = fences.parameters();
+        parameters.push((&visible_at, Type::TIMESTAMPTZ_ARRAY));
+        let given_back = self.query(&GIVE_BACK.on(&table), &parameters).await;
+        given_back.map(drop).map_err(|error| self.missing(queue, error))
+    }
+
+    async fn set_aside(&mut self, queue: &QueueName, delivery: &Delivery) -> Result<()> {
+        let table = self.table(queue).await?;
+        let receipt = &delivery.receipt;
+        tracing::warn!(
+            queue = queue.as_str(),
+            msg_id = receipt.msg_id(),
+            "message too large for any reply moved to the archive"
+        );
+        let moved = self
+            .query(
+                &SET_ASIDE.on(&table),
+                &[
+                    (&receipt.msg_id(), Type::INT8),
+                    (&receipt.read_ct(), Type::INT4),
+                    (&receipt.enqueued_at(), Type::TIMESTAMPTZ),
+                    (&receipt.last_read_at(), Type::TIMESTAMPTZ),
+                    (&queue.as_str(), Type::TEXT),
+                    (&"too large for a reply", Type::TEXT),
+                ],
+            )
+            .await;
+        moved.map(drop).map_err(|error| self.missing(queue, error))
+    }
+}

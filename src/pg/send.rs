@@ -1,0 +1,82 @@
+//! Messages into a queue.
+
+use tokio_postgres::types::Type;
+
+use super::database::Connection;
+use super::row::column;
+use super::statement::{Effect, Statement};
+use crate::domain::{Error, OutgoingMessage, QueueName, Result, Schedule, Timestamp};
+
+/// The insert of `pgmq.send`, for many messages at once, each with its own headers and schedule.
+const SEND: Statement = Statement::new(
+    "send",
+    Effect::Writes,
+    "-- pgmq-grpc: send
+INSERT INTO {q} (vt, message, headers)
+SELECT coalesce(i.visible_at, clock_timestamp() + coalesce(i.delay_ms, 0) * interval '1 millisecond'),
+  i.message::jsonb, i.headers::jsonb
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[])
+  WITH ORDINALITY AS i(message, headers, delay_ms, visible_at, ordinal)
+ORDER BY i.ordinal RETURNING msg_id",
+);
+
+/// The columns of messages to be sent, as array parameters.
+pub(super) struct Columns<'a> {
+    pub(super) messages: Vec<&'a str>,
+    pub(super) headers: Vec<Option<&'a str>>,
+    pub(super) delays_ms: Vec<Option<i64>>,
+    pub(super) visible_at: Vec<Option<Timestamp>>,
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn of(messages: &'a [OutgoingMessage]) -> Self {
+        let schedules = || messages.iter().map(OutgoingMessage::schedule);
+        Self {
+            messages: messages.iter().map(OutgoingMessage::message).collect(),
+            headers: messages.iter().map(OutgoingMessage::headers).collect(),
+            delays_ms: schedules()
+                .map(|schedule| match schedule {
+                    Schedule::AfterMillis(delay_ms) => Some(delay_ms),
+                    Schedule::At(_) => None,
+                })
+                .collect(),
+            visible_at: schedules()
+                .map(|schedule| match schedule {
+                    Schedule::AfterMillis(_) => None,
+                    Schedule::At(moment) => Some(moment),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Connection {
+    /// Stores messages in one statement, all or none, and gives their ids in the same order (`pgmq.send`,
+    /// `pgmq.send_batch`).
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile.
+    pub async fn send(&mut self, queue: &QueueName, messages: &[OutgoingMessage]) -> Result<Vec<i64>> {
+        let table = self.table(queue).await?;
+        let columns = Columns::of(messages);
+        let rows = self
+            .query(
+                &SEND.on(&table),
+                &[
+                    (&columns.messages, Type::TEXT_ARRAY),
+                    (&columns.headers, Type::TEXT_ARRAY),
+                    (&columns.delays_ms, Type::INT8_ARRAY),
+                    (&columns.visible_at, Type::TIMESTAMPTZ_ARRAY),
+                ],
+            )
+            .await
+            .map_err(|error| self.missing(queue, error))?;
+        let mut msg_ids: Vec<i64> = rows.iter().map(|row| column(row, "msg_id")).collect::<Result<_>>()?;
+        if msg_ids.len() != messages.len() {
+            return Err(Error::internal("a trigger on the queue's table swallowed messages"));
+        }
+        // The sequence gives ids in the order of insertion, but rows come back in any order.
+        msg_ids.sort_unstable();
+        Ok(msg_ids)
+    }
+}

@@ -1,0 +1,177 @@
+//! Topics: bindings, routing, and sends to every queue that matches.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::database::Connection;
+use super::row::column;
+use super::send::Columns;
+use super::statement::{Effect, Statement};
+use super::version::Feature;
+use crate::domain::page::{Page, Paged};
+use crate::domain::queue::{TopicBinding, TopicCopy};
+use crate::domain::topic::{Pattern, RoutingKey};
+use crate::domain::{Error, Invalid, Kind, OutgoingMessage, QueueName, Result};
+
+const BIND: Statement = Statement::new(
+    "bind_topic",
+    Effect::Repeatable,
+    "-- pgmq-grpc: bind_topic
+SELECT NOT EXISTS (SELECT FROM pgmq.topic_bindings AS b WHERE b.pattern = $1::text AND b.queue_name = $2::text) AS created,
+  pgmq.bind_topic(pattern => $1::text, queue_name => m.queue_name::text)
+FROM pgmq.meta AS m WHERE m.queue_name = $2::text",
+);
+
+const UNBIND: Statement = Statement::new(
+    "unbind_topic",
+    Effect::Repeatable,
+    "-- pgmq-grpc: unbind_topic
+SELECT pgmq.unbind_topic(pattern => $1::text, queue_name => m.queue_name::text) AS removed
+FROM pgmq.meta AS m WHERE m.queue_name = $2::text",
+);
+
+/// `$1` queue or NULL, `$2` and `$3` last pattern and queue of the page before, `$4` rows.
+const LIST: Statement = Statement::new(
+    "list_topic_bindings",
+    Effect::Reads,
+    "-- pgmq-grpc: list_topic_bindings
+SELECT b.pattern, b.queue_name, b.bound_at, b.compiled_regex FROM pgmq.list_topic_bindings() AS b
+WHERE ($1::text IS NULL OR b.queue_name = $1::text)
+  AND ($2::text IS NULL OR (b.pattern COLLATE \"C\", b.queue_name COLLATE \"C\") > ($2::text, $3::text))
+ORDER BY b.pattern COLLATE \"C\", b.queue_name COLLATE \"C\" LIMIT $4::bigint",
+);
+
+const TEST: Statement = Statement::new(
+    "test_routing",
+    Effect::Reads,
+    "-- pgmq-grpc: test_routing
+SELECT r.pattern, r.queue_name, b.bound_at, r.compiled_regex FROM pgmq.test_routing(routing_key => $1::text) AS r
+JOIN pgmq.topic_bindings AS b ON b.pattern = r.pattern AND b.queue_name = r.queue_name
+ORDER BY r.pattern COLLATE \"C\", r.queue_name COLLATE \"C\"",
+);
+
+/// One call of pgmq's for each message, because each has its own schedule; one statement, so all or none.
+const SEND: Statement = Statement::new(
+    "send_topic",
+    Effect::Writes,
+    "-- pgmq-grpc: send_topic
+SELECT i.ordinal, r.queue_name, r.msg_id
+FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[])
+  WITH ORDINALITY AS i(message, headers, delay_ms, visible_at, ordinal)
+CROSS JOIN LATERAL pgmq.send_batch_topic(routing_key => $1::text, msgs => ARRAY[i.message::jsonb],
+  headers => ARRAY[i.headers::jsonb],
+  delay => coalesce(i.visible_at, clock_timestamp() + coalesce(i.delay_ms, 0) * interval '1 millisecond')) AS r
+ORDER BY i.ordinal, r.queue_name COLLATE \"C\"",
+);
+
+impl Connection {
+    /// Binds a pattern to a queue and tells whether it was not bound before (`pgmq.bind_topic`).
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `PgmqVersionUnsupported` before pgmq 1.11.
+    pub async fn bind_topic(&mut self, pattern: &Pattern, queue: &QueueName) -> Result<bool> {
+        self.change_binding(&BIND, pattern, queue, "created").await
+    }
+
+    /// Removes a binding and tells whether it was there (`pgmq.unbind_topic`).
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `PgmqVersionUnsupported` before pgmq 1.11.
+    pub async fn unbind_topic(&mut self, pattern: &Pattern, queue: &QueueName) -> Result<bool> {
+        self.change_binding(&UNBIND, pattern, queue, "removed").await
+    }
+
+    async fn change_binding(
+        &mut self,
+        statement: &Statement,
+        pattern: &Pattern,
+        queue: &QueueName,
+        changed: &str,
+    ) -> Result<bool> {
+        self.installation().await?.require(Feature::Topics)?;
+        let parameters = [(&pattern.as_str() as _, Type::TEXT), (&queue.as_str() as _, Type::TEXT)];
+        let rows = self.query(statement, &parameters).await?;
+        let row = rows.first().ok_or_else(|| Error::queue_not_found(queue.as_str()))?;
+        column(row, changed)
+    }
+
+    /// A page of the bindings of one queue or of all, by pattern and queue (`pgmq.list_topic_bindings`).
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `PgmqVersionUnsupported` before pgmq 1.11.
+    pub async fn list_topic_bindings(
+        &mut self,
+        queue: Option<&QueueName>,
+        page: &Page,
+    ) -> Result<Paged<TopicBinding>> {
+        self.installation().await?.require(Feature::Topics)?;
+        if let Some(queue) = queue {
+            self.get_queue(queue).await?;
+        }
+        let parameters = [
+            (&queue.map(QueueName::as_str) as _, Type::TEXT),
+            (&page.after(0) as _, Type::TEXT),
+            (&page.after(1) as _, Type::TEXT),
+            (&page.rows() as _, Type::INT8),
+        ];
+        let rows = self.query(&LIST, &parameters).await?;
+        let bindings = rows.iter().map(binding).collect::<Result<Vec<_>>>()?;
+        Ok(page.cut(bindings, |binding| vec![binding.pattern.clone(), binding.queue.clone()]))
+    }
+
+    /// The bindings that a routing key matches (`pgmq.test_routing`).
+    ///
+    /// # Errors
+    /// `PgmqVersionUnsupported` before pgmq 1.11.
+    pub async fn test_routing(&mut self, routing_key: &RoutingKey) -> Result<Vec<TopicBinding>> {
+        self.installation().await?.require(Feature::Topics)?;
+        let rows = self.query(&TEST, &[(&routing_key.as_str(), Type::TEXT)]).await?;
+        rows.iter().map(binding).collect()
+    }
+
+    /// Stores a copy of each message in every queue whose bindings match, all or none (`pgmq.send_batch_topic`).
+    ///
+    /// # Errors
+    /// `PgmqVersionUnsupported` before pgmq 1.11; `OutcomeUnknown` if the connection was lost meanwhile.
+    pub async fn send_topic(
+        &mut self,
+        routing_key: &RoutingKey,
+        messages: &[OutgoingMessage],
+    ) -> Result<Vec<TopicCopy>> {
+        self.installation().await?.require(Feature::Topics)?;
+        let columns = Columns::of(messages);
+        let rows = self
+            .query(
+                &SEND,
+                &[
+                    (&routing_key.as_str(), Type::TEXT),
+                    (&columns.messages, Type::TEXT_ARRAY),
+                    (&columns.headers, Type::TEXT_ARRAY),
+                    (&columns.delays_ms, Type::INT8_ARRAY),
+                    (&columns.visible_at, Type::TIMESTAMPTZ_ARRAY),
+                ],
+            )
+            .await?;
+        rows.iter().map(copy).collect()
+    }
+}
+
+fn binding(row: &Row) -> Result<TopicBinding> {
+    Ok(TopicBinding {
+        pattern: column(row, "pattern")?,
+        queue: column(row, "queue_name")?,
+        bound_at: column(row, "bound_at")?,
+        compiled_regex: column(row, "compiled_regex")?,
+    })
+}
+
+fn copy(row: &Row) -> Result<TopicCopy> {
+    let queue = QueueName::try_from(column::<String>(row, "queue_name")?)
+        .map_err(|Invalid { description, .. }| Error::new(Kind::Internal, description))?;
+    let ordinal: i64 = column(row, "ordinal")?;
+    Ok(TopicCopy {
+        queue,
+        msg_id: column(row, "msg_id")?,
+        message_index: i32::try_from(ordinal - 1).map_err(Error::internal)?,
+    })
+}

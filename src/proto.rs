@@ -1,0 +1,10 @@
+//! The contract's generated types, and its descriptors for reflection.
+#![expect(missing_docs, clippy::large_enum_variant, unused_qualifications, reason = "generated code")]
+
+/// Package `pgmq.v1`.
+pub mod v1 {
+    tonic::include_proto!("pgmq.v1");
+}
+
+/// The encoded `FileDescriptorSet` of the contract.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,122 @@
+//! What every operation works with, and how one is run.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::{Deadline, Error, Kind, Limits, Result};
+use crate::engine::Events;
+use crate::pg::{Connection, Database, Upgrader};
+
+/// How often an operation is tried that collides with others.
+const ATTEMPTS: u32 = 3;
+
+/// The server's means, shared by all operations.
+#[derive(Clone)]
+pub struct Broker {
+    /// The database.
+    pub database: Database,
+    /// Who waits for which queue.
+    pub events: Events,
+    /// Installs and upgrades pgmq.
+    pub upgrader: Upgrader,
+    /// The operator's limits.
+    pub limits: Limits,
+    /// This server's name among those on the same database.
+    pub replica: String,
+    /// The longest life of a stream; none for no limit.
+    pub max_stream_age: Option<Duration>,
+    /// Cancelled when the server begins to end.
+    pub drain: CancellationToken,
+    /// Everything that works on the database without its caller, waited for at the end.
+    pub tasks: TaskTracker,
+}
+
+/// One call of an operation.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// When the caller stops waiting.
+    pub deadline: Deadline,
+    /// Cancelled when the caller is gone.
+    pub gone: CancellationToken,
+}
+
+/// Something that a caller can ask for with one request and one answer.
+pub trait Operation: Sized + std::marker::Send + 'static {
+    /// The operation's name in logs.
+    const NAME: &'static str;
+    /// What it gives.
+    type Output: std::marker::Send + 'static;
+
+    /// Does it.
+    fn run(self, broker: &Broker, call: &Call) -> impl Future<Output = Result<Self::Output>> + std::marker::Send;
+
+    /// Takes back an output whose caller is gone.
+    fn abandoned(output: Self::Output, _broker: &Broker) {
+        drop(output);
+    }
+}
+
+/// An operation that needs one connection for one short while, and can be tried again if it collided with others.
+pub trait OnConnection: std::marker::Send + Sync + 'static {
+    /// The operation's name in logs.
+    const NAME: &'static str;
+    /// What it gives.
+    type Output: std::marker::Send + 'static;
+
+    /// Does it on a connection.
+    fn apply(&self, connection: &mut Connection) -> impl Future<Output = Result<Self::Output>> + std::marker::Send;
+
+    /// Tells those who wait what has changed, after the commit.
+    fn tell(&self, _output: &Self::Output, _broker: &Broker) {}
+}
+
+impl<T: OnConnection> Operation for T {
+    const NAME: &'static str = T::NAME;
+    type Output = T::Output;
+
+    async fn run(self, broker: &Broker, call: &Call) -> Result<Self::Output> {
+        let mut connection = broker.database.connect(T::NAME, call.deadline).await?;
+        let mut attempt = 1;
+        let output = loop {
+            match self.apply(&mut connection).await {
+                Err(error) if error.kind() == Kind::Conflict && attempt < ATTEMPTS => attempt += 1,
+                done => break done?,
+            }
+        };
+        drop(connection);
+        self.tell(&output, broker);
+        Ok(output)
+    }
+}
+
+impl Broker {
+    /// Runs an operation to its end, whether its caller stays or not: a dropped future does not stop SQL, and a half
+    /// done one would spoil its connection.
+    ///
+    /// # Errors
+    /// The operation's own; `DeadlineExceeded` when the caller's time ran out first; `Draining` when the server ends.
+    pub async fn run<O: Operation>(&self, operation: O, deadline: Deadline) -> Result<O::Output> {
+        if self.drain.is_cancelled() {
+            return Err(Error::draining());
+        }
+        let gone = CancellationToken::new();
+        let _when_dropped = gone.clone().drop_guard();
+        let call = Call { deadline, gone };
+        let (answer, answered) = oneshot::channel();
+        let broker = self.clone();
+        self.tasks.spawn(async move {
+            let result = operation.run(&broker, &call).await;
+            if let Err(Ok(output)) = answer.send(result) {
+                O::abandoned(output, &broker);
+            }
+        });
+        match tokio::time::timeout_at(deadline.instant(), answered).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::internal("the operation's task ended without an answer")),
+            Err(_) => Err(Error::deadline_exceeded()),
+        }
+    }
+}

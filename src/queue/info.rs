@@ -1,0 +1,46 @@
+//! What the server says of itself, and names checked without using them.
+
+use std::sync::Arc;
+
+use super::{Broker, Call, Operation};
+use crate::domain::Result;
+use crate::pg::Installation;
+
+/// Says that a name is good: its request could not be converted otherwise.
+#[derive(Debug)]
+pub struct ValidateName;
+
+impl Operation for ValidateName {
+    const NAME: &'static str = "validate_name";
+    type Output = ();
+
+    async fn run(self, _: &Broker, _: &Call) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Versions, and what this server can do with the pgmq it found.
+#[derive(Debug)]
+pub struct GetServerInfo;
+
+/// What the server says of itself.
+#[derive(Debug)]
+pub struct ServerInfo {
+    /// This server's name among those on the same database.
+    pub replica: String,
+    /// What is installed in the database.
+    pub installation: Arc<Installation>,
+}
+
+impl Operation for GetServerInfo {
+    const NAME: &'static str = "get_server_info";
+    type Output = ServerInfo;
+
+    async fn run(self, broker: &Broker, call: &Call) -> Result<ServerInfo> {
+        let installation = match broker.database.known_installation() {
+            Some(known) => known,
+            None => broker.database.connect(Self::NAME, call.deadline).await?.installation().await?,
+        };
+        Ok(ServerInfo { replica: broker.replica.clone(), installation })
+    }
+}

@@ -1,0 +1,62 @@
+//! Measures of one queue and of all.
+
+use super::{Broker, Call, OnConnection, Operation};
+use crate::domain::page::{Page, Paged};
+use crate::domain::queue::{MeasuredQueue, Metrics};
+use crate::domain::{Error, Kind, QueueName, Result};
+use crate::pg::Connection;
+
+/// The measures of one queue (`pgmq.metrics`).
+#[derive(Debug)]
+pub struct GetQueueMetrics {
+    /// The queue.
+    pub queue: QueueName,
+    /// Count the archive too.
+    pub include_archive: bool,
+}
+
+impl OnConnection for GetQueueMetrics {
+    const NAME: &'static str = "get_queue_metrics";
+    type Output = MeasuredQueue;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<MeasuredQueue> {
+        let measured = connection.metrics(&self.queue, self.include_archive).await?;
+        Ok(MeasuredQueue { name: self.queue.to_string(), measured: Ok(measured) })
+    }
+}
+
+/// The measures of a page of queues (`pgmq.metrics_all`), each by itself, so that a broken one breaks nothing.
+#[derive(Debug)]
+pub struct ListQueueMetrics {
+    /// What the names begin with.
+    pub prefix: String,
+    /// Which page.
+    pub page: Page,
+    /// Count the archives too.
+    pub include_archive: bool,
+}
+
+impl Operation for ListQueueMetrics {
+    const NAME: &'static str = "list_queue_metrics";
+    type Output = Paged<MeasuredQueue>;
+
+    async fn run(self, broker: &Broker, call: &Call) -> Result<Self::Output> {
+        let mut connection = broker.database.connect(Self::NAME, call.deadline).await?;
+        let queues = connection.list_queues(&self.prefix, &self.page).await?;
+        let mut measured = Vec::with_capacity(queues.items.len());
+        for queue in queues.items {
+            let metrics = match QueueName::try_from(queue.name.clone()) {
+                Ok(name) => connection.metrics(&name, self.include_archive).await,
+                Err(invalid) => Err(Error::new(invalid.kind, invalid.description)),
+            };
+            match metrics {
+                // The whole call fails with the database, not with one queue.
+                Err(error) if matches!(error.kind(), Kind::DatabaseUnavailable | Kind::DeadlineExceeded) => {
+                    return Err(error);
+                }
+                measures => measured.push(MeasuredQueue { name: queue.name, measured: measures }),
+            }
+        }
+        Ok(Paged { items: measured, next_page_token: queues.next_page_token })
+    }
+}

@@ -1,0 +1,28 @@
+//! What can be done with queues: one type an operation, valid as soon as it exists.
+
+mod admin;
+mod batch;
+mod broker;
+mod handover;
+mod info;
+mod metrics;
+mod queues;
+mod settle;
+mod stream;
+mod topics;
+mod transact;
+
+pub use admin::{
+    ConvertArchivePartitioned, CreateFifoIndex, DisableNotifications, EnableNotifications, InstallPgmq, ListNotifications,
+    UpdateNotifications,
+};
+pub use batch::{Pop, ReadBatch, Send, SendBatch};
+pub use broker::{Broker, Call, OnConnection, Operation};
+pub use handover::Handover;
+pub use info::{GetServerInfo, ServerInfo, ValidateName};
+pub use metrics::{GetQueueMetrics, ListQueueMetrics};
+pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue};
+pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};
+pub use stream::{ClosingReason, ReadStream, StreamItem, StreamOptions};
+pub use topics::{BindTopic, ListTopicBindings, SendTopic, SendTopicBatch, TestRouting, UnbindTopic};
+pub use transact::{Transact, TransactOperation, TransactResult};

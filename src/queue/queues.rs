@@ -1,0 +1,166 @@
+//! Queues themselves: made, looked at, emptied, dropped.
+
+use super::{Broker, OnConnection};
+use crate::domain::page::{Page, Paged};
+use crate::domain::queue::Partitioning;
+use crate::domain::{Error, Kind, NewQueueName, Queue, QueueKind, QueueName, Result};
+use crate::pg::Connection;
+
+/// Makes a queue, or finds that it is there as asked (`pgmq.create` and its kin).
+#[derive(Debug)]
+pub struct CreateQueue {
+    /// The queue.
+    pub queue: NewQueueName,
+    /// How it is stored.
+    pub kind: QueueKind,
+    /// How a partitioned one is cut; none where the caller left it open.
+    pub partitioning: Option<Partitioning>,
+    /// An existing queue is an error.
+    pub fail_if_exists: bool,
+}
+
+/// A queue that is there, and whether it was made just now.
+#[derive(Debug)]
+pub struct CreatedQueue {
+    /// The queue.
+    pub queue: Queue,
+    /// It was made by this call.
+    pub created: bool,
+}
+
+impl OnConnection for CreateQueue {
+    const NAME: &'static str = "create_queue";
+    type Output = CreatedQueue;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<CreatedQueue> {
+        connection.begin().await?;
+        match self.create_in_transaction(connection).await {
+            Ok(created) => {
+                connection.commit().await?;
+                Ok(created)
+            }
+            Err(error) => {
+                connection.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+
+    fn tell(&self, _: &CreatedQueue, broker: &Broker) {
+        broker.events.arrived(self.queue.as_existing());
+    }
+}
+
+impl CreateQueue {
+    async fn create_in_transaction(&self, connection: &mut Connection) -> Result<CreatedQueue> {
+        let name = self.queue.as_existing();
+        connection.lock_queue(name).await?;
+        if let Some(queue) = connection.find_queue(name).await? {
+            self.check_existing(connection, &queue).await?;
+            return Ok(CreatedQueue { queue, created: false });
+        }
+        let partitioning = match &self.partitioning {
+            Some(partitioning) => partitioning.clone(),
+            None => Partitioning::parse(String::new(), String::new(), 0)
+                .map_err(|invalid| Error::new(invalid.kind, invalid.description))?,
+        };
+        connection.create_queue(name, self.kind, &partitioning).await?;
+        let queue = connection.get_queue(name).await?;
+        Ok(CreatedQueue { queue, created: true })
+    }
+
+    async fn check_existing(&self, connection: &mut Connection, existing: &Queue) -> Result<()> {
+        if self.fail_if_exists {
+            return Err(Error::new(Kind::QueueAlreadyExists, format!("queue {:?} exists", existing.name))
+                .with("queue", &existing.name));
+        }
+        let mismatch = |how: &str| {
+            Error::new(Kind::QueueKindMismatch, format!("queue {:?} exists and is {how}", existing.name))
+                .with("queue", &existing.name)
+                .with("kind", existing.kind.word())
+        };
+        if existing.kind != self.kind {
+            return Err(mismatch(existing.kind.word()));
+        }
+        if let Some(partitioning) = &self.partitioning
+            && !connection.is_partitioned_as(self.queue.as_existing(), partitioning).await?
+        {
+            return Err(mismatch("partitioned in another way"));
+        }
+        Ok(())
+    }
+}
+
+/// One queue as `pgmq.meta` lists it.
+#[derive(Debug)]
+pub struct GetQueue {
+    /// The queue.
+    pub queue: QueueName,
+}
+
+impl OnConnection for GetQueue {
+    const NAME: &'static str = "get_queue";
+    type Output = Queue;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Queue> {
+        connection.get_queue(&self.queue).await
+    }
+}
+
+/// A page of queues by name (`pgmq.list_queues`).
+#[derive(Debug)]
+pub struct ListQueues {
+    /// What the names begin with.
+    pub prefix: String,
+    /// Which page.
+    pub page: Page,
+}
+
+impl OnConnection for ListQueues {
+    const NAME: &'static str = "list_queues";
+    type Output = Paged<Queue>;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Paged<Queue>> {
+        connection.list_queues(&self.prefix, &self.page).await
+    }
+}
+
+/// Drops a queue with its archive and bindings (`pgmq.drop_queue`).
+#[derive(Debug)]
+pub struct DropQueue {
+    /// The queue.
+    pub queue: QueueName,
+}
+
+impl OnConnection for DropQueue {
+    const NAME: &'static str = "drop_queue";
+    type Output = ();
+
+    async fn apply(&self, connection: &mut Connection) -> Result<()> {
+        connection.drop_queue(&self.queue).await
+    }
+
+    fn tell(&self, (): &(), broker: &Broker) {
+        broker.events.rescheduled(&self.queue);
+    }
+}
+
+/// Deletes all messages of a queue (`pgmq.purge_queue`).
+#[derive(Debug)]
+pub struct PurgeQueue {
+    /// The queue.
+    pub queue: QueueName,
+}
+
+impl OnConnection for PurgeQueue {
+    const NAME: &'static str = "purge_queue";
+    type Output = i64;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<i64> {
+        connection.purge_queue(&self.queue).await
+    }
+
+    fn tell(&self, _: &i64, broker: &Broker) {
+        broker.events.rescheduled(&self.queue);
+    }
+}

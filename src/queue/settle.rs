@@ -1,0 +1,186 @@
+//! What becomes of messages that were read: deleted, archived, released, hidden for longer.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::{Broker, OnConnection};
+use crate::domain::bounds::MAX_REPLY_BYTES;
+use crate::domain::message::{ItemResult, Message, Outcome};
+use crate::domain::{QueueName, Receipt, Result};
+use crate::pg::{Connection, Settlement};
+
+/// Which messages are meant: by id, whoever holds them, or by receipt, if this delivery still holds them.
+#[derive(Debug, Clone)]
+pub enum Targets {
+    /// Ids, as pgmq's functions take them.
+    Ids(Vec<i64>),
+    /// Receipts, fenced.
+    Receipts(Vec<Receipt>),
+}
+
+impl Targets {
+    /// The ids of the messages, in order.
+    pub fn msg_ids(&self) -> Vec<i64> {
+        match self {
+            Self::Ids(msg_ids) => msg_ids.clone(),
+            Self::Receipts(receipts) => receipts.iter().map(Receipt::msg_id).collect(),
+        }
+    }
+
+    /// Settles each distinct target once; equal targets get equal results, in the order of the targets.
+    pub(super) async fn settle(
+        &self,
+        connection: &mut Connection,
+        queue: &QueueName,
+        settlement: Settlement,
+    ) -> Result<Vec<ItemResult>> {
+        match self {
+            Self::Ids(msg_ids) => {
+                let (distinct, places) = distinct(msg_ids);
+                let results = connection.settle_by_id(queue, &distinct, settlement).await?;
+                Ok(places.into_iter().map(|place| results[place]).collect())
+            }
+            Self::Receipts(receipts) => {
+                let (distinct, places) = distinct(receipts);
+                let results = connection.settle(queue, &distinct, settlement).await?;
+                Ok(places.into_iter().map(|place| results[place]).collect())
+            }
+        }
+    }
+}
+
+/// The distinct items, and for each item its place among them.
+fn distinct<T: Copy + Eq + Hash>(items: &[T]) -> (Vec<T>, Vec<usize>) {
+    let mut places = HashMap::with_capacity(items.len());
+    let mut distinct = Vec::with_capacity(items.len());
+    let of_each = items
+        .iter()
+        .map(|&item| {
+            *places.entry(item).or_insert_with(|| {
+                distinct.push(item);
+                distinct.len() - 1
+            })
+        })
+        .collect();
+    (distinct, of_each)
+}
+
+fn done_ids<'a>(targets: &'a Targets, results: &'a [ItemResult]) -> impl Iterator<Item = i64> + Clone + 'a {
+    let msg_ids = targets.msg_ids().into_iter().zip(results);
+    msg_ids.filter(|(_, result)| result.outcome == Outcome::Done).map(|(msg_id, _)| msg_id)
+}
+
+/// Deletes messages (`pgmq.delete`).
+#[derive(Debug, Clone)]
+pub struct Delete {
+    /// The queue.
+    pub queue: QueueName,
+    /// Which messages.
+    pub targets: Targets,
+}
+
+impl OnConnection for Delete {
+    const NAME: &'static str = "delete";
+    type Output = Vec<ItemResult>;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Vec<ItemResult>> {
+        self.targets.settle(connection, &self.queue, Settlement::Delete).await
+    }
+
+    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
+        broker.events.settled(&self.queue, done_ids(&self.targets, results));
+    }
+}
+
+/// Moves messages to the archive (`pgmq.archive`).
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// The queue.
+    pub queue: QueueName,
+    /// Which messages.
+    pub targets: Targets,
+}
+
+impl OnConnection for Archive {
+    const NAME: &'static str = "archive";
+    type Output = Vec<ItemResult>;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Vec<ItemResult>> {
+        self.targets.settle(connection, &self.queue, Settlement::Archive).await
+    }
+
+    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
+        broker.events.settled(&self.queue, done_ids(&self.targets, results));
+    }
+}
+
+/// Makes messages visible again, now or later (`pgmq.set_vt`).
+#[derive(Debug, Clone)]
+pub struct Release {
+    /// The queue.
+    pub queue: QueueName,
+    /// Which deliveries.
+    pub receipts: Vec<Receipt>,
+    /// When they become visible, in milliseconds from now.
+    pub delay_ms: i64,
+}
+
+impl OnConnection for Release {
+    const NAME: &'static str = "release";
+    type Output = Vec<ItemResult>;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Vec<ItemResult>> {
+        let targets = Targets::Receipts(self.receipts.clone());
+        targets.settle(connection, &self.queue, Settlement::VisibleAfterMillis(self.delay_ms)).await
+    }
+
+    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
+        let targets = Targets::Receipts(self.receipts.clone());
+        broker.events.settled(&self.queue, done_ids(&targets, results));
+        broker.events.arrived(&self.queue);
+    }
+}
+
+/// Sets when messages become visible (`pgmq.set_vt`).
+#[derive(Debug, Clone)]
+pub struct SetVisibilityTimeout {
+    /// The queue.
+    pub queue: QueueName,
+    /// Which messages.
+    pub targets: Targets,
+    /// When they become visible.
+    pub visible: Settlement,
+    /// Give the changed messages too.
+    pub return_messages: bool,
+}
+
+/// What a change of visibility did.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// Each target's outcome.
+    pub results: Vec<ItemResult>,
+    /// The changed messages that fit a reply, if asked for.
+    pub messages: Vec<Message>,
+}
+
+impl OnConnection for SetVisibilityTimeout {
+    const NAME: &'static str = "set_visibility_timeout";
+    type Output = Settled;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Settled> {
+        let results = self.targets.settle(connection, &self.queue, self.visible).await?;
+        let changed: Vec<i64> = match self.return_messages {
+            true => done_ids(&self.targets, &results).collect(),
+            false => Vec::new(),
+        };
+        let messages = match changed.is_empty() {
+            true => Vec::new(),
+            false => connection.fetch(&self.queue, &changed, MAX_REPLY_BYTES).await?,
+        };
+        Ok(Settled { results, messages })
+    }
+
+    fn tell(&self, _: &Settled, broker: &Broker) {
+        broker.events.rescheduled(&self.queue);
+    }
+}

@@ -1,0 +1,165 @@
+//! Several operations in one database transaction: all of them, or none.
+
+use std::collections::BTreeMap;
+
+use super::topics::tell_of_copies;
+use super::{
+    Archive, Broker, Delete, OnConnection, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout, Settled, Targets,
+};
+use crate::domain::message::{ItemResult, Outcome};
+use crate::domain::queue::TopicCopy;
+use crate::domain::{Error, Kind, QueueName, Result};
+use crate::pg::Connection;
+
+/// One step of a transaction.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each variant holds the operation of its name")]
+pub enum TransactOperation {
+    Send(Send),
+    SendBatch(SendBatch),
+    SendTopic(SendTopic),
+    Delete(Delete),
+    Archive(Archive),
+    Release(Release),
+    SetVisibilityTimeout(SetVisibilityTimeout),
+}
+
+/// What one step gave.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each variant holds the output of the operation of its name")]
+pub enum TransactResult {
+    Send(i64),
+    SendBatch(Vec<i64>),
+    SendTopic(Vec<TopicCopy>),
+    Delete(Vec<ItemResult>),
+    Archive(Vec<ItemResult>),
+    Release(Vec<ItemResult>),
+    SetVisibilityTimeout(Settled),
+}
+
+/// Runs operations in order in one transaction. A receipt that is stale or whose message is gone aborts all.
+#[derive(Debug)]
+pub struct Transact {
+    /// The steps, at least one.
+    pub operations: Vec<TransactOperation>,
+}
+
+impl OnConnection for Transact {
+    const NAME: &'static str = "transact";
+    type Output = Vec<TransactResult>;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Vec<TransactResult>> {
+        connection.begin().await?;
+        match self.apply_in_transaction(connection).await {
+            Ok(results) => {
+                connection.commit().await?;
+                Ok(results)
+            }
+            Err(error) => {
+                connection.roll_back().await;
+                Err(nothing_applied(error))
+            }
+        }
+    }
+
+    fn tell(&self, results: &Vec<TransactResult>, broker: &Broker) {
+        for (operation, result) in self.operations.iter().zip(results) {
+            operation.tell(result, broker);
+        }
+    }
+}
+
+/// A failure before the commit has applied nothing, even where the statement alone could not tell.
+fn nothing_applied(error: Error) -> Error {
+    match error.kind() {
+        Kind::OutcomeUnknown | Kind::OutcomeUnknownRetrySafe => error.reworded(
+            Kind::DatabaseUnavailable,
+            "the connection to the database was lost before the commit; nothing was applied",
+        ),
+        _ => error,
+    }
+}
+
+impl Transact {
+    async fn apply_in_transaction(&self, connection: &mut Connection) -> Result<Vec<TransactResult>> {
+        for (queue, msg_ids) in self.touched() {
+            connection.lock_rows(queue, &msg_ids).await?;
+        }
+        let mut results = Vec::with_capacity(self.operations.len());
+        for (index, operation) in self.operations.iter().enumerate() {
+            let result = operation.apply(connection).await;
+            results.push(result.map_err(|error| error.with("operation_index", index.to_string()))?);
+        }
+        Ok(results)
+    }
+
+    /// The messages that are settled, by queue, in the order in which every transaction locks them.
+    fn touched(&self) -> BTreeMap<&QueueName, Vec<i64>> {
+        let mut touched: BTreeMap<&QueueName, Vec<i64>> = BTreeMap::new();
+        for (queue, targets) in self.operations.iter().filter_map(TransactOperation::targets) {
+            touched.entry(queue).or_default().extend(targets.msg_ids());
+        }
+        touched
+    }
+}
+
+impl TransactOperation {
+    async fn apply(&self, connection: &mut Connection) -> Result<TransactResult> {
+        let result = match self {
+            Self::Send(send) => TransactResult::Send(send.apply(connection).await?),
+            Self::SendBatch(send) => TransactResult::SendBatch(send.apply(connection).await?),
+            Self::SendTopic(send) => TransactResult::SendTopic(send.apply(connection).await?),
+            Self::Delete(delete) => TransactResult::Delete(delete.apply(connection).await?),
+            Self::Archive(archive) => TransactResult::Archive(archive.apply(connection).await?),
+            Self::Release(release) => TransactResult::Release(release.apply(connection).await?),
+            Self::SetVisibilityTimeout(set) => TransactResult::SetVisibilityTimeout(set.apply(connection).await?),
+        };
+        let results: &[ItemResult] = match &result {
+            TransactResult::Delete(results) | TransactResult::Archive(results) | TransactResult::Release(results) => {
+                results
+            }
+            TransactResult::SetVisibilityTimeout(settled) => &settled.results,
+            TransactResult::Send(_) | TransactResult::SendBatch(_) | TransactResult::SendTopic(_) => &[],
+        };
+        if let Some((_, Targets::Receipts(_))) = self.targets() {
+            refuse_unsettled(results)?;
+        }
+        Ok(result)
+    }
+
+    fn targets(&self) -> Option<(&QueueName, Targets)> {
+        match self {
+            Self::Delete(Delete { queue, targets })
+            | Self::Archive(Archive { queue, targets })
+            | Self::SetVisibilityTimeout(SetVisibilityTimeout { queue, targets, .. }) => Some((queue, targets.clone())),
+            Self::Release(Release { queue, receipts, .. }) => Some((queue, Targets::Receipts(receipts.clone()))),
+            Self::Send(_) | Self::SendBatch(_) | Self::SendTopic(_) => None,
+        }
+    }
+
+    fn tell(&self, result: &TransactResult, broker: &Broker) {
+        match (self, result) {
+            (Self::Send(send), TransactResult::Send(output)) => send.tell(output, broker),
+            (Self::SendBatch(send), TransactResult::SendBatch(output)) => send.tell(output, broker),
+            (Self::Delete(delete), TransactResult::Delete(output)) => delete.tell(output, broker),
+            (Self::Archive(archive), TransactResult::Archive(output)) => archive.tell(output, broker),
+            (Self::Release(release), TransactResult::Release(output)) => release.tell(output, broker),
+            (Self::SetVisibilityTimeout(set), TransactResult::SetVisibilityTimeout(output)) => set.tell(output, broker),
+            (_, TransactResult::SendTopic(copies)) => tell_of_copies(copies, broker),
+            _ => {}
+        }
+    }
+}
+
+fn refuse_unsettled(results: &[ItemResult]) -> Result<()> {
+    for (index, result) in results.iter().enumerate() {
+        let (kind, what) = match result.outcome {
+            Outcome::Done => continue,
+            Outcome::Stale => (Kind::StaleReceipt, "another read has taken the message since"),
+            Outcome::NotFound => (Kind::ReceiptNotFound, "the message is gone"),
+        };
+        return Err(Error::new(kind, format!("receipt {index}: {what}; nothing of the transaction was applied"))
+            .with("item_index", index.to_string()));
+    }
+    Ok(())
+}
