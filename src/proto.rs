@@ -1,5 +1,5 @@
 //! The contract's generated types, and its descriptors for reflection.
-#![expect(missing_docs, clippy::large_enum_variant, unused_qualifications, reason = "generated code")]
+#![expect(clippy::large_enum_variant, unused_qualifications, reason = "generated code")]
 
 /// Package `pgmq.v1`.
 pub mod v1 {

@@ -66,6 +66,26 @@ impl VisibilityTimeout {
     }
 }
 
+/// The most bytes of a read's condition.
+pub const MAX_CONDITIONAL_BYTES: usize = 64 * 1024;
+
+/// Takes the condition of a read: JSON text that a body must contain; none for no text.
+///
+/// # Errors
+/// `InvalidConditional` for what is no JSON or too large.
+pub fn conditional(text: String) -> Result<Option<String>, Invalid> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let refuse = |why: String| Invalid::new(Kind::InvalidConditional, why);
+    let scanned = super::json::scan(&text)
+        .map_err(|error| refuse(error.to_string()).with("position", error.offset))?;
+    if scanned.rendered_bytes > MAX_CONDITIONAL_BYTES {
+        return Err(refuse(format!("may take {MAX_CONDITIONAL_BYTES} bytes; this takes {}", scanned.rendered_bytes)));
+    }
+    Ok(Some(text))
+}
+
 /// Takes a span of at most `limit` and gives it in milliseconds, rounded up.
 ///
 /// # Errors
@@ -110,7 +130,7 @@ pub fn count(value: i32, default: i32, limit: i32) -> Result<i32, Invalid> {
     match value {
         0 => Ok(default),
         1.. if value <= limit => Ok(value),
-        _ => Err(Invalid::new(Kind::InvalidCount, format!("must be 1 to {limit}; 0 means {default}"))),
+        _ => Err(Invalid::new(Kind::InvalidCount, format!("must be 1 to {limit}; 0 means {default}")).with("limit", limit)),
     }
 }
 
@@ -122,7 +142,8 @@ pub fn length(items: usize, limit: usize) -> Result<(), Invalid> {
     match items {
         0 => Err(Invalid::new(Kind::MissingField, "at least one is needed")),
         _ if items <= limit => Ok(()),
-        _ => Err(Invalid::new(Kind::InvalidCount, format!("at most {limit} are taken; these are {items}"))),
+        _ => Err(Invalid::new(Kind::InvalidCount, format!("at most {limit} are taken; these are {items}"))
+            .with("limit", limit)),
     }
 }
 

@@ -48,6 +48,7 @@ pub enum Kind {
     DeadlineExceeded,
     PermissionDenied,
     Internal,
+    MalformedRequest,
 }
 
 /// Whether a failed call may have changed the database.
@@ -68,6 +69,8 @@ pub struct Violation {
     pub kind: Kind,
     /// What is wrong and what would be right.
     pub description: String,
+    /// A fact for the caller's program, such as the limit that was exceeded.
+    pub fact: Option<(&'static str, String)>,
 }
 
 /// A single value that was refused; it becomes a [`Violation`] where its field is known.
@@ -77,17 +80,26 @@ pub struct Invalid {
     pub kind: Kind,
     /// What is wrong and what would be right.
     pub description: String,
+    /// A fact for the caller's program, such as the limit that was exceeded.
+    pub fact: Option<(&'static str, String)>,
 }
 
 impl Invalid {
     /// Says why a value is refused.
     pub fn new(kind: Kind, description: impl Into<String>) -> Self {
-        Self { kind, description: description.into() }
+        Self { kind, description: description.into(), fact: None }
+    }
+
+    /// Adds a fact for the caller's program.
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: impl ToString) -> Self {
+        self.fact = Some((key, value.to_string()));
+        self
     }
 
     /// Names the field that holds the value.
     pub fn at(self, field: impl Into<String>) -> Violation {
-        Violation { field: field.into(), kind: self.kind, description: self.description }
+        Violation { field: field.into(), kind: self.kind, description: self.description, fact: self.fact }
     }
 }
 
@@ -128,6 +140,10 @@ impl Error {
         };
         let kind = violations.first().map_or(Kind::MissingField, |violation| violation.kind);
         let mut error = Self::new(kind, message);
+        if let Some(first) = violations.first() {
+            error.0.metadata.push(("field", first.field.clone()));
+            error.0.metadata.extend(first.fact.clone());
+        }
         error.0.violations = violations;
         error
     }
@@ -211,7 +227,8 @@ impl Error {
             | Kind::OutcomeUnknownRetrySafe
             | Kind::DeadlineExceeded
             | Kind::Internal => Applied::Unknown,
-            Kind::InvalidQueueName
+            Kind::MalformedRequest
+            | Kind::InvalidQueueName
             | Kind::MissingField
             | Kind::ConflictingFields
             | Kind::InvalidJson

@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 use super::database::Connection;
 use super::row::column;
 use super::statement::{Effect, Statement};
-use crate::domain::{Error, QueueName, Result, Timestamp};
+use crate::domain::{Error, QueueName, Result};
 
 /// How many queues' tables are remembered.
 const CAPACITY: usize = 10_000;
@@ -18,7 +18,7 @@ const FIND: Statement = Statement::new(
     "find_queue",
     Effect::Reads,
     "-- pgmq-grpc: find_queue
-SELECT m.created_at, format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_table,
+SELECT format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_table,
   format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table
 FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
 );
@@ -30,8 +30,6 @@ pub(super) struct QueueTable {
     pub(super) queue: String,
     /// Its archive's table, qualified and quoted.
     pub(super) archive: String,
-    /// When the queue was made, as far as this server knows: another may have made it anew since.
-    pub(super) created_at: Timestamp,
     /// The table has the column `last_read_at`.
     pub(super) fenced_by_read_time: bool,
 }
@@ -83,7 +81,6 @@ impl Connection {
         let table = Arc::new(QueueTable {
             queue: column(row, "queue_table")?,
             archive: column(row, "archive_table")?,
-            created_at: column(row, "created_at")?,
             fenced_by_read_time: strong,
         });
         self.catalog().tables.insert(queue.clone(), Arc::clone(&table));

@@ -249,16 +249,6 @@ impl Connection {
         answer.map_err(|failed| error::of_statement(failed, statement.effect))
     }
 
-    /// When the call that holds this connection stops waiting.
-    pub(super) fn deadline(&self) -> Deadline {
-        self.deadline
-    }
-
-    /// The database that this connection is one of.
-    pub(super) fn database(&self) -> &Database {
-        &self.database
-    }
-
     pub(super) fn catalog(&self) -> &Catalog {
         &self.database.shared.catalog
     }

@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::database::Connection;
+use super::database::{Connection, Parameter};
 use super::row::column;
 use super::statement::{Effect, Statement};
 use super::version::Feature;
@@ -168,7 +168,7 @@ impl Connection {
         kind: QueueKind,
         partitioning: &Partitioning,
     ) -> Result<()> {
-        let name: Parameters1 = [(&queue.as_str(), Type::TEXT)];
+        let name: [Parameter<'_>; 1] = [(&queue.as_str(), Type::TEXT)];
         if let Some(twin) = self.query(&FIND_TWIN, &name).await?.first() {
             let twin: &str = column(twin, "name")?;
             return Err(Error::new(
@@ -189,8 +189,9 @@ impl Connection {
         if !installation.partman {
             return Err(partman_not_installed());
         }
-        let mut parameters = vec![
-            (&queue.as_str() as _, Type::TEXT),
+        let name = queue.as_str();
+        let mut parameters: Vec<Parameter<'_>> = vec![
+            (&name as _, Type::TEXT),
             (&partitioning.interval as _, Type::TEXT),
             (&partitioning.retention as _, Type::TEXT),
         ];
@@ -217,8 +218,9 @@ impl Connection {
         let schema: &str = column(schema, "name")?;
         let mut statement = Statement::new("same_partitioning", Effect::Reads, SAME_PARTITIONING);
         statement.text = SAME_PARTITIONING.replace("{p}", schema).into();
+        let name = queue.as_str();
         let parameters = [
-            (&queue.as_str() as _, Type::TEXT),
+            (&name as _, Type::TEXT),
             (&partitioning.interval as _, Type::TEXT),
             (&partitioning.retention as _, Type::TEXT),
             (&partitioning.premake as _, Type::INT4),
@@ -232,7 +234,7 @@ impl Connection {
     /// # Errors
     /// `QueueNotFound`; `QueueBusy` if a lock was not free within 2 s.
     pub async fn drop_queue(&mut self, queue: &QueueName) -> Result<()> {
-        let name: Parameters1 = [(&queue.as_str(), Type::TEXT)];
+        let name: [Parameter<'_>; 1] = [(&queue.as_str(), Type::TEXT)];
         let rows = self.query(&DROP, &name).await?;
         self.catalog().forget(queue);
         let Some(row) = rows.first() else {
@@ -255,8 +257,6 @@ impl Connection {
         column(row, "purged")
     }
 }
-
-type Parameters1<'a> = [super::database::Parameter<'a>; 1];
 
 /// The error of everything that needs pg_partman where it is missing.
 pub(super) fn partman_not_installed() -> Error {

@@ -41,12 +41,14 @@ pub(super) fn connector(url: &DatabaseUrl) -> Result<MakeRustlsConnect> {
         .map_err(Error::internal)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    let config = match &url.client_certificate {
+    let mut config = match &url.client_certificate {
         Some(own) => builder
             .with_client_auth_cert(certificates(&own.certificate)?, private_key(&own.key)?)
             .map_err(Error::internal)?,
         None => builder.with_no_client_auth(),
     };
+    // What `sslnegotiation=direct` needs, and what an ordinary negotiation may have.
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
     Ok(MakeRustlsConnect::new(config))
 }
 

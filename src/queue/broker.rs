@@ -44,14 +44,14 @@ pub struct Call {
 }
 
 /// Something that a caller can ask for with one request and one answer.
-pub trait Operation: Sized + std::marker::Send + 'static {
+pub trait Operation: Sized + Send + 'static {
     /// The operation's name in logs.
     const NAME: &'static str;
     /// What it gives.
-    type Output: std::marker::Send + 'static;
+    type Output: Send + 'static;
 
     /// Does it.
-    fn run(self, broker: &Broker, call: &Call) -> impl Future<Output = Result<Self::Output>> + std::marker::Send;
+    fn run(self, broker: &Broker, call: &Call) -> impl Future<Output = Result<Self::Output>> + Send;
 
     /// Takes back an output whose caller is gone.
     fn abandoned(output: Self::Output, _broker: &Broker) {
@@ -60,14 +60,14 @@ pub trait Operation: Sized + std::marker::Send + 'static {
 }
 
 /// An operation that needs one connection for one short while, and can be tried again if it collided with others.
-pub trait OnConnection: std::marker::Send + Sync + 'static {
+pub trait OnConnection: Send + Sync + 'static {
     /// The operation's name in logs.
     const NAME: &'static str;
     /// What it gives.
-    type Output: std::marker::Send + 'static;
+    type Output: Send + 'static;
 
     /// Does it on a connection.
-    fn apply(&self, connection: &mut Connection) -> impl Future<Output = Result<Self::Output>> + std::marker::Send;
+    fn apply(&self, connection: &mut Connection) -> impl Future<Output = Result<Self::Output>> + Send;
 
     /// Tells those who wait what has changed, after the commit.
     fn tell(&self, _output: &Self::Output, _broker: &Broker) {}

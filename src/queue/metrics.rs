@@ -2,7 +2,7 @@
 
 use super::{Broker, Call, OnConnection, Operation};
 use crate::domain::page::{Page, Paged};
-use crate::domain::queue::{MeasuredQueue, Metrics};
+use crate::domain::queue::MeasuredQueue;
 use crate::domain::{Error, Kind, QueueName, Result};
 use crate::pg::Connection;
 

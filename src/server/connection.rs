@@ -1,0 +1,138 @@
+//! HTTP/2 connections with all limits set.
+//!
+//! hyper is driven here and not by tonic's own server, because tonic answers an expired `grpc-timeout` with CANCELLED,
+//! caps no connections, and waits without a limit when it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::listener::{Accepted, Listener};
+use super::routes::Routes;
+
+const MAX_STREAMS: u32 = 200;
+const MAX_LOCAL_RESETS: usize = 1_024;
+const MAX_PENDING_RESETS: usize = 50;
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause after a failed accept, which usually means that no file descriptor is free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// All connections of a server.
+pub(super) struct Connections {
+    routes: Routes,
+    places: Arc<Semaphore>,
+    drain: CancellationToken,
+    aborted: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Connections {
+    /// At most so many connections to these routes; they close in order once `drain` is cancelled.
+    pub(super) fn new(routes: Routes, limit: usize, drain: CancellationToken) -> Self {
+        Self {
+            routes,
+            places: Arc::new(Semaphore::new(limit)),
+            drain,
+            aborted: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Accepts connections until the drain begins. Beyond the limit they wait in the system's queue.
+    pub(super) fn accept_from(&self, listener: Listener) {
+        let (routes, places, tasks) = (self.routes.clone(), Arc::clone(&self.places), self.tasks.clone());
+        let (drain, aborted) = (self.drain.clone(), self.aborted.clone());
+        self.tasks.spawn(async move {
+            let mut failing = false;
+            loop {
+                let accepted = tokio::select! {
+                    () = drain.cancelled() => return,
+                    place = Arc::clone(&places).acquire_owned() => {
+                        let Ok(place) = place else { return };
+                        tokio::select! {
+                            () = drain.cancelled() => return,
+                            accepted = listener.accept() => accepted.map(|accepted| (accepted, place)),
+                        }
+                    }
+                };
+                match accepted {
+                    Ok((accepted, place)) => {
+                        failing = false;
+                        let (routes, drain, aborted) = (routes.clone(), drain.clone(), aborted.clone());
+                        tasks.spawn(async move {
+                            serve(accepted, routes, drain, aborted).await;
+                            drop(place);
+                        });
+                    }
+                    Err(error) => {
+                        if !failing {
+                            tracing::warn!(address = listener.address(), %error, "cannot accept connections");
+                        }
+                        failing = true;
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Waits until all connections are closed, once the drain has begun.
+    pub(super) async fn closed(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Cuts off what is still connected.
+    pub(super) fn abort(&self) {
+        self.aborted.cancel();
+    }
+}
+
+async fn serve(accepted: Accepted, routes: Routes, drain: CancellationToken, aborted: CancellationToken) {
+    match accepted {
+        Accepted::Tcp(io) => serve_io(io, routes, drain, aborted).await,
+        Accepted::Unix(io) => serve_io(io, routes, drain, aborted).await,
+    }
+}
+
+async fn serve_io<I>(io: I, routes: Routes, drain: CancellationToken, aborted: CancellationToken)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    let mut connection = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(routes)));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = aborted.cancelled() => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}

@@ -1,0 +1,193 @@
+//! The process: listeners, layers, health, reflection, and an orderly end.
+
+mod banner;
+mod connection;
+mod health;
+mod layer;
+mod listener;
+mod routes;
+mod shutdown;
+
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, DatabaseSource, DatabaseUrl, Tls};
+use crate::domain::Limits;
+use crate::engine::Events;
+use crate::pg::embedded::{self, Embedded};
+use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader};
+use crate::queue::Broker;
+use crate::service::Service;
+
+use connection::Connections;
+pub use health::check as check_health;
+use listener::Listener;
+use shutdown::Signals;
+
+/// How long the start waits to hear from the database before it says hello without.
+const FIRST_CHECK: Duration = Duration::from_secs(5);
+
+/// How long clients may take to close their connections once everything is answered.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Why a server could not start, or did not end in order.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The embedded Postgres did not start.
+    #[error(transparent)]
+    Embedded(#[from] embedded::Error),
+    /// The connections to the database could not be prepared.
+    #[error("the connections to the database cannot be prepared")]
+    Database(#[from] crate::domain::Error),
+    /// An address could not be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Reflection could not be prepared.
+    #[error("the contract's descriptors cannot be served")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// Signals could not be listened for.
+    #[error("signals cannot be listened for")]
+    Signals(#[source] std::io::Error),
+    /// The embedded Postgres ended while it was needed.
+    #[error("the embedded postgres ended by itself")]
+    PostgresEnded(#[source] embedded::Error),
+    /// Calls were still running when the drain's time was up.
+    #[error("calls were still running after the drain limit of {0:?}; they were cut off")]
+    DrainLimit(Duration),
+    /// A second signal came.
+    #[error("ended at once by a second signal")]
+    SecondSignal,
+}
+
+/// Serves until a signal comes, and then ends in order.
+///
+/// # Errors
+/// Whatever prevents the start, and an end that was not in order.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let signals = Signals::listen().map_err(ServeError::Signals)?;
+    // Before the database, so that a taken address is known at once.
+    let listeners = Listener::bind_all(&config.listen).await?;
+    let Some(mut embedded) = start_database(&config, &signals).await? else {
+        return Ok(());
+    };
+    let served = serve_on(&config, listeners, embedded.as_mut(), signals).await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await?;
+    }
+    served
+}
+
+/// Starts the embedded Postgres if there is to be one; none at all if a signal came meanwhile.
+async fn start_database(config: &Config, signals: &Signals) -> Result<Option<Option<Embedded>>, ServeError> {
+    let DatabaseSource::Embedded(wanted) = &config.database else {
+        return Ok(Some(None));
+    };
+    let options = embedded::Options {
+        data_dir: wanted.data_dir.clone(),
+        ephemeral: wanted.ephemeral,
+        bin_dir: wanted.bin_dir.clone(),
+        tcp_port: wanted.tcp_port,
+    };
+    tokio::select! {
+        started = Embedded::start(&options) => Ok(Some(Some(started?))),
+        () = signals.first() => Ok(None),
+    }
+}
+
+async fn serve_on(
+    config: &Config,
+    listeners: Vec<Listener>,
+    mut embedded: Option<&mut Embedded>,
+    signals: Signals,
+) -> Result<(), ServeError> {
+    let url = match (&config.database, &embedded) {
+        (DatabaseSource::External(url), _) => (**url).clone(),
+        (DatabaseSource::Embedded(_), Some(embedded)) => of_embedded(embedded),
+        (DatabaseSource::Embedded(_), None) => return Ok(()),
+    };
+    let limits = PoolLimits { connections: config.pool_size, waiting_calls: config.max_waiting_calls };
+    let database = Database::new(&url, limits)?;
+    let monitor = Monitor::new(database.clone(), &url, !config.no_install, config.health_interval)?;
+    let mut state = monitor.subscribe();
+    let broker = Broker {
+        database: database.clone(),
+        events: Events::default(),
+        upgrader: Upgrader::new(&url, !config.no_install),
+        limits: Limits { max_message_bytes: config.max_message_bytes },
+        replica: replica(),
+        max_stream_age: config.max_stream_age,
+        drain: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
+    let health = health::Health::new(monitor.subscribe(), broker.drain.clone()).await;
+    let service = Service::new(broker.clone(), config.default_deadline);
+    let routes = routes::build(service, health.service())?;
+
+    let background = TaskTracker::new();
+    let stop_background = CancellationToken::new();
+    background.spawn(monitor.run(stop_background.clone()));
+    background.spawn(health.run(stop_background.clone()));
+    // So that the banner can say which pgmq was found; a database that is down does not hold up the start.
+    let _ = timeout(FIRST_CHECK, state.wait_for(|state| *state != DatabaseState::Unknown)).await;
+
+    let connections = Connections::new(routes, config.max_connections, broker.drain.clone());
+    banner::print(config, &listeners, &url, embedded.as_deref(), database.known_installation().as_deref());
+    for listener in listeners {
+        connections.accept_from(listener);
+    }
+
+    let ended = tokio::select! {
+        () = signals.first() => Ok(()),
+        error = postgres_ended(embedded.as_deref_mut()) => Err(ServeError::PostgresEnded(error)),
+    };
+    let limit = config.drain_timeout;
+    tracing::info!(drain_limit = ?limit, "draining");
+    let drained = tokio::select! {
+        drained = drain(&broker, &connections, limit) => drained,
+        () = signals.second() => Err(ServeError::SecondSignal),
+    };
+    stop_background.cancel();
+    background.close();
+    let _ = timeout(GOODBYE, background.wait()).await;
+    tracing::info!("stopped");
+    ended.and(drained)
+}
+
+/// Ends in order: no new calls, true answers for those that wait, `closing` on every stream, then the connections.
+async fn drain(broker: &Broker, connections: &Connections, limit: Duration) -> Result<(), ServeError> {
+    let until = Instant::now() + limit;
+    broker.drain.cancel();
+    broker.tasks.close();
+    let done = timeout_at(until, broker.tasks.wait()).await;
+    // A stream that never ends by itself, such as a health watch, must not hold up the end.
+    let _ = timeout_at(until.min(Instant::now() + GOODBYE), connections.closed()).await;
+    connections.abort();
+    done.map_err(|_| ServeError::DrainLimit(limit))
+}
+
+async fn postgres_ended(embedded: Option<&mut Embedded>) -> embedded::Error {
+    match embedded {
+        Some(embedded) => embedded.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn of_embedded(embedded: &Embedded) -> DatabaseUrl {
+    DatabaseUrl { config: embedded.config(), tls: Tls::Disable, ca_file: None, client_certificate: None }
+}
+
+/// A name that differs between servers of one database, also on one machine.
+fn replica() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    format!("{}-{}", host.as_deref().unwrap_or("pgmq-grpc"), id.split_at(24).1)
+}

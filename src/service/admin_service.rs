@@ -1,0 +1,61 @@
+//! `pgmq.v1.AdminService`.
+
+use tonic::{Request, Response, Status};
+
+use super::Service;
+use crate::proto::v1::admin_service_server::AdminService;
+use crate::proto::v1::{
+    ConvertArchivePartitionedRequest, ConvertArchivePartitionedResponse, CreateFifoIndexRequest,
+    CreateFifoIndexResponse, DisableNotificationsRequest, DisableNotificationsResponse, EnableNotificationsRequest,
+    EnableNotificationsResponse, InstallPgmqRequest, InstallPgmqResponse, ListNotificationsRequest,
+    ListNotificationsResponse, UpdateNotificationsRequest, UpdateNotificationsResponse,
+};
+use crate::queue;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl AdminService for Service {
+    async fn install_pgmq(&self, request: Request<InstallPgmqRequest>) -> Answer<InstallPgmqResponse> {
+        self.call::<queue::InstallPgmq, _, _>(request).await
+    }
+
+    async fn create_fifo_index(&self, request: Request<CreateFifoIndexRequest>) -> Answer<CreateFifoIndexResponse> {
+        self.call::<queue::CreateFifoIndex, _, _>(request).await
+    }
+
+    async fn convert_archive_partitioned(
+        &self,
+        request: Request<ConvertArchivePartitionedRequest>,
+    ) -> Answer<ConvertArchivePartitionedResponse> {
+        self.call::<queue::ConvertArchivePartitioned, _, _>(request).await
+    }
+
+    async fn enable_notifications(
+        &self,
+        request: Request<EnableNotificationsRequest>,
+    ) -> Answer<EnableNotificationsResponse> {
+        self.call::<queue::EnableNotifications, _, _>(request).await
+    }
+
+    async fn disable_notifications(
+        &self,
+        request: Request<DisableNotificationsRequest>,
+    ) -> Answer<DisableNotificationsResponse> {
+        self.call::<queue::DisableNotifications, _, _>(request).await
+    }
+
+    async fn update_notifications(
+        &self,
+        request: Request<UpdateNotificationsRequest>,
+    ) -> Answer<UpdateNotificationsResponse> {
+        self.call::<queue::UpdateNotifications, _, _>(request).await
+    }
+
+    async fn list_notifications(
+        &self,
+        request: Request<ListNotificationsRequest>,
+    ) -> Answer<ListNotificationsResponse> {
+        self.call::<queue::ListNotifications, _, _>(request).await
+    }
+}

@@ -1,0 +1,67 @@
+//! The one way of every unary RPC: request → operation → output → reply.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use super::convert::{Fields, FromRequest};
+use super::{RequestId, to_status};
+use crate::domain::{Deadline, Error, Invalid, Kind};
+use crate::queue::{Broker, Operation};
+
+/// Metadata in which a caller may repeat the queue, so that a mesh can route and limit by it.
+const QUEUE_METADATA: &str = "pgmq-queue";
+
+/// Serves all RPCs.
+#[derive(Clone)]
+pub struct Service {
+    pub(super) broker: Broker,
+    default_deadline: Duration,
+}
+
+impl Service {
+    /// Serves over a broker; calls whose caller sets no deadline get the default one.
+    pub fn new(broker: Broker, default_deadline: Duration) -> Self {
+        Self { broker, default_deadline }
+    }
+
+    /// Converts a request, runs its operation, converts the output.
+    pub(super) async fn call<O, Req, Res>(&self, request: Request<Req>) -> Result<Response<Res>, Status>
+    where
+        O: Operation + FromRequest<Req>,
+        Res: From<O::Output>,
+    {
+        let request_id = request_id(&request);
+        let deadline = self.deadline(&request, O::DEFAULT_DEADLINE.unwrap_or(self.default_deadline));
+        let answer = match self.parse::<O, Req>(request) {
+            Ok(operation) => self.broker.run(operation, deadline).await,
+            Err(error) => Err(error),
+        };
+        answer.map(|output| Response::new(output.into())).map_err(|error| to_status(&error, &request_id))
+    }
+
+    /// Converts a request into its operation, or names every field that is wrong.
+    pub(super) fn parse<O: FromRequest<Req>, Req>(&self, request: Request<Req>) -> Result<O, Error> {
+        let (metadata, _, request) = request.into_parts();
+        let mut fields = Fields::default();
+        if let (Some(named), Some(queue)) = (metadata.get(QUEUE_METADATA), O::queue(&request))
+            && named.as_bytes() != queue.as_bytes()
+        {
+            let description = format!("metadata {QUEUE_METADATA} names another queue than the request");
+            fields.refuse("queue", Invalid::new(Kind::MetadataMismatch, description));
+        }
+        let operation = O::parse(request, &self.broker.limits, &mut fields);
+        fields.finish(operation)
+    }
+
+    /// The caller's deadline, or the default.
+    pub(super) fn deadline<Req>(&self, request: &Request<Req>, default: Duration) -> Deadline {
+        request.extensions().get::<Deadline>().copied().unwrap_or_else(|| Deadline::within(default))
+    }
+}
+
+/// The request's id, which the server's outermost layer has set.
+pub(super) fn request_id<Req>(request: &Request<Req>) -> RequestId {
+    let known = request.extensions().get::<RequestId>().cloned();
+    known.unwrap_or_else(|| RequestId::of(&http::HeaderMap::new()))
+}

@@ -1,0 +1,52 @@
+//! The fields of a request as they are checked: every refused one is remembered with its path.
+
+use crate::domain::{Error, Invalid, Result, Violation};
+
+/// Collects what is wrong with a request.
+#[derive(Debug, Default)]
+pub(in crate::service) struct Fields {
+    path: String,
+    violations: Vec<Violation>,
+}
+
+impl Fields {
+    /// Takes a field's value, or remembers why it was refused.
+    pub(super) fn take<T>(&mut self, field: &str, parsed: Result<T, Invalid>) -> Option<T> {
+        parsed.map_err(|invalid| self.refuse(field, invalid)).ok()
+    }
+
+    /// Takes a value made of several fields, or remembers which of them were refused.
+    pub(super) fn take_all<T>(&mut self, parsed: Result<T, Vec<(&'static str, Invalid)>>) -> Option<T> {
+        match parsed {
+            Ok(value) => Some(value),
+            Err(refused) => {
+                for (field, invalid) in refused {
+                    self.refuse(field, invalid);
+                }
+                None
+            }
+        }
+    }
+
+    /// Remembers why a field is refused.
+    pub(in crate::service) fn refuse(&mut self, field: &str, invalid: Invalid) {
+        self.violations.push(invalid.at(format!("{}{field}", self.path)));
+    }
+
+    /// Checks fields below a path such as `messages[17].`.
+    pub(super) fn within<T>(&mut self, segment: &str, check: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = self.path.len();
+        self.path.push_str(segment);
+        let checked = check(self);
+        self.path.truncate(outer);
+        checked
+    }
+
+    /// The value, if nothing was refused.
+    pub(in crate::service) fn finish<T>(self, value: Option<T>) -> Result<T> {
+        match value {
+            Some(value) if self.violations.is_empty() => Ok(value),
+            _ => Err(Error::invalid(self.violations)),
+        }
+    }
+}

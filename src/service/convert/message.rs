@@ -1,0 +1,136 @@
+//! Messages on the wire.
+
+use super::time::{moment, span, timestamp};
+use super::{Fields, FromRequest};
+use crate::domain::bounds::{self, MAX_BATCH, MAX_DELAY};
+use crate::domain::{self, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Schedule};
+use crate::proto::v1;
+use crate::queue;
+
+/// Converts the schedule oneof, which each sending message of the contract has as a type of its own.
+macro_rules! schedule {
+    ($fields:expr, $schedule:expr, $type:path) => {{
+        use $type as Given;
+        match $schedule {
+            None => Some(Schedule::NOW),
+            Some(Given::Delay(delay)) => {
+                let delay = span(delay).and_then(|delay| bounds::millis(delay, MAX_DELAY));
+                $fields.take("delay", delay).map(Schedule::AfterMillis)
+            }
+            Some(Given::VisibleAt(at)) => {
+                let at = moment(at).and_then(|at| bounds::moment(at, MAX_DELAY));
+                $fields.take("visible_at", at).map(Schedule::At)
+            }
+        }
+    }};
+}
+pub(super) use schedule;
+
+/// The queue's name in field `queue`.
+pub(super) fn queue_name(fields: &mut Fields, name: String) -> Option<QueueName> {
+    fields.take("queue", QueueName::try_from(name))
+}
+
+/// A message's texts and schedule.
+pub(super) fn outgoing(
+    fields: &mut Fields,
+    limits: &Limits,
+    message: String,
+    headers: String,
+    group: &str,
+    schedule: Option<Schedule>,
+) -> Option<OutgoingMessage> {
+    // A refused schedule is remembered already; the texts are still worth checking.
+    let parsed = OutgoingMessage::parse(message, headers, group, schedule.unwrap_or(Schedule::NOW), limits);
+    fields.take_all(parsed).filter(|_| schedule.is_some())
+}
+
+/// A batch of 1 to 1,000 messages.
+pub(super) fn outgoing_batch(
+    fields: &mut Fields,
+    limits: &Limits,
+    messages: Vec<v1::OutgoingMessage>,
+) -> Option<Vec<OutgoingMessage>> {
+    fields.take("messages", bounds::length(messages.len(), MAX_BATCH))?;
+    let parsed = messages.into_iter().enumerate().map(|(index, message)| {
+        fields.within(&format!("messages[{index}]."), |fields| {
+            let v1::OutgoingMessage { message, headers, group, schedule } = message;
+            let schedule = schedule!(fields, schedule, v1::outgoing_message::Schedule);
+            outgoing(fields, limits, message, headers, &group, schedule)
+        })
+    });
+    // All are checked, so that all that are wrong are named.
+    let parsed: Vec<Option<OutgoingMessage>> = parsed.collect();
+    parsed.into_iter().collect()
+}
+
+impl FromRequest<v1::SendRequest> for queue::Send {
+    fn queue(request: &v1::SendRequest) -> Option<&str> {
+        Some(&request.queue)
+    }
+
+    fn parse(request: v1::SendRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+        let v1::SendRequest { queue, message, headers, group, schedule } = request;
+        let queue = queue_name(fields, queue);
+        let schedule = schedule!(fields, schedule, v1::send_request::Schedule);
+        let message = outgoing(fields, limits, message, headers, &group, schedule);
+        Some(Self { queue: queue?, message: message? })
+    }
+}
+
+impl From<i64> for v1::SendResponse {
+    fn from(msg_id: i64) -> Self {
+        Self { msg_id }
+    }
+}
+
+impl FromRequest<v1::SendBatchRequest> for queue::SendBatch {
+    fn queue(request: &v1::SendBatchRequest) -> Option<&str> {
+        Some(&request.queue)
+    }
+
+    fn parse(request: v1::SendBatchRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+        let queue = queue_name(fields, request.queue);
+        let messages = outgoing_batch(fields, limits, request.messages);
+        Some(Self { queue: queue?, messages: messages? })
+    }
+}
+
+impl From<Vec<i64>> for v1::SendBatchResponse {
+    fn from(msg_ids: Vec<i64>) -> Self {
+        Self { results: msg_ids.into_iter().map(|msg_id| v1::SendResult { msg_id }).collect() }
+    }
+}
+
+impl From<domain::Message> for v1::Message {
+    fn from(message: domain::Message) -> Self {
+        Self {
+            msg_id: message.msg_id,
+            read_ct: message.read_ct,
+            enqueued_at: Some(timestamp(message.enqueued_at)),
+            last_read_at: message.last_read_at.map(timestamp),
+            vt: Some(timestamp(message.vt)),
+            message: message.message.unwrap_or_default(),
+            headers: message.headers.unwrap_or_default(),
+            receipt: String::new(),
+        }
+    }
+}
+
+impl From<Delivery> for v1::Message {
+    fn from(delivery: Delivery) -> Self {
+        Self { receipt: delivery.receipt.encode(), ..delivery.message.into() }
+    }
+}
+
+/// Converts each item of a reply.
+pub(super) fn each<T, U: From<T>>(items: Vec<T>) -> Vec<U> {
+    items.into_iter().map(U::from).collect()
+}
+
+/// Refuses an enum's number that this server does not know.
+pub(super) fn known<T: TryFrom<i32>>(number: i32) -> Result<T, Invalid> {
+    T::try_from(number).map_err(|_| {
+        Invalid::new(domain::Kind::InvalidEnum, format!("{number} is no value that this server knows"))
+    })
+}

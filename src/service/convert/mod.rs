@@ -1,0 +1,32 @@
+//! Requests into operations, and outputs into replies.
+
+mod admin;
+mod fields;
+mod message;
+mod queues;
+mod read;
+mod settle;
+mod time;
+mod topics;
+mod transact;
+
+use std::time::Duration;
+
+pub(super) use fields::Fields;
+pub(super) use read::stream_response;
+
+use crate::domain::Limits;
+
+/// A request that stands for an operation.
+pub(super) trait FromRequest<Request>: Sized {
+    /// The deadline of a caller that sets none, where it is not the server's default.
+    const DEFAULT_DEADLINE: Option<Duration> = None;
+
+    /// The queue that the request names, if it names one.
+    fn queue(_request: &Request) -> Option<&str> {
+        None
+    }
+
+    /// Converts the request; whatever is refused goes into `fields`, and then nothing may come out.
+    fn parse(request: Request, limits: &Limits, fields: &mut Fields) -> Option<Self>;
+}

@@ -1,0 +1,148 @@
+//! Reads and pops on the wire.
+
+use std::time::Duration;
+
+use super::message::{each, known, queue_name};
+use super::time::{duration, span, timestamp};
+use super::{Fields, FromRequest};
+use crate::domain::bounds::{self, MAX_BATCH, VisibilityTimeout};
+use crate::domain::{self, Invalid, Kind, Limits, Ordering, Timestamp};
+use crate::pg::ReadOrder;
+use crate::proto::v1;
+use crate::queue::{self, ClosingReason, Handover, StreamItem, StreamOptions};
+
+const MAX_COUNT: i32 = MAX_BATCH as i32;
+const DEFAULT_MAX_IN_FLIGHT: i32 = 100;
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(25);
+const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
+
+/// The fields that say what a read takes, which both kinds of read have.
+fn read_order(
+    fields: &mut Fields,
+    queue: String,
+    visibility_timeout: Option<prost_types::Duration>,
+    ordering: i32,
+    conditional: String,
+) -> Option<ReadOrder> {
+    let queue = queue_name(fields, queue);
+    let visibility_timeout = match visibility_timeout {
+        None => Some(VisibilityTimeout::DEFAULT),
+        Some(given) => fields.take("visibility_timeout", span(given).and_then(VisibilityTimeout::parse)),
+    };
+    let ordering = fields.take("ordering", known::<v1::Ordering>(ordering)).map(|ordering| match ordering {
+        v1::Ordering::Unspecified | v1::Ordering::Unordered => Ordering::Unordered,
+        v1::Ordering::Grouped => Ordering::Grouped,
+        v1::Ordering::GroupedRoundRobin => Ordering::GroupedRoundRobin,
+        v1::Ordering::GroupedHead => Ordering::GroupedHead,
+    });
+    let conditional = fields.take("conditional", bounds::conditional(conditional));
+    let grouped = ordering.is_some_and(|ordering| ordering != Ordering::Unordered);
+    if grouped && conditional.as_ref().is_some_and(Option::is_some) {
+        fields.refuse("conditional", Invalid::new(Kind::ConflictingFields, "works with UNORDERED only"));
+    }
+    Some(ReadOrder {
+        queue: queue?,
+        visibility_timeout: visibility_timeout?,
+        ordering: ordering?,
+        conditional: conditional?,
+    })
+}
+
+impl FromRequest<v1::ReadBatchRequest> for queue::ReadBatch {
+    fn queue(request: &v1::ReadBatchRequest) -> Option<&str> {
+        Some(&request.queue)
+    }
+
+    fn parse(request: v1::ReadBatchRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+        let v1::ReadBatchRequest { queue, visibility_timeout, conditional, ordering, max_messages, wait } = request;
+        let order = read_order(fields, queue, visibility_timeout, ordering, conditional);
+        let count = fields.take("max_messages", bounds::count(max_messages, 1, MAX_COUNT));
+        let wait = fields.take("wait", wait.map_or(Ok(Duration::ZERO), |wait| span(wait).and_then(bounds::wait)));
+        Some(Self { order: order?, count: count?, wait: wait? })
+    }
+}
+
+impl From<Handover> for v1::ReadBatchResponse {
+    fn from(read: Handover) -> Self {
+        Self { messages: each(read.hand_over()) }
+    }
+}
+
+impl FromRequest<v1::ReadRequest> for StreamOptions {
+    fn queue(request: &v1::ReadRequest) -> Option<&str> {
+        Some(&request.queue)
+    }
+
+    fn parse(request: v1::ReadRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+        let v1::ReadRequest {
+            queue,
+            visibility_timeout,
+            conditional,
+            ordering,
+            max_in_flight,
+            heartbeat_interval,
+            max_messages,
+        } = request;
+        let order = read_order(fields, queue, visibility_timeout, ordering, conditional);
+        let max_in_flight =
+            fields.take("max_in_flight", bounds::count(max_in_flight, DEFAULT_MAX_IN_FLIGHT, MAX_COUNT));
+        let max_messages = fields.take("max_messages", bounds::count(max_messages, 0, i32::MAX));
+        let heartbeat = heartbeat_interval.map_or(Ok(DEFAULT_HEARTBEAT), |interval| {
+            span(interval).and_then(|interval| match HEARTBEATS.contains(&interval) {
+                true => Ok(interval),
+                false => Err(Invalid::new(Kind::InvalidDuration, "must be 1 s to 10 min")),
+            })
+        });
+        let heartbeat_interval = fields.take("heartbeat_interval", heartbeat);
+        Some(Self {
+            order: order?,
+            max_in_flight: usize::try_from(max_in_flight?).ok()?,
+            max_messages: usize::try_from(max_messages?).ok().filter(|&count| count > 0),
+            heartbeat_interval: heartbeat_interval?,
+        })
+    }
+}
+
+/// One item of a stream as a reply. Its messages are the client's from here on.
+pub(in crate::service) fn stream_response(item: StreamItem) -> v1::ReadResponse {
+    match item {
+        StreamItem::Messages(read) => v1::ReadResponse { messages: each(read.hand_over()), ..Default::default() },
+        StreamItem::Heartbeat { in_flight } => v1::ReadResponse {
+            heartbeat: Some(v1::Heartbeat {
+                server_time: Some(timestamp(Timestamp::now())),
+                in_flight: i32::try_from(in_flight).unwrap_or(i32::MAX),
+            }),
+            ..Default::default()
+        },
+        StreamItem::Closing { reason, retry_delay } => v1::ReadResponse {
+            closing: Some(v1::Closing {
+                reason: match reason {
+                    ClosingReason::Draining => v1::ClosingReason::Draining,
+                    ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
+                    ClosingReason::QueueDropped => v1::ClosingReason::QueueDropped,
+                }
+                .into(),
+                retry_delay: duration(retry_delay),
+            }),
+            ..Default::default()
+        },
+    }
+}
+
+impl FromRequest<v1::PopRequest> for queue::Pop {
+    fn queue(request: &v1::PopRequest) -> Option<&str> {
+        Some(&request.queue)
+    }
+
+    fn parse(request: v1::PopRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+        let queue = queue_name(fields, request.queue);
+        let count = fields.take("max_messages", bounds::count(request.max_messages, 1, MAX_COUNT));
+        Some(Self { queue: queue?, count: count? })
+    }
+}
+
+impl From<Vec<domain::Message>> for v1::PopResponse {
+    fn from(messages: Vec<domain::Message>) -> Self {
+        Self { messages: each(messages) }
+    }
+}

@@ -1,0 +1,93 @@
+//! Transactions on the wire.
+
+use super::{Fields, FromRequest};
+use crate::domain::bounds::{MAX_BATCH, MAX_OPERATIONS, length};
+use crate::domain::{Invalid, Kind, Limits};
+use crate::proto::v1;
+use crate::proto::v1::transact_operation::Operation;
+use crate::proto::v1::transact_result::Result as Reply;
+use crate::queue::{Transact, TransactOperation, TransactResult};
+
+impl FromRequest<v1::TransactRequest> for Transact {
+    fn parse(request: v1::TransactRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+        fields.take("operations", length(request.operations.len(), MAX_OPERATIONS))?;
+        let items: usize = request.operations.iter().filter_map(|given| given.operation.as_ref()).map(items).sum();
+        if items > MAX_BATCH {
+            let description = format!("all operations together take at most {MAX_BATCH} items; these have {items}");
+            fields.refuse("operations", Invalid::new(Kind::InvalidCount, description).with("limit", MAX_BATCH));
+            return None;
+        }
+        let parsed: Vec<Option<TransactOperation>> = request
+            .operations
+            .into_iter()
+            .enumerate()
+            .map(|(index, given)| {
+                fields.within(&format!("operations[{index}]."), |fields| operation(given, limits, fields))
+            })
+            .collect();
+        Some(Self { operations: parsed.into_iter().collect::<Option<_>>()? })
+    }
+}
+
+/// How many messages an operation sends or settles.
+fn items(operation: &Operation) -> usize {
+    match operation {
+        Operation::Send(_) | Operation::SendTopic(_) => 1,
+        Operation::SendBatch(send) => send.messages.len(),
+        Operation::Delete(delete) => delete.msg_ids.len() + delete.receipts.len(),
+        Operation::Archive(archive) => archive.msg_ids.len() + archive.receipts.len(),
+        Operation::Release(release) => release.receipts.len(),
+        Operation::SetVisibilityTimeout(set) => set.msg_ids.len() + set.receipts.len(),
+    }
+}
+
+fn operation(given: v1::TransactOperation, limits: &Limits, fields: &mut Fields) -> Option<TransactOperation> {
+    let Some(given) = given.operation else {
+        fields.refuse("operation", Invalid::new(Kind::MissingField, "an operation is needed"));
+        return None;
+    };
+    match given {
+        Operation::Send(request) => {
+            fields.within("send.", |fields| FromRequest::parse(request, limits, fields)).map(TransactOperation::Send)
+        }
+        Operation::SendBatch(request) => fields
+            .within("send_batch.", |fields| FromRequest::parse(request, limits, fields))
+            .map(TransactOperation::SendBatch),
+        Operation::SendTopic(request) => fields
+            .within("send_topic.", |fields| FromRequest::parse(request, limits, fields))
+            .map(TransactOperation::SendTopic),
+        Operation::Delete(request) => fields
+            .within("delete.", |fields| FromRequest::parse(request, limits, fields))
+            .map(TransactOperation::Delete),
+        Operation::Archive(request) => fields
+            .within("archive.", |fields| FromRequest::parse(request, limits, fields))
+            .map(TransactOperation::Archive),
+        Operation::Release(request) => fields
+            .within("release.", |fields| FromRequest::parse(request, limits, fields))
+            .map(TransactOperation::Release),
+        Operation::SetVisibilityTimeout(request) => fields
+            .within("set_visibility_timeout.", |fields| FromRequest::parse(request, limits, fields))
+            .map(TransactOperation::SetVisibilityTimeout),
+    }
+}
+
+impl From<Vec<TransactResult>> for v1::TransactResponse {
+    fn from(results: Vec<TransactResult>) -> Self {
+        Self { results: results.into_iter().map(v1::TransactResult::from).collect() }
+    }
+}
+
+impl From<TransactResult> for v1::TransactResult {
+    fn from(result: TransactResult) -> Self {
+        let reply = match result {
+            TransactResult::Send(output) => Reply::Send(output.into()),
+            TransactResult::SendBatch(output) => Reply::SendBatch(output.into()),
+            TransactResult::SendTopic(output) => Reply::SendTopic(output.into()),
+            TransactResult::Delete(output) => Reply::Delete(output.into()),
+            TransactResult::Archive(output) => Reply::Archive(output.into()),
+            TransactResult::Release(output) => Reply::Release(output.into()),
+            TransactResult::SetVisibilityTimeout(output) => Reply::SetVisibilityTimeout(output.into()),
+        };
+        Self { result: Some(reply) }
+    }
+}

@@ -1,0 +1,13 @@
+//! gRPC: requests into operations, outputs into replies, errors into statuses. One generic way for every unary RPC.
+
+mod admin_service;
+mod call;
+mod convert;
+mod queue_service;
+mod request_id;
+mod status;
+mod topic_service;
+
+pub use call::Service;
+pub use request_id::RequestId;
+pub use status::{DOMAIN, to_status};

@@ -1,0 +1,121 @@
+//! Errors into gRPC statuses: the only place that knows which kind is which code.
+
+use std::time::Duration;
+
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::RequestId;
+use crate::domain::error::chain;
+use crate::domain::{Error, Kind};
+use crate::proto::v1::ErrorReason;
+
+/// The domain of every `ErrorInfo`.
+pub const DOMAIN: &str = "pgmq.v1";
+
+/// The most field violations in one status.
+const MAX_VIOLATIONS: usize = 10;
+
+/// The status of a failed call, with its details and trailers; failures of the server's own are logged here.
+pub fn to_status(error: &Error, request_id: &RequestId) -> Status {
+    let (code, reason) = code_and_reason(error.kind());
+    log(error, code, reason, request_id);
+    let reason = reason_word(reason);
+    let metadata = error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata.collect::<std::collections::HashMap<_, _>>());
+    details.set_request_info(request_id.as_str(), "");
+    for violation in error.violations().iter().take(MAX_VIOLATIONS) {
+        details.add_bad_request_violation(&violation.field, &violation.description);
+    }
+    if let Some(delay) = error.retry_delay() {
+        details.set_retry_info(Some(delay));
+    }
+    let queue = error.metadata().iter().find(|(key, _)| *key == "queue");
+    if let (Some((_, queue)), Kind::QueueNotFound | Kind::QueueAlreadyExists) = (queue, error.kind()) {
+        details.set_resource_info("pgmq.v1.Queue", queue, "", error.to_string());
+    }
+    let trailers = trailers(error, reason, request_id);
+    Status::with_error_details_and_metadata(code, error.to_string(), details, trailers)
+}
+
+/// The name of a reason as `ErrorInfo` and the trailer have it: the enum's, without its prefix.
+pub(super) fn reason_word(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix("ERROR_REASON_").unwrap_or(name)
+}
+
+/// Which code and reason a kind is. No wildcard: a new kind must be decided here.
+pub(super) fn code_and_reason(kind: Kind) -> (Code, ErrorReason) {
+    use ErrorReason as Reason;
+    match kind {
+        Kind::InvalidQueueName => (Code::InvalidArgument, Reason::InvalidQueueName),
+        Kind::MissingField => (Code::InvalidArgument, Reason::MissingField),
+        Kind::ConflictingFields => (Code::InvalidArgument, Reason::ConflictingFields),
+        Kind::InvalidJson => (Code::InvalidArgument, Reason::InvalidJson),
+        Kind::InvalidHeaders => (Code::InvalidArgument, Reason::InvalidHeaders),
+        Kind::MessageTooLarge => (Code::InvalidArgument, Reason::MessageTooLarge),
+        Kind::InvalidDuration => (Code::InvalidArgument, Reason::InvalidDuration),
+        Kind::InvalidTimestamp => (Code::InvalidArgument, Reason::InvalidTimestamp),
+        Kind::InvalidCount => (Code::InvalidArgument, Reason::InvalidCount),
+        Kind::InvalidEnum => (Code::InvalidArgument, Reason::InvalidEnum),
+        Kind::InvalidConditional => (Code::InvalidArgument, Reason::InvalidConditional),
+        Kind::InvalidGroup => (Code::InvalidArgument, Reason::InvalidGroup),
+        Kind::InvalidReceipt => (Code::InvalidArgument, Reason::InvalidReceipt),
+        Kind::InvalidPageToken => (Code::InvalidArgument, Reason::InvalidPageToken),
+        Kind::InvalidPattern => (Code::InvalidArgument, Reason::InvalidPattern),
+        Kind::InvalidRoutingKey => (Code::InvalidArgument, Reason::InvalidRoutingKey),
+        Kind::InvalidPartitioning => (Code::InvalidArgument, Reason::InvalidPartitioning),
+        Kind::MetadataMismatch => (Code::InvalidArgument, Reason::MetadataMismatch),
+        Kind::QueueNotFound => (Code::NotFound, Reason::QueueNotFound),
+        Kind::QueueAlreadyExists => (Code::AlreadyExists, Reason::QueueAlreadyExists),
+        Kind::QueueKindMismatch => (Code::FailedPrecondition, Reason::QueueKindMismatch),
+        Kind::PgmqNotInstalled => (Code::FailedPrecondition, Reason::PgmqNotInstalled),
+        Kind::PgmqVersionUnsupported => (Code::Unimplemented, Reason::PgmqVersionUnsupported),
+        Kind::PartmanNotInstalled => (Code::FailedPrecondition, Reason::PartmanNotInstalled),
+        Kind::NotificationsNotEnabled => (Code::FailedPrecondition, Reason::NotificationsNotEnabled),
+        Kind::NoRoute => (Code::FailedPrecondition, Reason::NoRoute),
+        Kind::StaleReceipt => (Code::FailedPrecondition, Reason::StaleReceipt),
+        Kind::ReceiptNotFound => (Code::FailedPrecondition, Reason::ReceiptNotFound),
+        Kind::Conflict => (Code::Aborted, Reason::Conflict),
+        Kind::QueueBusy => (Code::Aborted, Reason::QueueBusy),
+        Kind::Overloaded => (Code::Unavailable, Reason::Overloaded),
+        Kind::DatabaseUnavailable => (Code::Unavailable, Reason::DatabaseUnavailable),
+        Kind::OutcomeUnknown => (Code::Unknown, Reason::OutcomeUnknown),
+        Kind::OutcomeUnknownRetrySafe => (Code::Unavailable, Reason::OutcomeUnknownRetrySafe),
+        Kind::Draining => (Code::Unavailable, Reason::Draining),
+        Kind::StorageFull => (Code::ResourceExhausted, Reason::StorageFull),
+        Kind::DatabaseResources => (Code::ResourceExhausted, Reason::DatabaseResources),
+        Kind::DeadlineExceeded => (Code::DeadlineExceeded, Reason::DeadlineExceeded),
+        Kind::PermissionDenied => (Code::PermissionDenied, Reason::PermissionDenied),
+        Kind::Internal => (Code::Internal, Reason::Internal),
+        Kind::MalformedRequest => (Code::InvalidArgument, Reason::MalformedRequest),
+    }
+}
+
+fn trailers(error: &Error, reason: &'static str, request_id: &RequestId) -> MetadataMap {
+    let mut trailers = MetadataMap::new();
+    trailers.insert("pgmq-reason", AsciiMetadataValue::from_static(reason));
+    if let Ok(id) = request_id.as_str().parse() {
+        trailers.insert("x-request-id", id);
+    }
+    if let (Kind::Overloaded, Some(delay)) = (error.kind(), error.retry_delay()) {
+        trailers.insert("grpc-retry-pushback-ms", AsciiMetadataValue::from(millis(delay)));
+    }
+    trailers
+}
+
+fn millis(delay: Duration) -> u64 {
+    u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn log(error: &Error, code: Code, reason: ErrorReason, request_id: &RequestId) {
+    let (reason, cause) = (reason_word(reason), chain(error));
+    match code {
+        Code::Internal => tracing::error!(%request_id, reason, cause, "call failed"),
+        Code::Unknown | Code::Unavailable | Code::ResourceExhausted | Code::PermissionDenied => {
+            tracing::warn!(%request_id, reason, cause, "call failed");
+        }
+        _ => tracing::debug!(%request_id, reason, "call refused"),
+    }
+}
