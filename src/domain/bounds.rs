@@ -78,10 +78,13 @@ pub fn conditional(text: String) -> Result<Option<String>, Invalid> {
         return Ok(None);
     }
     let refuse = |why: String| Invalid::new(Kind::InvalidConditional, why);
-    let scanned = super::json::scan(&text)
-        .map_err(|error| refuse(error.to_string()).with("position", error.offset))?;
+    let scanned =
+        super::json::scan(&text).map_err(|error| refuse(error.to_string()).with("position", error.offset))?;
     if scanned.rendered_bytes > MAX_CONDITIONAL_BYTES {
-        return Err(refuse(format!("may take {MAX_CONDITIONAL_BYTES} bytes; this takes {}", scanned.rendered_bytes)));
+        return Err(refuse(format!(
+            "may take {MAX_CONDITIONAL_BYTES} bytes; this takes {}",
+            scanned.rendered_bytes
+        )));
     }
     Ok(Some(text))
 }
@@ -130,7 +133,8 @@ pub fn count(value: i32, default: i32, limit: i32) -> Result<i32, Invalid> {
     match value {
         0 => Ok(default),
         1.. if value <= limit => Ok(value),
-        _ => Err(Invalid::new(Kind::InvalidCount, format!("must be 1 to {limit}; 0 means {default}")).with("limit", limit)),
+        _ => Err(Invalid::new(Kind::InvalidCount, format!("must be 1 to {limit}; 0 means {default}"))
+            .with("limit", limit)),
     }
 }
 

@@ -82,9 +82,8 @@ fn check_body(message: &str, limits: &Limits) -> Result<(), Invalid> {
     if message.is_empty() {
         return Err(Invalid::new(Kind::MissingField, "a message is needed; the JSON text null is one"));
     }
-    let scanned = json::scan(message).map_err(|error| {
-        Invalid::new(Kind::InvalidJson, error.to_string()).with("position", error.offset)
-    })?;
+    let scanned = json::scan(message)
+        .map_err(|error| Invalid::new(Kind::InvalidJson, error.to_string()).with("position", error.offset))?;
     if scanned.rendered_bytes > limits.max_message_bytes {
         return Err(too_large(Kind::MessageTooLarge, scanned.rendered_bytes, limits.max_message_bytes));
     }
@@ -95,10 +94,9 @@ fn check_headers(headers: &str) -> Result<(), Invalid> {
     if headers.is_empty() {
         return Ok(());
     }
-    let scanned =
-        json::scan(headers).map_err(|error| {
-            Invalid::new(Kind::InvalidHeaders, error.to_string()).with("position", error.offset)
-        })?;
+    let scanned = json::scan(headers).map_err(|error| {
+        Invalid::new(Kind::InvalidHeaders, error.to_string()).with("position", error.offset)
+    })?;
     if scanned.kind != JsonKind::Object {
         return Err(Invalid::new(Kind::InvalidHeaders, "headers must be a JSON object"));
     }
@@ -138,7 +136,8 @@ fn join_group(headers: String, group: &str) -> Result<Option<String>, Invalid> {
 }
 
 fn too_large(kind: Kind, bytes: usize, limit: usize) -> Invalid {
-    Invalid::new(kind, format!("may take {limit} bytes as Postgres renders jsonb; this takes {bytes}")).with("limit", limit)
+    Invalid::new(kind, format!("may take {limit} bytes as Postgres renders jsonb; this takes {bytes}"))
+        .with("limit", limit)
 }
 
 /// In which order a read takes messages.

@@ -62,8 +62,7 @@ impl TryFrom<String> for NewQueueName {
     fn try_from(name: String) -> Result<Self, Invalid> {
         check_length(&name)?;
         let starts_well = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_');
-        let goes_on_well =
-            name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+        let goes_on_well = name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
         if !starts_well || !goes_on_well {
             return Err(refused(
                 "a new queue's name must begin with a-z or _ and go on with a-z, 0-9, _ or - only",

@@ -64,7 +64,8 @@ impl Partitioning {
     /// `InvalidPartitioning` where a text is neither a positive count nor words of a time span, where interval
     /// and retention have different units, or where `premake` is out of 1..=100.
     pub fn parse(interval: String, retention: String, premake: i32) -> Result<Self, Invalid> {
-        let or_default = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+        let or_default =
+            |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
         let interval = or_default(interval, Self::DEFAULT_INTERVAL);
         let retention_default = if is_count(&interval) { Self::DEFAULT_RETENTION } else { "10 days" };
         let retention = or_default(retention, retention_default);

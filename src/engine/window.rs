@@ -97,7 +97,8 @@ impl Window {
         slots.doubtful = false;
         for (receipt, hidden) in still_hidden {
             // Only if the slot is still this delivery's: the message may have been given to this stream again.
-            let Some(slot) = slots.held.get_mut(&receipt.msg_id()).filter(|slot| slot.receipt == receipt) else {
+            let Some(slot) = slots.held.get_mut(&receipt.msg_id()).filter(|slot| slot.receipt == receipt)
+            else {
                 continue;
             };
             match hidden {

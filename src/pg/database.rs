@@ -215,7 +215,11 @@ impl Connection {
     }
 
     /// Runs a statement and gives its rows, once the statement's own transaction has been committed.
-    pub(super) async fn query(&mut self, statement: &Statement, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
+    pub(super) async fn query(
+        &mut self,
+        statement: &Statement,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>> {
         if self.session.client.is_closed() {
             return Err(error::unavailable("the connection to the database was lost"));
         }

@@ -88,7 +88,9 @@ fn of_database(error: &DbError, effect: Effect) -> Error {
             )
             .retry_after(Duration::from_secs(1)),
             // The scanner accepts only what jsonb does; this is for databases of another encoding.
-            "22" => Error::new(Kind::InvalidJson, "the database does not accept a text of this call as jsonb"),
+            "22" => {
+                Error::new(Kind::InvalidJson, "the database does not accept a text of this call as jsonb")
+            }
             _ => Error::internal(format!("SQLSTATE {}", code.code())),
         },
     }

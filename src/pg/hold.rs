@@ -33,7 +33,11 @@ impl Connection {
     ///
     /// # Errors
     /// `QueueNotFound`.
-    pub async fn hidden_for(&mut self, queue: &QueueName, receipts: &[Receipt]) -> Result<Vec<Option<Duration>>> {
+    pub async fn hidden_for(
+        &mut self,
+        queue: &QueueName,
+        receipts: &[Receipt],
+    ) -> Result<Vec<Option<Duration>>> {
         let table = self.table(queue).await?;
         let fences = Fences::of(receipts.iter());
         let rows = self

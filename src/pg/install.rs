@@ -8,7 +8,7 @@ use tokio_postgres::config::Host;
 use tokio_postgres::types::Type;
 
 use super::manager::Manager;
-use super::version::{self, InstalledBy, Installation};
+use super::version::{self, Installation, InstalledBy};
 use crate::config::{DatabaseUrl, Tls};
 use crate::domain::{Error, Kind, Result};
 use bb8::ManageConnection;
@@ -101,8 +101,10 @@ impl Installer {
                 Err(error) => failure = Some(error),
             }
         }
-        Err(super::error::unavailable("the database cannot be reached")
-            .caused_by(failure.map_or_else(|| "no host to connect to".into(), Box::<dyn std::error::Error + Send + Sync>::from)))
+        Err(super::error::unavailable("the database cannot be reached").caused_by(failure.map_or_else(
+            || "no host to connect to".into(),
+            Box::<dyn std::error::Error + Send + Sync>::from,
+        )))
     }
 
     /// The same connection for sqlx, once for each host.
@@ -115,7 +117,8 @@ impl Installer {
             Tls::VerifyCa => PgSslMode::VerifyCa,
             Tls::VerifyFull => PgSslMode::VerifyFull,
         };
-        let mut options = PgConnectOptions::new_without_pgpass().ssl_mode(ssl_mode).application_name("pgmq-grpc");
+        let mut options =
+            PgConnectOptions::new_without_pgpass().ssl_mode(ssl_mode).application_name("pgmq-grpc");
         if let Some(user) = config.get_user() {
             options = options.username(user);
         }

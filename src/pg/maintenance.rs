@@ -113,7 +113,11 @@ impl Connection {
     ///
     /// # Errors
     /// `QueueNotFound`; `QueueBusy`; `PgmqVersionUnsupported` before pgmq 1.8.
-    pub async fn enable_notifications(&mut self, queue: &QueueName, throttle_ms: i32) -> Result<NotificationSettings> {
+    pub async fn enable_notifications(
+        &mut self,
+        queue: &QueueName,
+        throttle_ms: i32,
+    ) -> Result<NotificationSettings> {
         self.installation().await?.require(Feature::Notifications)?;
         self.on_queue(&ENABLE_NOTIFICATIONS, queue, &[(&throttle_ms, Type::INT4)]).await?;
         Ok(settings(queue, throttle_ms))
@@ -123,7 +127,11 @@ impl Connection {
     ///
     /// # Errors
     /// `QueueNotFound`; `NotificationsNotEnabled`; `PgmqVersionUnsupported` before pgmq 1.11.
-    pub async fn update_notifications(&mut self, queue: &QueueName, throttle_ms: i32) -> Result<NotificationSettings> {
+    pub async fn update_notifications(
+        &mut self,
+        queue: &QueueName,
+        throttle_ms: i32,
+    ) -> Result<NotificationSettings> {
         self.installation().await?.require(Feature::NotificationSettings)?;
         self.get_queue(queue).await?;
         let parameters = [(&queue.as_str() as _, Type::TEXT), (&throttle_ms as _, Type::INT4)];
@@ -131,7 +139,10 @@ impl Connection {
         if rows.is_empty() {
             return Err(Error::new(
                 Kind::NotificationsNotEnabled,
-                format!("notifications of queue {:?} are not enabled; EnableNotifications does it", queue.as_str()),
+                format!(
+                    "notifications of queue {:?} are not enabled; EnableNotifications does it",
+                    queue.as_str()
+                ),
             )
             .with("queue", queue.as_str()));
         }
@@ -151,7 +162,11 @@ impl Connection {
     ///
     /// # Errors
     /// `PgmqVersionUnsupported` before pgmq 1.11.
-    pub async fn list_notifications(&mut self, prefix: &str, page: &Page) -> Result<Paged<NotificationSettings>> {
+    pub async fn list_notifications(
+        &mut self,
+        prefix: &str,
+        page: &Page,
+    ) -> Result<Paged<NotificationSettings>> {
         self.installation().await?.require(Feature::NotificationSettings)?;
         let parameters =
             [(&prefix as _, Type::TEXT), (&page.after(0) as _, Type::TEXT), (&page.rows() as _, Type::INT8)];

@@ -31,4 +31,4 @@ pub use monitor::{DatabaseState, Monitor};
 pub use read::{ReadOrder, Taken};
 pub use settle::Settlement;
 pub use upgrade::{Upgrade, Upgrader};
-pub use version::{Feature, InstalledBy, Installation};
+pub use version::{Feature, Installation, InstalledBy};

@@ -173,7 +173,9 @@ impl Connection {
             let twin: &str = column(twin, "name")?;
             return Err(Error::new(
                 Kind::QueueAlreadyExists,
-                format!("queue {twin:?} exists, and its name differs in case only, so both would share one table"),
+                format!(
+                    "queue {twin:?} exists, and its name differs in case only, so both would share one table"
+                ),
             )
             .with("queue", twin));
         }
@@ -210,7 +212,11 @@ impl Connection {
     ///
     /// # Errors
     /// As any statement that reads.
-    pub async fn is_partitioned_as(&mut self, queue: &QueueName, partitioning: &Partitioning) -> Result<bool> {
+    pub async fn is_partitioned_as(
+        &mut self,
+        queue: &QueueName,
+        partitioning: &Partitioning,
+    ) -> Result<bool> {
         let rows = self.query(&PARTMAN_SCHEMA, &[]).await?;
         let Some(schema) = rows.first() else {
             return Err(partman_not_installed());

@@ -145,7 +145,9 @@ const ARCHIVE_LIVE: Statement = Statement::new(
         "-- pgmq-grpc: archive_or_tell\n",
         wanted_and_live!(),
         ", gone AS (",
-        delete_live!(", q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers"),
+        delete_live!(
+            ", q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers"
+        ),
         "), kept AS (",
         keep_gone!(),
         "), settled AS (SELECT g.ordinal, NULL::timestamptz AS vt FROM gone AS g)\n",
@@ -315,7 +317,8 @@ impl Connection {
         if !undecided.is_empty() {
             let receipts: Vec<&Receipt> = undecided.iter().map(|&index| &receipts[index]).collect();
             let fences = Fences::of(receipts.iter().copied());
-            let created_at: Vec<Timestamp> = receipts.iter().map(|receipt| receipt.queue_created_at()).collect();
+            let created_at: Vec<Timestamp> =
+                receipts.iter().map(|receipt| receipt.queue_created_at()).collect();
             let name = queue.as_str();
             let parameters = [
                 fences.parameters(),
@@ -327,8 +330,10 @@ impl Connection {
                 ],
             ]
             .concat();
-            let rows =
-                self.query(&live.on(&table), &parameters).await.map_err(|error| self.missing(queue, error))?;
+            let rows = self
+                .query(&live.on(&table), &parameters)
+                .await
+                .map_err(|error| self.missing(queue, error))?;
             if rows.is_empty() {
                 self.catalog().forget(queue);
                 return Err(Error::queue_not_found(queue.as_str()));

@@ -151,7 +151,8 @@ impl Installation {
 
     /// The words of `GetServerInfo.capabilities`.
     pub fn capabilities(&self) -> Vec<String> {
-        let mut words: Vec<String> = self.features.iter().map(|feature| feature.words().0.to_owned()).collect();
+        let mut words: Vec<String> =
+            self.features.iter().map(|feature| feature.words().0.to_owned()).collect();
         if self.partman {
             words.push("partman".to_owned());
         }

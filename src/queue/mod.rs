@@ -13,8 +13,8 @@ mod topics;
 mod transact;
 
 pub use admin::{
-    ConvertArchivePartitioned, CreateFifoIndex, DisableNotifications, EnableNotifications, InstallPgmq, ListNotifications,
-    UpdateNotifications,
+    ConvertArchivePartitioned, CreateFifoIndex, DisableNotifications, EnableNotifications, InstallPgmq,
+    ListNotifications, UpdateNotifications,
 };
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};

@@ -96,7 +96,9 @@ impl ReadStream {
             waiter: followed.waiter(options.order.ordering != Ordering::Unordered),
             left: options.max_messages,
             // Streams that were opened together do not end together.
-            ends: broker.max_stream_age.map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0))),
+            ends: broker
+                .max_stream_age
+                .map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0))),
             heartbeat: Instant::now() + options.heartbeat_interval,
             broker: broker.clone(),
             options,
@@ -108,7 +110,10 @@ impl ReadStream {
     }
 
     /// The next item; none at the end.
-    pub fn poll_next(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<StreamItem>>> {
+    pub fn poll_next(
+        &mut self,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<StreamItem>>> {
         self.items.poll_recv(context)
     }
 }
@@ -236,7 +241,8 @@ impl Reader {
 
     async fn check_window(&mut self) -> Result<()> {
         let receipts = self.window.receipts();
-        let mut connection = self.broker.database.connect("check_window", Deadline::within(READ_TIME)).await?;
+        let mut connection =
+            self.broker.database.connect("check_window", Deadline::within(READ_TIME)).await?;
         let hidden = connection.hidden_for(&self.options.order.queue, &receipts).await?;
         self.window.corrected(receipts.into_iter().zip(hidden));
         Ok(())
@@ -258,7 +264,11 @@ impl Reader {
             | Kind::DeadlineExceeded
             | Kind::DatabaseResources => {
                 let queue = self.options.order.queue.as_str();
-                tracing::debug!(queue, error = crate::domain::error::chain(&error), "stream waits for the database");
+                tracing::debug!(
+                    queue,
+                    error = crate::domain::error::chain(&error),
+                    "stream waits for the database"
+                );
                 self.wait_for_messages(sender, RETRY_PAUSE).await
             }
             _ => Next::Fail(error),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::topics::tell_of_copies;
 use super::{
-    Archive, Broker, Delete, OnConnection, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout, Settled, Targets,
+    Archive, Broker, Delete, OnConnection, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout,
+    Settled, Targets,
 };
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::queue::TopicCopy;
@@ -112,12 +113,14 @@ impl TransactOperation {
             Self::Delete(delete) => TransactResult::Delete(delete.apply(connection).await?),
             Self::Archive(archive) => TransactResult::Archive(archive.apply(connection).await?),
             Self::Release(release) => TransactResult::Release(release.apply(connection).await?),
-            Self::SetVisibilityTimeout(set) => TransactResult::SetVisibilityTimeout(set.apply(connection).await?),
+            Self::SetVisibilityTimeout(set) => {
+                TransactResult::SetVisibilityTimeout(set.apply(connection).await?)
+            }
         };
         let results: &[ItemResult] = match &result {
-            TransactResult::Delete(results) | TransactResult::Archive(results) | TransactResult::Release(results) => {
-                results
-            }
+            TransactResult::Delete(results)
+            | TransactResult::Archive(results)
+            | TransactResult::Release(results) => results,
             TransactResult::SetVisibilityTimeout(settled) => &settled.results,
             TransactResult::Send(_) | TransactResult::SendBatch(_) | TransactResult::SendTopic(_) => &[],
         };
@@ -131,8 +134,12 @@ impl TransactOperation {
         match self {
             Self::Delete(Delete { queue, targets })
             | Self::Archive(Archive { queue, targets })
-            | Self::SetVisibilityTimeout(SetVisibilityTimeout { queue, targets, .. }) => Some((queue, targets.clone())),
-            Self::Release(Release { queue, receipts, .. }) => Some((queue, Targets::Receipts(receipts.clone()))),
+            | Self::SetVisibilityTimeout(SetVisibilityTimeout { queue, targets, .. }) => {
+                Some((queue, targets.clone()))
+            }
+            Self::Release(Release { queue, receipts, .. }) => {
+                Some((queue, Targets::Receipts(receipts.clone())))
+            }
             Self::Send(_) | Self::SendBatch(_) | Self::SendTopic(_) => None,
         }
     }
@@ -144,7 +151,9 @@ impl TransactOperation {
             (Self::Delete(delete), TransactResult::Delete(output)) => delete.tell(output, broker),
             (Self::Archive(archive), TransactResult::Archive(output)) => archive.tell(output, broker),
             (Self::Release(release), TransactResult::Release(output)) => release.tell(output, broker),
-            (Self::SetVisibilityTimeout(set), TransactResult::SetVisibilityTimeout(output)) => set.tell(output, broker),
+            (Self::SetVisibilityTimeout(set), TransactResult::SetVisibilityTimeout(output)) => {
+                set.tell(output, broker)
+            }
             (_, TransactResult::SendTopic(copies)) => tell_of_copies(copies, broker),
             _ => {}
         }
@@ -158,8 +167,11 @@ fn refuse_unsettled(results: &[ItemResult]) -> Result<()> {
             Outcome::Stale => (Kind::StaleReceipt, "another read has taken the message since"),
             Outcome::NotFound => (Kind::ReceiptNotFound, "the message is gone"),
         };
-        return Err(Error::new(kind, format!("receipt {index}: {what}; nothing of the transaction was applied"))
-            .with("item_index", index.to_string()));
+        return Err(Error::new(
+            kind,
+            format!("receipt {index}: {what}; nothing of the transaction was applied"),
+        )
+        .with("item_index", index.to_string()));
     }
     Ok(())
 }

@@ -18,7 +18,9 @@ pub(super) fn print(
 ) {
     let addresses: Vec<String> = listeners.iter().map(Listener::address).collect();
     let database = match embedded {
-        Some(embedded) => format!("embedded Postgres {} in {}", embedded.version(), embedded.data_dir().display()),
+        Some(embedded) => {
+            format!("embedded Postgres {} in {}", embedded.version(), embedded.data_dir().display())
+        }
         None => url.to_string(),
     };
     let pgmq = match installation.map(|found| (&found.pgmq_version, found.installed_by)) {
@@ -28,7 +30,13 @@ pub(super) fn print(
             format!("{} ({})", version.as_deref().unwrap_or("unknown version"), by.word())
         }
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = addresses.join(","), database, pgmq, "started");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = addresses.join(","),
+        database,
+        pgmq,
+        "started"
+    );
     if !for_people(config) {
         return;
     }

@@ -87,8 +87,11 @@ fn in_our_words(headers: &HeaderMap<HeaderValue>) -> Option<Error> {
     let status = Status::from_header_map(headers)?;
     match status.code() {
         Code::Internal => Some(
-            Error::new(Kind::MalformedRequest, "the request's bytes are not the message that this method takes")
-                .caused_by(status),
+            Error::new(
+                Kind::MalformedRequest,
+                "the request's bytes are not the message that this method takes",
+            )
+            .caused_by(status),
         ),
         Code::OutOfRange => Some(
             Error::new(Kind::MessageTooLarge, "the request is larger than the 8 MiB that a request may have")

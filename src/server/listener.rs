@@ -40,7 +40,9 @@ impl Listener {
     /// The address that it really has: a port 0 has become another.
     pub(super) fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "tcp".to_owned(), |at| at.to_string()),
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| "tcp".to_owned(), |at| at.to_string())
+            }
             Self::Unix { path, .. } => format!("unix:{}", path.display()),
         }
     }

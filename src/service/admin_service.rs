@@ -6,9 +6,10 @@ use super::Service;
 use crate::proto::v1::admin_service_server::AdminService;
 use crate::proto::v1::{
     ConvertArchivePartitionedRequest, ConvertArchivePartitionedResponse, CreateFifoIndexRequest,
-    CreateFifoIndexResponse, DisableNotificationsRequest, DisableNotificationsResponse, EnableNotificationsRequest,
-    EnableNotificationsResponse, InstallPgmqRequest, InstallPgmqResponse, ListNotificationsRequest,
-    ListNotificationsResponse, UpdateNotificationsRequest, UpdateNotificationsResponse,
+    CreateFifoIndexResponse, DisableNotificationsRequest, DisableNotificationsResponse,
+    EnableNotificationsRequest, EnableNotificationsResponse, InstallPgmqRequest, InstallPgmqResponse,
+    ListNotificationsRequest, ListNotificationsResponse, UpdateNotificationsRequest,
+    UpdateNotificationsResponse,
 };
 use crate::queue;
 
@@ -20,7 +21,10 @@ impl AdminService for Service {
         self.call::<queue::InstallPgmq, _, _>(request).await
     }
 
-    async fn create_fifo_index(&self, request: Request<CreateFifoIndexRequest>) -> Answer<CreateFifoIndexResponse> {
+    async fn create_fifo_index(
+        &self,
+        request: Request<CreateFifoIndexRequest>,
+    ) -> Answer<CreateFifoIndexResponse> {
         self.call::<queue::CreateFifoIndex, _, _>(request).await
     }
 

@@ -14,11 +14,12 @@ use crate::proto::v1::queue_service_server::QueueService;
 use crate::proto::v1::{
     ArchiveRequest, ArchiveResponse, CreateQueueRequest, CreateQueueResponse, DeleteRequest, DeleteResponse,
     DropQueueRequest, DropQueueResponse, GetQueueMetricsRequest, GetQueueMetricsResponse, GetQueueRequest,
-    GetQueueResponse, GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest, ListQueueMetricsResponse,
-    ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse, PurgeQueueRequest, PurgeQueueResponse,
-    ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse, ReleaseRequest, ReleaseResponse, SendBatchRequest,
-    SendBatchResponse, SendRequest, SendResponse, SetVisibilityTimeoutRequest, SetVisibilityTimeoutResponse,
-    StreamStarted, TransactRequest, TransactResponse, ValidateNameRequest, ValidateNameResponse,
+    GetQueueResponse, GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest,
+    ListQueueMetricsResponse, ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse,
+    PurgeQueueRequest, PurgeQueueResponse, ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse,
+    ReleaseRequest, ReleaseResponse, SendBatchRequest, SendBatchResponse, SendRequest, SendResponse,
+    SetVisibilityTimeoutRequest, SetVisibilityTimeoutResponse, StreamStarted, TransactRequest,
+    TransactResponse, ValidateNameRequest, ValidateNameResponse,
 };
 use crate::queue::{self, ReadStream, StreamOptions};
 
@@ -49,11 +50,17 @@ impl QueueService for Service {
         self.call::<queue::PurgeQueue, _, _>(request).await
     }
 
-    async fn get_queue_metrics(&self, request: Request<GetQueueMetricsRequest>) -> Answer<GetQueueMetricsResponse> {
+    async fn get_queue_metrics(
+        &self,
+        request: Request<GetQueueMetricsRequest>,
+    ) -> Answer<GetQueueMetricsResponse> {
         self.call::<queue::GetQueueMetrics, _, _>(request).await
     }
 
-    async fn list_queue_metrics(&self, request: Request<ListQueueMetricsRequest>) -> Answer<ListQueueMetricsResponse> {
+    async fn list_queue_metrics(
+        &self,
+        request: Request<ListQueueMetricsRequest>,
+    ) -> Answer<ListQueueMetricsResponse> {
         self.call::<queue::ListQueueMetrics, _, _>(request).await
     }
 

@@ -19,7 +19,9 @@ impl RequestId {
     /// Takes over the caller's id or makes one.
     pub fn of(headers: &HeaderMap<HeaderValue>) -> Self {
         let given = headers.get(HEADER).and_then(|value| value.to_str().ok());
-        let good = given.filter(|id| !id.is_empty() && id.len() <= MAX_BYTES && id.bytes().all(|byte| byte.is_ascii_graphic()));
+        let good = given.filter(|id| {
+            !id.is_empty() && id.len() <= MAX_BYTES && id.bytes().all(|byte| byte.is_ascii_graphic())
+        });
         Self(good.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned))
     }
 

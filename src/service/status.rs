@@ -23,7 +23,8 @@ pub fn to_status(error: &Error, request_id: &RequestId) -> Status {
     log(error, code, reason, request_id);
     let reason = reason_word(reason);
     let metadata = error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata.collect::<std::collections::HashMap<_, _>>());
+    let mut details =
+        ErrorDetails::with_error_info(reason, DOMAIN, metadata.collect::<std::collections::HashMap<_, _>>());
     details.set_request_info(request_id.as_str(), "");
     for violation in error.violations().iter().take(MAX_VIOLATIONS) {
         details.add_bad_request_violation(&violation.field, &violation.description);

@@ -5,9 +5,9 @@ use tonic::{Request, Response, Status};
 use super::Service;
 use crate::proto::v1::topic_service_server::TopicService;
 use crate::proto::v1::{
-    BindTopicRequest, BindTopicResponse, ListTopicBindingsRequest, ListTopicBindingsResponse, SendTopicBatchRequest,
-    SendTopicBatchResponse, SendTopicRequest, SendTopicResponse, TestRoutingRequest, TestRoutingResponse,
-    UnbindTopicRequest, UnbindTopicResponse,
+    BindTopicRequest, BindTopicResponse, ListTopicBindingsRequest, ListTopicBindingsResponse,
+    SendTopicBatchRequest, SendTopicBatchResponse, SendTopicRequest, SendTopicResponse, TestRoutingRequest,
+    TestRoutingResponse, UnbindTopicRequest, UnbindTopicResponse,
 };
 use crate::queue;
 
@@ -38,7 +38,10 @@ impl TopicService for Service {
         self.call::<queue::SendTopic, _, _>(request).await
     }
 
-    async fn send_topic_batch(&self, request: Request<SendTopicBatchRequest>) -> Answer<SendTopicBatchResponse> {
+    async fn send_topic_batch(
+        &self,
+        request: Request<SendTopicBatchRequest>,
+    ) -> Answer<SendTopicBatchResponse> {
         self.call::<queue::SendTopicBatch, _, _>(request).await
     }
 }

@@ -62,7 +62,10 @@ impl FromRequest<v1::CreateFifoIndexRequest> for queue::CreateFifoIndex {
             Some(Target::Queue(queue)) => Some(Self { queue: Some(queue_name(fields, queue)?) }),
             Some(Target::AllQueues(true)) => Some(Self { queue: None }),
             Some(Target::AllQueues(false)) | None => {
-                fields.refuse("target", Invalid::new(Kind::MissingField, "a queue, or all_queues = true, is needed"));
+                fields.refuse(
+                    "target",
+                    Invalid::new(Kind::MissingField, "a queue, or all_queues = true, is needed"),
+                );
                 None
             }
         }
@@ -86,7 +89,8 @@ impl FromRequest<v1::ConvertArchivePartitionedRequest> for queue::ConvertArchive
         let queue = queue_name(fields, request.queue);
         // pgmq puts the name into this function's statements without quoting it.
         if queue.as_ref().is_some_and(|queue| !is_plain_identifier(queue.as_str())) {
-            let description = "the archive of a queue can be converted only if its name has just a-z, 0-9 and _";
+            let description =
+                "the archive of a queue can be converted only if its name has just a-z, 0-9 and _";
             fields.refuse("queue", Invalid::new(Kind::InvalidQueueName, description));
         }
         let given = request.partitioning.unwrap_or_default();

@@ -54,10 +54,12 @@ impl FromRequest<v1::ReadBatchRequest> for queue::ReadBatch {
     }
 
     fn parse(request: v1::ReadBatchRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
-        let v1::ReadBatchRequest { queue, visibility_timeout, conditional, ordering, max_messages, wait } = request;
+        let v1::ReadBatchRequest { queue, visibility_timeout, conditional, ordering, max_messages, wait } =
+            request;
         let order = read_order(fields, queue, visibility_timeout, ordering, conditional);
         let count = fields.take("max_messages", bounds::count(max_messages, 1, MAX_COUNT));
-        let wait = fields.take("wait", wait.map_or(Ok(Duration::ZERO), |wait| span(wait).and_then(bounds::wait)));
+        let wait =
+            fields.take("wait", wait.map_or(Ok(Duration::ZERO), |wait| span(wait).and_then(bounds::wait)));
         Some(Self { order: order?, count: count?, wait: wait? })
     }
 }
@@ -106,7 +108,9 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
 /// One item of a stream as a reply. Its messages are the client's from here on.
 pub(in crate::service) fn stream_response(item: StreamItem) -> v1::ReadResponse {
     match item {
-        StreamItem::Messages(read) => v1::ReadResponse { messages: each(read.hand_over()), ..Default::default() },
+        StreamItem::Messages(read) => {
+            v1::ReadResponse { messages: each(read.hand_over()), ..Default::default() }
+        }
         StreamItem::Heartbeat { in_flight } => v1::ReadResponse {
             heartbeat: Some(v1::Heartbeat {
                 server_time: Some(timestamp(Timestamp::now())),

@@ -14,7 +14,10 @@ pub(super) fn span(duration: prost_types::Duration) -> Result<Duration, Invalid>
         Ok(seconds) if nanos_fit => {
             Ok(Duration::new(seconds, u32::try_from(duration.nanos).unwrap_or_default()))
         }
-        _ => Err(Invalid::new(Kind::InvalidDuration, "must not be negative, and its nanos must be below a second")),
+        _ => Err(Invalid::new(
+            Kind::InvalidDuration,
+            "must not be negative, and its nanos must be below a second",
+        )),
     }
 }
 

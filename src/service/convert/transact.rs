@@ -11,10 +11,13 @@ use crate::queue::{Transact, TransactOperation, TransactResult};
 impl FromRequest<v1::TransactRequest> for Transact {
     fn parse(request: v1::TransactRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
         fields.take("operations", length(request.operations.len(), MAX_OPERATIONS))?;
-        let items: usize = request.operations.iter().filter_map(|given| given.operation.as_ref()).map(items).sum();
+        let items: usize =
+            request.operations.iter().filter_map(|given| given.operation.as_ref()).map(items).sum();
         if items > MAX_BATCH {
-            let description = format!("all operations together take at most {MAX_BATCH} items; these have {items}");
-            fields.refuse("operations", Invalid::new(Kind::InvalidCount, description).with("limit", MAX_BATCH));
+            let description =
+                format!("all operations together take at most {MAX_BATCH} items; these have {items}");
+            fields
+                .refuse("operations", Invalid::new(Kind::InvalidCount, description).with("limit", MAX_BATCH));
             return None;
         }
         let parsed: Vec<Option<TransactOperation>> = request
@@ -41,15 +44,19 @@ fn items(operation: &Operation) -> usize {
     }
 }
 
-fn operation(given: v1::TransactOperation, limits: &Limits, fields: &mut Fields) -> Option<TransactOperation> {
+fn operation(
+    given: v1::TransactOperation,
+    limits: &Limits,
+    fields: &mut Fields,
+) -> Option<TransactOperation> {
     let Some(given) = given.operation else {
         fields.refuse("operation", Invalid::new(Kind::MissingField, "an operation is needed"));
         return None;
     };
     match given {
-        Operation::Send(request) => {
-            fields.within("send.", |fields| FromRequest::parse(request, limits, fields)).map(TransactOperation::Send)
-        }
+        Operation::Send(request) => fields
+            .within("send.", |fields| FromRequest::parse(request, limits, fields))
+            .map(TransactOperation::Send),
         Operation::SendBatch(request) => fields
             .within("send_batch.", |fields| FromRequest::parse(request, limits, fields))
             .map(TransactOperation::SendBatch),
