@@ -13,6 +13,7 @@ const PROTOS: [&str; 5] = [
     "pgmq/v1/topic_service.proto",
 ];
 
+#[expect(clippy::disallowed_methods, reason = "cargo tells build scripts where to write by the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;

@@ -1,5 +1,11 @@
 //! The contract's generated types, and its descriptors for reflection.
-#![expect(clippy::large_enum_variant, unused_qualifications, reason = "generated code")]
+#![expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::doc_lazy_continuation,
+    unused_qualifications,
+    reason = "generated code"
+)]
 
 /// Package `pgmq.v1`.
 pub mod v1 {

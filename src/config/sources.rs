@@ -40,6 +40,7 @@ impl Flags {
 }
 
 /// The only place that reads the environment. What is not UTF-8 comes with U+FFFD in it and is refused later.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 fn process_variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }

@@ -124,6 +124,7 @@ impl Database {
     /// the dead ones of a restarted database are thrown away here.
     async fn session(&self) -> Result<PooledConnection<'static, Manager>> {
         loop {
+            #[expect(clippy::disallowed_methods, reason = "the gate, after its turn was waited for")]
             let session = self.shared.pool.get_owned().await.map_err(|failed| match failed {
                 RunError::User(cause) => error::of_connecting(cause),
                 RunError::TimedOut => error::unavailable("the database does not answer"),

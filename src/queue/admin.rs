@@ -1,5 +1,7 @@
 //! What an administrator does: pgmq itself, indexes, partitioned archives, insert notifications.
 
+use std::sync::Arc;
+
 use super::{Broker, Call, OnConnection, Operation};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{NotificationSettings, Partitioning};
@@ -14,7 +16,7 @@ impl Operation for InstallPgmq {
     const NAME: &'static str = "install_pgmq";
     type Output = Upgrade;
 
-    async fn run(self, broker: &Broker, _: &Call) -> Result<Upgrade> {
+    async fn run(self, broker: &Arc<Broker>, _: &Call) -> Result<Upgrade> {
         broker.upgrader.upgrade(&broker.database).await
     }
 }

@@ -1,5 +1,6 @@
 //! Single calls that put messages in or take them out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
@@ -99,7 +100,7 @@ impl Operation for ReadBatch {
     const NAME: &'static str = "read_batch";
     type Output = Handover;
 
-    async fn run(self, broker: &Broker, call: &Call) -> Result<Handover> {
+    async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<Handover> {
         let until = Instant::now() + self.wait.min(call.deadline.remaining().saturating_sub(ANSWER_TIME));
         let queue = &self.order.queue;
         let mut waiter = broker.events.follow(queue).waiter(self.order.ordering != Ordering::Unordered);

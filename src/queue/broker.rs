@@ -1,5 +1,6 @@
 //! What every operation works with, and how one is run.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -14,7 +15,6 @@ use crate::pg::{Connection, Database, Upgrader};
 const ATTEMPTS: u32 = 3;
 
 /// The server's means, shared by all operations.
-#[derive(Clone)]
 pub struct Broker {
     /// The database.
     pub database: Database,
@@ -51,7 +51,7 @@ pub trait Operation: Sized + Send + 'static {
     type Output: Send + 'static;
 
     /// Does it.
-    fn run(self, broker: &Broker, call: &Call) -> impl Future<Output = Result<Self::Output>> + Send;
+    fn run(self, broker: &Arc<Broker>, call: &Call) -> impl Future<Output = Result<Self::Output>> + Send;
 
     /// Takes back an output whose caller is gone.
     fn abandoned(output: Self::Output, _broker: &Broker) {
@@ -77,7 +77,7 @@ impl<T: OnConnection> Operation for T {
     const NAME: &'static str = T::NAME;
     type Output = T::Output;
 
-    async fn run(self, broker: &Broker, call: &Call) -> Result<Self::Output> {
+    async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<Self::Output> {
         let mut connection = broker.database.connect(T::NAME, call.deadline).await?;
         let mut attempt = 1;
         let output = loop {
@@ -98,7 +98,7 @@ impl Broker {
     ///
     /// # Errors
     /// The operation's own; `DeadlineExceeded` when the caller's time ran out first; `Draining` when the server ends.
-    pub async fn run<O: Operation>(&self, operation: O, deadline: Deadline) -> Result<O::Output> {
+    pub async fn run<O: Operation>(self: &Arc<Self>, operation: O, deadline: Deadline) -> Result<O::Output> {
         if self.drain.is_cancelled() {
             return Err(Error::draining());
         }
@@ -106,7 +106,7 @@ impl Broker {
         let _when_dropped = gone.clone().drop_guard();
         let call = Call { deadline, gone };
         let (answer, answered) = oneshot::channel();
-        let broker = self.clone();
+        let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             let result = operation.run(&broker, &call).await;
             if let Err(Ok(output)) = answer.send(result) {

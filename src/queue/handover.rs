@@ -1,6 +1,7 @@
 //! Messages between the database and the transport: nobody's yet, and given back if they never get there.
 
 use std::mem;
+use std::sync::Arc;
 
 use super::Broker;
 use crate::domain::{Deadline, Delivery, QueueName};
@@ -11,15 +12,15 @@ const GIVE_BACK_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 /// Messages that were read and not yet handed to the transport. Dropped, they become visible again at once, and the
 /// read does not count.
 pub struct Handover {
-    broker: Broker,
+    broker: Arc<Broker>,
     queue: QueueName,
     deliveries: Vec<Delivery>,
 }
 
 impl Handover {
     /// Takes charge of messages that were read from a queue.
-    pub fn new(broker: &Broker, queue: &QueueName, deliveries: Vec<Delivery>) -> Self {
-        Self { broker: broker.clone(), queue: queue.clone(), deliveries }
+    pub fn new(broker: &Arc<Broker>, queue: &QueueName, deliveries: Vec<Delivery>) -> Self {
+        Self { broker: Arc::clone(broker), queue: queue.clone(), deliveries }
     }
 
     /// The messages, still ours.
@@ -39,7 +40,7 @@ impl Drop for Handover {
             return;
         }
         let deliveries = mem::take(&mut self.deliveries);
-        let (broker, queue) = (self.broker.clone(), self.queue.clone());
+        let (broker, queue) = (Arc::clone(&self.broker), self.queue.clone());
         self.broker.tasks.spawn(async move {
             let deadline = Deadline::within(GIVE_BACK_TIME);
             let given_back = async {

@@ -14,7 +14,7 @@ impl Operation for ValidateName {
     const NAME: &'static str = "validate_name";
     type Output = ();
 
-    async fn run(self, _: &Broker, _: &Call) -> Result<()> {
+    async fn run(self, _: &Arc<Broker>, _: &Call) -> Result<()> {
         Ok(())
     }
 }
@@ -36,7 +36,7 @@ impl Operation for GetServerInfo {
     const NAME: &'static str = "get_server_info";
     type Output = ServerInfo;
 
-    async fn run(self, broker: &Broker, call: &Call) -> Result<ServerInfo> {
+    async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<ServerInfo> {
         let installation = match broker.database.known_installation() {
             Some(known) => known,
             None => broker.database.connect(Self::NAME, call.deadline).await?.installation().await?,

@@ -1,5 +1,7 @@
 //! Measures of one queue and of all.
 
+use std::sync::Arc;
+
 use super::{Broker, Call, OnConnection, Operation};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::MeasuredQueue;
@@ -40,7 +42,7 @@ impl Operation for ListQueueMetrics {
     const NAME: &'static str = "list_queue_metrics";
     type Output = Paged<MeasuredQueue>;
 
-    async fn run(self, broker: &Broker, call: &Call) -> Result<Self::Output> {
+    async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<Self::Output> {
         let mut connection = broker.database.connect(Self::NAME, call.deadline).await?;
         let queues = connection.list_queues(&self.prefix, &self.page).await?;
         let mut measured = Vec::with_capacity(queues.items.len());

@@ -78,7 +78,7 @@ impl ReadStream {
     ///
     /// # Errors
     /// `QueueNotFound`; `PgmqVersionUnsupported`; `Draining`; whatever the first read met.
-    pub async fn open(broker: &Broker, options: StreamOptions, deadline: Deadline) -> Result<Self> {
+    pub async fn open(broker: &Arc<Broker>, options: StreamOptions, deadline: Deadline) -> Result<Self> {
         if broker.drain.is_cancelled() {
             return Err(Error::draining());
         }
@@ -100,7 +100,7 @@ impl ReadStream {
                 .max_stream_age
                 .map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0))),
             heartbeat: Instant::now() + options.heartbeat_interval,
-            broker: broker.clone(),
+            broker: Arc::clone(broker),
             options,
             window,
             deadline,
@@ -121,7 +121,7 @@ impl ReadStream {
 type Sender = mpsc::Sender<Result<StreamItem>>;
 
 struct Reader {
-    broker: Broker,
+    broker: Arc<Broker>,
     options: StreamOptions,
     window: Arc<Window>,
     waiter: Waiter,

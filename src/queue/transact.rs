@@ -152,7 +152,7 @@ impl TransactOperation {
             (Self::Archive(archive), TransactResult::Archive(output)) => archive.tell(output, broker),
             (Self::Release(release), TransactResult::Release(output)) => release.tell(output, broker),
             (Self::SetVisibilityTimeout(set), TransactResult::SetVisibilityTimeout(output)) => {
-                set.tell(output, broker)
+                set.tell(output, broker);
             }
             (_, TransactResult::SendTopic(copies)) => tell_of_copies(copies, broker),
             _ => {}

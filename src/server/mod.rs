@@ -8,6 +8,7 @@ mod listener;
 mod routes;
 mod shutdown;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -106,7 +107,7 @@ async fn start_database(config: &Config, signals: &Signals) -> Result<Option<Opt
 async fn serve_on(
     config: &Config,
     listeners: Vec<Listener>,
-    mut embedded: Option<&mut Embedded>,
+    embedded: Option<&mut Embedded>,
     signals: Signals,
 ) -> Result<(), ServeError> {
     let url = match (&config.database, &embedded) {
@@ -118,7 +119,7 @@ async fn serve_on(
     let database = Database::new(&url, limits)?;
     let monitor = Monitor::new(database.clone(), &url, !config.no_install, config.health_interval)?;
     let mut state = monitor.subscribe();
-    let broker = Broker {
+    let broker = Arc::new(Broker {
         database: database.clone(),
         events: Events::default(),
         upgrader: Upgrader::new(&url, !config.no_install),
@@ -127,9 +128,9 @@ async fn serve_on(
         max_stream_age: config.max_stream_age,
         drain: CancellationToken::new(),
         tasks: TaskTracker::new(),
-    };
+    });
     let health = health::Health::new(monitor.subscribe(), broker.drain.clone()).await;
-    let service = Service::new(broker.clone(), config.default_deadline);
+    let service = Service::new(Arc::clone(&broker), config.default_deadline);
     let routes = routes::build(service, health.service())?;
 
     let background = TaskTracker::new();
@@ -147,7 +148,7 @@ async fn serve_on(
 
     let ended = tokio::select! {
         () = signals.first() => Ok(()),
-        error = postgres_ended(embedded.as_deref_mut()) => Err(ServeError::PostgresEnded(error)),
+        error = postgres_ended(embedded) => Err(ServeError::PostgresEnded(error)),
     };
     let limit = config.drain_timeout;
     tracing::info!(drain_limit = ?limit, "draining");

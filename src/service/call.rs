@@ -1,5 +1,6 @@
 //! The one way of every unary RPC: request → operation → output → reply.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
@@ -15,13 +16,13 @@ const QUEUE_METADATA: &str = "pgmq-queue";
 /// Serves all RPCs.
 #[derive(Clone)]
 pub struct Service {
-    pub(super) broker: Broker,
+    pub(super) broker: Arc<Broker>,
     default_deadline: Duration,
 }
 
 impl Service {
     /// Serves over a broker; calls whose caller sets no deadline get the default one.
-    pub fn new(broker: Broker, default_deadline: Duration) -> Self {
+    pub fn new(broker: Arc<Broker>, default_deadline: Duration) -> Self {
         Self { broker, default_deadline }
     }
 

@@ -125,6 +125,7 @@ async fn installed() -> Vec<PathBuf> {
     if let Ok(text) = output(Command::new("pg_config").arg("--bindir")).await {
         directories.push(PathBuf::from(text.trim()));
     }
+    #[expect(clippy::disallowed_methods, reason = "where programs are is no setting of ours")]
     if let Some(path) = std::env::var_os("PATH") {
         directories.extend(std::env::split_paths(&path));
     }
