@@ -26,6 +26,9 @@ const WINDOW_CHECK: Duration = Duration::from_secs(1);
 /// The pause after a failure of the database, which the stream outlives.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a client may take to take the last item.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// How a client wants its stream.
 #[derive(Debug, Clone)]
 pub struct StreamOptions {
@@ -149,7 +152,7 @@ impl Reader {
                 Next::Heartbeat => self.beat(&sender).await,
                 Next::Close(reason) => return self.close(&sender, reason).await,
                 Next::Fail(error) => {
-                    let _ = sender.send(Err(error)).await;
+                    let _ = tokio::time::timeout(GOODBYE, sender.send(Err(error))).await;
                     return;
                 }
                 Next::Gone => return,
@@ -283,8 +286,9 @@ impl Reader {
         }
     }
 
+    /// Says goodbye; a client that does not read must not hold up the end.
     async fn close(&self, sender: &Sender, reason: ClosingReason) {
-        let _ = sender.send(Ok(self.closing(reason))).await;
+        let _ = tokio::time::timeout(GOODBYE, sender.send(Ok(self.closing(reason)))).await;
     }
 
     fn closing(&self, reason: ClosingReason) -> StreamItem {

@@ -163,16 +163,19 @@ async fn serve_on(
     ended.and(drained)
 }
 
-/// Ends in order: no new calls, true answers for those that wait, `closing` on every stream, then the connections.
+/// Ends in order: no new calls, true answers for those that wait, `closing` on every stream, then the connections, and
+/// at last what their clients never took goes back into its queues.
 async fn drain(broker: &Broker, connections: &Connections, limit: Duration) -> Result<(), ServeError> {
     let until = Instant::now() + limit;
     broker.drain.cancel();
     broker.tasks.close();
-    let done = timeout_at(until, broker.tasks.wait()).await;
+    let answered = timeout_at(until, broker.tasks.wait()).await;
     // A stream that never ends by itself, such as a health watch, must not hold up the end.
     let _ = timeout_at(until.min(Instant::now() + GOODBYE), connections.closed()).await;
     connections.abort();
-    done.map_err(|_| ServeError::DrainLimit(limit))
+    let _ = timeout(GOODBYE, connections.closed()).await;
+    let _ = timeout(GOODBYE, broker.tasks.wait()).await;
+    answered.map_err(|_| ServeError::DrainLimit(limit))
 }
 
 async fn postgres_ended(embedded: Option<&mut Embedded>) -> embedded::Error {
