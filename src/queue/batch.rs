@@ -109,14 +109,14 @@ impl Operation for ReadBatch {
             let mut connection = broker.database.connect(Self::NAME, call.deadline).await?;
             let taken = connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
             let read = Handover::new(broker, queue, taken.deliveries);
-            let left = until.saturating_duration_since(Instant::now());
-            let done = !read.deliveries().is_empty() || left.is_zero();
-            if done || call.gone.is_cancelled() || broker.drain.is_cancelled() {
-                return Ok(read);
-            }
-            if taken.cut {
+            let nobody_waits = call.gone.is_cancelled() || broker.drain.is_cancelled();
+            if taken.cut && read.deliveries().is_empty() && !nobody_waits {
                 // What stood in front was moved aside; others may be behind it.
                 continue;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if !read.deliveries().is_empty() || left.is_zero() || nobody_waits {
+                return Ok(read);
             }
             let next = connection.next_visible(queue, taken.before_read).await?;
             drop(connection);
