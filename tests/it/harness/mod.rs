@@ -93,11 +93,13 @@ pub(crate) fn moment_in(seconds: i64) -> prost_types::Timestamp {
 }
 
 /// Which pgmq the suite runs on.
+#[expect(clippy::disallowed_methods, reason = "the suite is set up by the environment")]
 pub(crate) fn is_old_pgmq() -> bool {
     std::env::var("PGMQ_GRPC_TEST_PGMQ").is_ok_and(|version| version.starts_with("1.11"))
 }
 
 /// Says aloud that a test cannot run here, or fails where it must (`CI=true`).
+#[expect(clippy::disallowed_methods, reason = "the suite is set up by the environment")]
 pub(crate) fn skip(what: &str, why: &str) {
     assert!(std::env::var("CI").is_err(), "{what} must run in CI: {why}");
     eprintln!("SKIPPED {what}: {why}");

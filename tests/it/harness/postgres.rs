@@ -44,6 +44,7 @@ impl Postgres {
 
 /// The directory of the programs of the wanted version, downloaded if need be.
 pub(crate) async fn wanted_binaries() -> Option<PathBuf> {
+    #[expect(clippy::disallowed_methods, reason = "the suite is set up by the environment")]
     let wanted = std::env::var("PGMQ_GRPC_TEST_POSTGRES").unwrap_or_else(|_| "18".to_owned());
     match wanted.as_str() {
         "system" => None,

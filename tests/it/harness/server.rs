@@ -94,6 +94,7 @@ impl Server {
                 self.errors_expected = true;
                 return Err(self.log());
             }
+            #[expect(clippy::disallowed_methods, reason = "on a thread that may wait")]
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -140,6 +141,7 @@ impl Server {
                 return status;
             }
             assert!(started.elapsed() < PATIENCE, "the server does not end:\n{}", self.log());
+            #[expect(clippy::disallowed_methods, reason = "on a thread that may wait")]
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -1,0 +1,37 @@
+# `make` alone lists the targets. What they do stands in scripts/.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-quick lint proto docs deny tools image clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Build and start the server; ARGS="--help" shows what can be set
+	@scripts/run.sh $(ARGS)
+
+test: ## Install what the tests need, and run all of them; RUNS="unit 18" runs some
+	@scripts/test.sh $(RUNS)
+
+test-quick: ## Run the unit tests, and the integration suite on Postgres 18 only
+	@scripts/test.sh unit 18
+
+lint: ## Check format, lints, docs, contract, licences
+	@scripts/lint.sh
+
+proto: ## Format and lint the contract, and generate code from it
+	@scripts/proto.sh
+
+docs: ## Build the documentation of the code, where warnings are errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+deny: ## Check the dependencies, known vulnerabilities included (needs the network)
+	@scripts/deny.sh
+
+tools: ## Install every tool that the other targets need
+	@scripts/tools.sh
+
+image: ## Build the container image pgmq-grpc with docker
+	docker build --tag pgmq-grpc .
+
+clean: ## Remove everything that was built
+	cargo clean

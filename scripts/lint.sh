@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Checks form and lints of code, docs, contract, scripts and dependencies. A failed check does not hide the others.
+set -euo pipefail
+
+# shellcheck source=scripts/tools.sh
+source "$(dirname "${BASH_SOURCE[0]}")/tools.sh"
+cd "$root"
+
+failures=()
+
+check() {
+  local title=$1 started=$SECONDS
+  shift
+  say "$title: $*"
+  if "$@"; then
+    say "$title: ok, in $((SECONDS - started)) s"
+  else
+    warn "$title: failed, in $((SECONDS - started)) s"
+    failures+=("$title")
+  fi
+}
+
+left_out() { skip "$1" || failures+=("$1"); }
+
+# The docs of private items too: they are what contributors read.
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items; }
+
+contract() {
+  check "contract lint" buf lint proto
+  check "contract format" buf format proto --diff --exit-code
+  local release
+  release=$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null || true)
+  if [[ -n "$release" ]]; then
+    check "contract compatibility" buf breaking proto --against ".git#tag=$release,subdir=proto"
+  else
+    say "contract compatibility: there is no release yet to compare with"
+  fi
+}
+
+need_cc
+need_rust
+need_rust_components
+
+check "format" cargo fmt --check
+check "clippy" cargo clippy --locked --all-targets -- -D warnings
+check "docs" docs
+if need_buf; then contract; else left_out "the contract's lints, because buf is missing (it needs npm)"; fi
+if need_cargo_deny; then
+  check "dependencies" cargo deny --locked check bans licenses sources
+else
+  left_out "the dependencies' licences and sources, because cargo-deny is missing"
+fi
+check "scripts" bash -n scripts/tools.sh scripts/test.sh scripts/lint.sh scripts/proto.sh scripts/run.sh scripts/deny.sh .ci/run
+
+if [[ ${#failures[@]} -gt 0 ]]; then
+  warn "failed: $(printf '%s; ' "${failures[@]}" | sed 's/; $//')"
+  exit 1
+fi
+say "all checks passed"

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Runs the tests: all runs, or those named, such as `scripts/test.sh unit 18`.
+#
+#   unit     unit tests, the tidy test, and the commands of the README
+#   18       the integration suite on Postgres 18 and the newest pgmq
+#   14       the same on Postgres 14, the oldest that is supported
+#   pgmq     the same on Postgres 18 and pgmq 1.11
+#   partman  the tests of partitioned queues, on an installed Postgres that has pg_partman
+#
+# A failed run does not keep the others from running. The last line is the sum of all runs.
+set -euo pipefail
+
+# shellcheck source=scripts/tools.sh
+source "$(dirname "${BASH_SOURCE[0]}")/tools.sh"
+cd "$root"
+
+runs=("$@")
+[[ ${#runs[@]} -gt 0 ]] || runs=(unit 18 14 pgmq partman)
+for run in "${runs[@]}"; do
+  case "$run" in
+    unit | 18 | 14 | pgmq | partman) ;;
+    *) die "there is no run '$run'; there are: unit 18 14 pgmq partman" ;;
+  esac
+done
+
+passed=0 failed=0 skipped=0
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+
+# Counts something that cannot run here as skipped, or in CI as failed.
+left_out() {
+  if skip "$1"; then skipped=$((skipped + 1)); else failed=$((failed + 1)); fi
+}
+
+# Runs cargo test and adds up its results. Tests that say SKIPPED have passed as far as cargo knows.
+cargo_test() {
+  local title=$1 started=$SECONDS status=0 ok bad ignored unable
+  shift
+  say "$title: cargo test $*"
+  cargo test --locked "$@" 2>&1 | tee "$output" || status=1
+  read -r ok bad ignored unable < <(awk '
+    /^test result: / { ok += $4; bad += $6; ignored += $8 }
+    /^SKIPPED /      { unable++ }
+    END              { print ok + 0, bad + 0, ignored + 0, unable + 0 }' "$output")
+  # Nothing bad was counted where the build failed, a test ended the process, or no test has the name.
+  [[ $status == 0 && $((ok + ignored)) -gt 0 || $bad -gt 0 ]] || bad=1
+  passed=$((passed + ok - unable)) failed=$((failed + bad)) skipped=$((skipped + ignored + unable))
+  say "$title: $((ok - unable)) passed, $bad failed, $((ignored + unable)) skipped, in $((SECONDS - started)) s"
+}
+
+# The integration suite. The results of tests that passed are shown too: rates, and what was skipped.
+suite() {
+  local title=$1
+  shift
+  cargo_test "$title" --test it "$@" -- --show-output
+}
+
+run_unit() {
+  local targets=(--lib --bins --test tidy)
+  if has grpcurl; then targets+=(--test readme); fi
+  cargo_test "unit tests" --no-fail-fast "${targets[@]}"
+}
+
+run_partman() {
+  if need_partman; then
+    # The newest that has pg_partman, though a newer Postgres without it may be installed too.
+    PATH="$(postgres_with_partman):$PATH" PGMQ_GRPC_TEST_POSTGRES=system suite "pg_partman" partition
+  else
+    left_out "the tests of partitioned queues, because no Postgres with pg_partman is installed"
+  fi
+}
+
+need_cc
+need_rust
+need_grpcurl || left_out "the commands of the README, because grpcurl is missing (it needs go)"
+need_openssl || left_out "the tests of TLS to Postgres, because openssl is missing"
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-8}"
+say "$(cargo --version), $(rustc --version); runs: ${runs[*]}"
+
+for run in "${runs[@]}"; do
+  case "$run" in
+    unit) run_unit ;;
+    18 | 14) PGMQ_GRPC_TEST_POSTGRES=$run suite "Postgres $run" ;;
+    pgmq) PGMQ_GRPC_TEST_POSTGRES=18 PGMQ_GRPC_TEST_PGMQ=1.11 suite "pgmq 1.11" ;;
+    partman) run_partman ;;
+  esac
+done
+
+summary="$passed passed, $failed failed"
+[[ $skipped == 0 ]] || summary+=", $skipped skipped"
+echo "$summary"
+[[ $failed == 0 ]]
