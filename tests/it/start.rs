@@ -30,7 +30,7 @@ async fn all_problems_of_all_sources_are_told_at_once() {
 
     assert_eq!(status.code(), Some(2), "{told}");
     for part in [
-        "6 problems in the configuration",
+        "7 problems in the configuration",
         "key \"pool_size\"",
         "is pool-size meant?",
         "--default-deadline",

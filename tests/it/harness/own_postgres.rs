@@ -11,7 +11,6 @@ use pgmq_grpc::pg::embedded::{Embedded, Options};
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
-use super::eventually;
 use super::postgres::{Postgres, stop_with_this_process};
 
 /// A Postgres on a Unix socket and on a port of 127.0.0.1, whose data outlives its stops.
@@ -135,10 +134,6 @@ impl DataDir {
         self.directory.path()
     }
 
-    /// Waits until no Postgres runs in it.
-    pub(crate) async fn is_quiet(&self) {
-        eventually("the end of Postgres", async || postmaster(&self.path).is_none().then_some(())).await;
-    }
 }
 
 impl Drop for DataDir {
