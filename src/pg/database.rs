@@ -11,6 +11,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::catalog::Catalog;
 use super::error;
+use super::failures::ConnectFailures;
 use super::manager::{Manager, Session};
 use super::statement::{Statement, TimeLimit};
 use super::version::{self, Installation};
@@ -43,6 +44,7 @@ pub struct Database {
 
 struct Shared {
     pool: Pool<Manager>,
+    failures: ConnectFailures,
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
     limits: PoolLimits,
@@ -56,7 +58,9 @@ impl Database {
     /// # Errors
     /// `Internal` for TLS files that cannot be read.
     pub fn new(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self> {
+        let failures = ConnectFailures::new();
         let pool = Pool::builder()
+            .error_sink(Box::new(failures.clone()))
             .max_size(limits.connections)
             .test_on_check_out(false)
             .retry_connection(false)
@@ -65,6 +69,7 @@ impl Database {
             .build_unchecked(Manager::new(url)?);
         let shared = Shared {
             pool,
+            failures,
             turns: Arc::new(Semaphore::new(limits.connections as usize)),
             waiting: AtomicUsize::new(0),
             limits,
@@ -124,11 +129,17 @@ impl Database {
     /// the dead ones of a restarted database are thrown away here.
     async fn session(&self) -> Result<PooledConnection<'static, Manager>> {
         loop {
+            let mut failures = self.shared.failures.subscribe();
             #[expect(clippy::disallowed_methods, reason = "the gate, after its turn was waited for")]
-            let session = self.shared.pool.get_owned().await.map_err(|failed| match failed {
-                RunError::User(cause) => error::of_connecting(cause),
-                RunError::TimedOut => error::unavailable("the database does not answer"),
-            })?;
+            let taken = self.shared.pool.get_owned();
+            // With a turn for each connection, nobody else's can come instead of the one that failed.
+            let session = tokio::select! {
+                taken = taken => taken.map_err(|failed| match failed {
+                    RunError::User(cause) => error::of_connecting(cause),
+                    RunError::TimedOut => error::unavailable("the database does not answer"),
+                })?,
+                failure = failures.wait() => return Err(error::of_connecting(failure)),
+            };
             if !session.client.is_closed() {
                 return Ok(session);
             }
@@ -200,7 +211,7 @@ impl Connection {
     pub async fn commit(&mut self) -> Result<()> {
         self.session.busy = true;
         let committed = self.session.client.batch_execute("SELECT 1; COMMIT").await;
-        self.session.busy = false;
+        self.session.busy = committed.as_ref().is_err_and(error::ends_session);
         committed.map_err(|failed| error::of_statement(failed, super::statement::Effect::Writes))?;
         self.session.in_transaction = false;
         Ok(())
@@ -244,7 +255,7 @@ impl Connection {
                 answer
             }
         };
-        session.busy = false;
+        session.busy = answer.as_ref().is_err_and(error::ends_session);
         tracing::trace!(
             operation = self.operation,
             statement = statement.name,

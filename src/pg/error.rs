@@ -1,8 +1,9 @@
 //! What Postgres' errors mean for a caller.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use super::statement::Effect;
 use crate::domain::{Error, Kind};
@@ -15,11 +16,28 @@ pub(super) fn of_statement(error: tokio_postgres::Error, effect: Effect) -> Erro
             false => Error::internal(error),
         };
     };
-    of_database(database_error, effect).caused_by(error)
+    of_database(database_error, effect).caused_by(for_the_log(database_error))
+}
+
+/// What a log may show of an error: no detail, which can hold the whole row, and no text in which Postgres or a
+/// trigger quotes a value.
+fn for_the_log(error: &DbError) -> String {
+    let code = error.code().code();
+    match &code[..2] {
+        "22" | "P0" => format!("SQLSTATE {code}"),
+        _ => format!("SQLSTATE {code}: {}", error.message()),
+    }
+}
+
+/// Whether an error is the last that its session says.
+pub(super) fn ends_session(error: &tokio_postgres::Error) -> bool {
+    let severity = error.as_db_error().and_then(DbError::parsed_severity);
+    error.is_closed() || is_io(error) || matches!(severity, Some(Severity::Fatal | Severity::Panic))
 }
 
 /// The error of a connection that could not be made.
-pub(super) fn of_connecting(error: tokio_postgres::Error) -> Error {
+pub(super) fn of_connecting(error: impl Into<Arc<tokio_postgres::Error>>) -> Error {
+    let error = error.into();
     let reason = match error.as_db_error().map(DbError::code) {
         Some(&SqlState::TOO_MANY_CONNECTIONS) => "the database has no free connection",
         Some(code) if code.code().starts_with("28") => "the database refused this server's credentials",
@@ -98,7 +116,7 @@ fn of_database(error: &DbError, effect: Effect) -> Error {
             "22" => {
                 Error::new(Kind::InvalidJson, "the database does not accept a text of this call as jsonb")
             }
-            _ => Error::internal(format!("SQLSTATE {}", code.code())),
+            _ => Error::internal(code.code()),
         },
     }
 }

@@ -28,7 +28,8 @@ SET statement_timeout = 0";
 /// A connection with what this server knows of its state.
 pub(super) struct Session {
     pub(super) client: Client,
-    /// A statement is running, or its future was dropped: the next user would wait behind it.
+    /// A statement is running, or its future was dropped: the next user would wait behind it. Or it ended the session,
+    /// which the client hears of a moment later.
     pub(super) busy: bool,
     /// A transaction is open.
     pub(super) in_transaction: bool,

@@ -7,6 +7,7 @@ mod catalog;
 mod database;
 pub mod embedded;
 mod error;
+mod failures;
 mod hold;
 mod install;
 mod maintenance;

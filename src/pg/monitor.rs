@@ -98,8 +98,9 @@ impl Monitor {
                     None => DatabaseState::PgmqMissing,
                 };
                 self.installed_once |= state == DatabaseState::Ready;
+                // Before the state is told: who hears of it asks what was found.
+                let found = self.database.remember(found);
                 self.enter(state, None, Some(&found));
-                self.database.remember(found);
             }
             Err(error) => {
                 self.session = None;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
@@ -83,7 +84,11 @@ async fn bind_unix(path: PathBuf) -> io::Result<Listener> {
     Ok(Listener::Unix { listener, path })
 }
 
+/// Whether this is a socket that nobody serves. A plain file refuses connections as well, and is not ours to remove.
 async fn is_dead(path: &PathBuf) -> bool {
+    if !fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        return false;
+    }
     let answer = UnixStream::connect(path).await;
     answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }

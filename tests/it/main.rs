@@ -12,6 +12,7 @@ mod harness;
 mod install;
 mod json_agrees_with_postgres;
 mod lists;
+mod logs;
 mod metrics;
 mod outage;
 mod partitioned;

@@ -5,6 +5,10 @@
 
 pub(crate) mod client;
 pub(crate) mod database;
+pub(crate) mod gate;
+pub(crate) mod grpcurl;
+pub(crate) mod health;
+pub(crate) mod own_postgres;
 pub(crate) mod postgres;
 pub(crate) mod refusal;
 pub(crate) mod server;
@@ -13,6 +17,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::Client;
 pub(crate) use database::TestDatabase;
+pub(crate) use gate::Gate;
+pub(crate) use own_postgres::OwnPostgres;
 pub(crate) use refusal::Refusal;
 pub(crate) use server::Server;
 

@@ -93,7 +93,7 @@ fn start() -> Postgres {
 }
 
 /// The standard input of a small watcher closes however this process ends, and then it stops Postgres.
-fn stop_with_this_process(postgres: &Embedded) {
+pub(crate) fn stop_with_this_process(postgres: &Embedded) {
     let script =
         "read -r _; kill -INT \"$(head -n 1 \"$1/postgres/postmaster.pid\")\"; sleep 5; rm -rf \"$1\"";
     let mut watcher = Command::new("sh")

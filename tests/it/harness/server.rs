@@ -29,16 +29,26 @@ impl Server {
 
     /// A server of these flags, listening on a free port, once it says that it has started.
     pub(crate) async fn start(flags: &[&str]) -> Self {
+        Self::start_as(Self::command(), flags).await
+    }
+
+    /// The same of a command with an environment of its own.
+    pub(crate) async fn start_as(command: Command, flags: &[&str]) -> Self {
         let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let started = tokio::task::spawn_blocking(move || Self::spawn(&flags).wait_until_started());
+        let started = tokio::task::spawn_blocking(move || Self::spawn(command, &flags).wait_until_started());
         started.await.expect("a start that does not panic").unwrap_or_else(|log| panic!("no start:\n{log}"))
     }
 
     /// A start that is expected to fail: its exit status and its log.
     pub(crate) async fn fail_to_start(flags: &[&str]) -> (ExitStatus, String) {
+        Self::fail_to_start_as(Self::command(), flags).await
+    }
+
+    /// The same of a command with an environment of its own.
+    pub(crate) async fn fail_to_start_as(command: Command, flags: &[&str]) -> (ExitStatus, String) {
         let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
         let failed = tokio::task::spawn_blocking(move || {
-            let mut server = Self::spawn(&flags);
+            let mut server = Self::spawn(command, &flags);
             server.errors_expected = true;
             let status = server.wait_for_exit();
             (status, server.log())
@@ -56,12 +66,13 @@ impl Server {
         command
     }
 
-    fn spawn(flags: &[String]) -> Self {
-        let mut command = Self::command();
-        if !flags.iter().any(|flag| flag == "--listen") {
-            command.args(["--listen", "127.0.0.1:0"]);
+    fn spawn(mut command: Command, flags: &[String]) -> Self {
+        for (flag, default) in [("--listen", "127.0.0.1:0"), ("--log-format", "json"), ("--log", "info")] {
+            if !flags.iter().any(|given| given == flag) {
+                command.args([flag, default]);
+            }
         }
-        command.args(["--log-format", "json", "--log", "info"]).args(flags);
+        command.args(flags);
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
