@@ -35,7 +35,8 @@ impl Certificates {
             "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
         ] {
             let mut openssl = Command::new("openssl");
-            let made = openssl.args(step.split(' ')).current_dir(certificates.directory.path()).output().unwrap();
+            let made =
+                openssl.args(step.split(' ')).current_dir(certificates.directory.path()).output().unwrap();
             assert!(made.status.success(), "{step}: {}", String::from_utf8_lossy(&made.stderr));
         }
         Some(certificates)
@@ -108,7 +109,10 @@ impl Secured {
         client.create("orders").await;
         client.send("orders", "{}").await;
         let sessions = self.encrypted_sessions().await;
-        assert!(!sessions.is_empty() && sessions.iter().all(|encrypted| *encrypted), "{flags:?} {sessions:?}");
+        assert!(
+            !sessions.is_empty() && sessions.iter().all(|encrypted| *encrypted),
+            "{flags:?} {sessions:?}"
+        );
     }
 
     async fn expect_refused(&self, flags: &[&str], cause: &str) {
