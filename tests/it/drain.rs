@@ -110,7 +110,8 @@ async fn a_call_under_way_is_answered_and_new_ones_are_refused() {
         Refusal::expect(&refused, Code::Unavailable, "DRAINING");
     }
     let uri = format!("http://{}", test.server.address);
-    eventually("a closed door", async || Endpoint::from_shared(uri.clone()).unwrap().connect().await.err()).await;
+    eventually("a closed door", async || Endpoint::from_shared(uri.clone()).unwrap().connect().await.err())
+        .await;
 
     gate.open(&test).await;
     assert_eq!(sending.await.unwrap().unwrap().into_inner(), 1);

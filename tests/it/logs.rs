@@ -108,8 +108,14 @@ async fn every_call(test: &mut Test) {
     let mut receipts = read.into_iter().map(|message| vec![message.receipt]);
     let mut receipt = || receipts.next().unwrap();
     calls.delete(DeleteRequest { queue: queue(), receipts: receipt(), ..Default::default() }).await.unwrap();
-    calls.archive(ArchiveRequest { queue: queue(), receipts: receipt(), ..Default::default() }).await.unwrap();
-    calls.release(ReleaseRequest { queue: queue(), receipts: receipt(), ..Default::default() }).await.unwrap();
+    calls
+        .archive(ArchiveRequest { queue: queue(), receipts: receipt(), ..Default::default() })
+        .await
+        .unwrap();
+    calls
+        .release(ReleaseRequest { queue: queue(), receipts: receipt(), ..Default::default() })
+        .await
+        .unwrap();
     let set = SetVisibilityTimeoutRequest {
         queue: queue(),
         receipts: receipt(),

@@ -55,7 +55,11 @@ async fn a_server_comes_up_without_its_database_and_works_when_that_comes() {
         client.queue.get_queue(ask_for("orders")).await.unwrap_err(),
         client.queue.list_queues(ListQueuesRequest::default()).await.unwrap_err(),
         client.queue.send(send_to("orders")).await.unwrap_err(),
-        client.queue.read(ReadRequest { queue: "orders".to_owned(), ..Default::default() }).await.unwrap_err(),
+        client
+            .queue
+            .read(ReadRequest { queue: "orders".to_owned(), ..Default::default() })
+            .await
+            .unwrap_err(),
     ] {
         expect_unavailable(&refused);
     }
@@ -98,8 +102,11 @@ async fn an_orderly_restart_of_the_database_needs_none_of_the_server() {
     health::not_serving(&client).await;
     expect_unavailable(&client.queue.get_queue(ask_for("orders")).await.unwrap_err());
     expect_unavailable(&client.queue.send(send_to("orders")).await.unwrap_err());
-    let delete =
-        DeleteRequest { queue: "orders".to_owned(), receipts: vec![read.receipt.clone()], ..Default::default() };
+    let delete = DeleteRequest {
+        queue: "orders".to_owned(),
+        receipts: vec![read.receipt.clone()],
+        ..Default::default()
+    };
     expect_unavailable(&client.queue.delete(delete).await.unwrap_err());
 
     postgres.start_again().await;

@@ -215,9 +215,9 @@ async fn the_health_command_tells_by_its_exit_code() {
 /// Lists the services by one version of reflection.
 macro_rules! listed_services {
     ($version:ident, $channel:expr) => {{
-        use tonic_reflection::pb::$version as reflection;
         use reflection::server_reflection_request::MessageRequest;
         use reflection::server_reflection_response::MessageResponse;
+        use tonic_reflection::pb::$version as reflection;
         let message_request = Some(MessageRequest::ListServices(String::new()));
         let request = reflection::ServerReflectionRequest { message_request, ..Default::default() };
         let mut client = reflection::server_reflection_client::ServerReflectionClient::new($channel);

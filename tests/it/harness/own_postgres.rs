@@ -133,7 +133,6 @@ impl DataDir {
     pub(crate) fn parent(&self) -> &Path {
         self.directory.path()
     }
-
 }
 
 impl Drop for DataDir {
