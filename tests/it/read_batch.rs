@@ -106,7 +106,7 @@ async fn a_read_takes_at_most_as_many_messages_as_it_asks_for() {
 async fn a_read_shows_the_message_as_postgres_has_it() {
     let mut test = Test::with_queue("orders").await;
     test.run(
-        "SELECT pgmq.send('orders', '{\"b\":1.50,\"a\":[null]}', '{\"x-trace\":\"t\"}');
+        "SELECT pgmq.send('orders', '{\"b\":1.50,\"a\":[null]}', '{\"x-trace\":\"t\"}'::jsonb);
          SELECT pgmq.send('orders', NULL::jsonb)",
     )
     .await;

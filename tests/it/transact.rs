@@ -43,7 +43,9 @@ async fn transact(client: &mut Client, operations: Vec<TransactOperation>) -> Re
 async fn with_held(count: usize) -> (Test, Vec<Message>) {
     let mut test = Test::with_queue("orders").await;
     test.client.create("results").await;
-    test.client.send_all("orders", &vec!["{}"; count]).await;
+    for _ in 0..count {
+        test.client.send("orders", "{}").await;
+    }
     let held = test.client.read_as(all_of("orders")).await;
     (test, held)
 }

@@ -53,7 +53,10 @@ async fn a_cut_round_robin_reply_keeps_the_first_turns() {
         test.client.send_to_group("orders", group, &body_of(1_000_000)).await;
     }
     let turns = || ReadBatchRequest { ordering: Ordering::GroupedRoundRobin.into(), ..all_of("orders") };
-    assert_eq!(ids(&test.client.read_as(turns()).await), [1, 3, 2]);
+    let first = test.client.read_as(turns()).await;
+    assert_eq!(ids(&first), [1, 3, 2]);
+    // The rest of a group waits for what was read of it.
+    test.client.delete("orders", &[&first[1].receipt]).await;
     assert_eq!(ids(&test.client.read_as(turns()).await), [4]);
 }
 
