@@ -48,13 +48,6 @@ pub(super) fn of_connecting(error: impl Into<Arc<tokio_postgres::Error>>) -> Err
     unavailable(reason).caused_by(error)
 }
 
-/// Whether a statement failed because a value was too large to be rendered as text.
-pub(super) fn is_unrenderable(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(<dyn std::error::Error>::downcast_ref);
-    let code = source.and_then(tokio_postgres::Error::code);
-    code == Some(&SqlState::PROGRAM_LIMIT_EXCEEDED)
-}
-
 /// Nothing was applied, and a repetition may work soon.
 pub(super) fn unavailable(reason: &str) -> Error {
     Error::new(Kind::DatabaseUnavailable, format!("{reason}; nothing was applied"))

@@ -5,14 +5,13 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::database::Connection;
-use super::error;
 use super::row::{self, column};
 use super::settle::Fences;
 use super::statement::{Effect, Statement};
 use super::version::Feature;
 use crate::domain::bounds::{MAX_REPLY_BYTES, VisibilityTimeout};
 use crate::domain::message::Message;
-use crate::domain::{Delivery, Error, Ordering, QueueName, Receipt, Result, Timestamp};
+use crate::domain::{Delivery, Error, Kind, Ordering, QueueName, Receipt, Result, Timestamp};
 
 /// A read of one of pgmq's functions. `$1` queue, `$2` visibility timeout in seconds, `$3` number of messages,
 /// `$4` condition, `$5` bytes that a batch may take, `$6` bytes that a message may take that is alone in it.
@@ -136,22 +135,6 @@ SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.me
 FROM gone AS g RETURNING msg_id",
 );
 
-/// The texts of one message, which the read that claimed it left out. `$1` id, `$2` enqueued_at.
-const BODY: Statement = Statement::new(
-    "body",
-    Effect::Reads,
-    "-- pgmq-grpc: body
-SELECT q.message::text AS message, q.headers::text AS headers FROM {q} AS q
-WHERE q.msg_id = $1::bigint AND q.enqueued_at = $2::timestamptz",
-);
-
-/// How the read statements render texts, and what stands there in a claim without them.
-const TEXTS: &str = "r.message::text AS message, r.headers::text AS headers";
-const NO_TEXTS: &str = "NULL::text AS message, NULL::text AS headers";
-
-/// How many messages are claimed at a time when one among them cannot be rendered.
-const CAREFUL_COUNT: i32 = 16;
-
 /// What is to be read.
 #[derive(Debug, Clone)]
 pub struct ReadOrder {
@@ -170,22 +153,12 @@ pub struct ReadOrder {
 pub struct Taken {
     /// The messages, sorted by id or, round robin, as pgmq gave them.
     pub deliveries: Vec<Delivery>,
+    /// When the queue was made, which tells one that was made anew from the one before.
+    pub queue_created_at: Timestamp,
     /// The database's clock from before the read.
     pub before_read: Timestamp,
     /// More messages were visible than fit.
     pub cut: bool,
-}
-
-/// What a read statement claimed: what fits, and what has to be given back or moved aside.
-struct Claimed {
-    taken: Taken,
-    cut: Vec<Delivery>,
-}
-
-/// What a message takes of a reply, as the read statements reckon.
-fn weight(message: &Message) -> usize {
-    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    length(&message.message) + length(&message.headers) + 256
 }
 
 impl Connection {
@@ -196,42 +169,32 @@ impl Connection {
     /// `QueueNotFound`; `PgmqVersionUnsupported` for an ordering that this pgmq lacks.
     pub async fn read(&mut self, order: &ReadOrder, count: i32, bytes: i64) -> Result<Taken> {
         self.check_ordering(order.ordering).await?;
+        match self.take(order, count, bytes, Statement::clone).await {
+            Err(error) if error.kind() == Kind::DatabaseResources => {
+                self.read_around_unrenderable(order, count, error).await
+            }
+            taken => taken,
+        }
+    }
+
+    /// Reads with a variant of the statement.
+    pub(super) async fn take(
+        &mut self,
+        order: &ReadOrder,
+        count: i32,
+        bytes: i64,
+        variant: fn(&Statement) -> Statement,
+    ) -> Result<Taken> {
+        let strong = self.installation().await?.strong_receipts;
         let statement = match order.ordering {
             Ordering::Unordered => READ,
             Ordering::Grouped => READ_GROUPED,
             Ordering::GroupedRoundRobin => READ_GROUPED_RR,
             Ordering::GroupedHead => READ_GROUPED_HEAD,
         };
-        let mut claimed = match self.claim(&statement, order, count, bytes).await {
-            Err(error) if error::is_unrenderable(&error) => {
-                let without_texts =
-                    Statement { text: statement.text.replace(TEXTS, NO_TEXTS).into(), ..statement };
-                let claimed = self.claim(&without_texts, order, count.min(CAREFUL_COUNT), bytes).await?;
-                self.with_texts(order, claimed, bytes).await?
-            }
-            claimed => claimed?,
-        };
-        let was_cut = !claimed.cut.is_empty();
-        if claimed.taken.deliveries.is_empty() && was_cut {
-            self.set_aside(&order.queue, &claimed.cut.remove(0), "too large for a reply").await?;
-        }
-        self.give_back(&order.queue, &claimed.cut).await?;
-        claimed.taken.cut |= was_cut;
-        Ok(claimed.taken)
-    }
-
-    /// Runs a read statement and takes its rows apart.
-    async fn claim(
-        &mut self,
-        statement: &Statement,
-        order: &ReadOrder,
-        count: i32,
-        bytes: i64,
-    ) -> Result<Claimed> {
-        let strong = self.installation().await?.strong_receipts;
         let rows = self
             .query(
-                &statement.clone().fenced_by_read_time(strong),
+                &variant(&statement).fenced_by_read_time(strong),
                 &[
                     (&order.queue.as_str(), Type::TEXT),
                     (&order.visibility_timeout.seconds(), Type::INT4),
@@ -247,8 +210,8 @@ impl Connection {
             return Err(Error::queue_not_found(order.queue.as_str()));
         };
         let (created_at, before_read) = (column(first, "created_at")?, column(first, "before_read")?);
-        let taken = Taken { deliveries: Vec::with_capacity(rows.len()), before_read, cut: false };
-        let mut claimed = Claimed { taken, cut: Vec::new() };
+        let mut deliveries = Vec::with_capacity(rows.len());
+        let mut cut = Vec::new();
         for row in &rows {
             let Some(fits) = column::<Option<bool>>(row, "fits")? else {
                 break;
@@ -263,52 +226,14 @@ impl Connection {
                 message.last_read_at,
             );
             let delivery = Delivery { message, receipt };
-            if fits { claimed.taken.deliveries.push(delivery) } else { claimed.cut.push(delivery) }
+            if fits { deliveries.push(delivery) } else { cut.push(delivery) }
         }
-        Ok(claimed)
-    }
-
-    /// Fetches the texts of messages that were claimed without them, one by one, and moves those aside that cannot be
-    /// rendered.
-    async fn with_texts(&mut self, order: &ReadOrder, claimed: Claimed, bytes: i64) -> Result<Claimed> {
-        let table = self.table(&order.queue).await?;
-        let body = BODY.on(&table);
-        let Claimed { taken, mut cut } = claimed;
-        let mut careful = Taken { deliveries: Vec::new(), before_read: taken.before_read, cut: false };
-        let mut left = usize::try_from(bytes).unwrap_or(usize::MAX);
-        for mut delivery in taken.deliveries {
-            if !cut.is_empty() {
-                cut.push(delivery);
-                continue;
-            }
-            let key = [
-                (&delivery.message.msg_id as _, Type::INT8),
-                (&delivery.message.enqueued_at as _, Type::TIMESTAMPTZ),
-            ];
-            match self.query(&body, &key).await {
-                Ok(rows) => {
-                    // Gone meanwhile: settled by its id, and nobody's.
-                    let Some(row) = rows.first() else { continue };
-                    delivery.message.message = column(row, "message")?;
-                    delivery.message.headers = column(row, "headers")?;
-                    let weight = weight(&delivery.message);
-                    let alone = careful.deliveries.is_empty()
-                        && i64::try_from(weight).is_ok_and(|it| it <= MAX_REPLY_BYTES);
-                    if weight <= left || alone {
-                        left = left.saturating_sub(weight);
-                        careful.deliveries.push(delivery);
-                    } else {
-                        cut.push(delivery);
-                    }
-                }
-                Err(error) if error::is_unrenderable(&error) => {
-                    self.set_aside(&order.queue, &delivery, "cannot be rendered").await?;
-                    careful.cut = true;
-                }
-                Err(error) => return Err(error),
-            }
+        let was_cut = !cut.is_empty();
+        if deliveries.is_empty() && was_cut {
+            self.set_aside(&order.queue, &cut.remove(0), "too large for a reply").await?;
         }
-        Ok(Claimed { taken: careful, cut })
+        self.give_back(&order.queue, &cut).await?;
+        Ok(Taken { deliveries, queue_created_at: created_at, before_read, cut: was_cut })
     }
 
     /// Checks that this pgmq can read in an order.
@@ -371,7 +296,13 @@ impl Connection {
         given_back.map(drop).map_err(|error| self.missing(queue, error))
     }
 
-    async fn set_aside(&mut self, queue: &QueueName, delivery: &Delivery, reason: &str) -> Result<()> {
+    /// Moves a message to the archive that no reply can carry.
+    pub(super) async fn set_aside(
+        &mut self,
+        queue: &QueueName,
+        delivery: &Delivery,
+        reason: &str,
+    ) -> Result<()> {
         let table = self.table(queue).await?;
         let receipt = &delivery.receipt;
         tracing::warn!(

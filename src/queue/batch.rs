@@ -109,13 +109,15 @@ impl Operation for ReadBatch {
             let mut connection = broker.database.connect(Self::NAME, call.deadline).await?;
             let taken = connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
             let read = Handover::new(broker, queue, taken.deliveries);
-            let nobody_waits = call.gone.is_cancelled() || broker.drain.is_cancelled();
-            if taken.cut && read.deliveries().is_empty() && !nobody_waits {
-                // What stood in front was moved aside; others may be behind it.
+            if !read.deliveries().is_empty() || call.gone.is_cancelled() || broker.drain.is_cancelled() {
+                return Ok(read);
+            }
+            if taken.cut {
+                // What stood in front was moved aside; others may be behind it, and are there without a wait.
                 continue;
             }
             let left = until.saturating_duration_since(Instant::now());
-            if !read.deliveries().is_empty() || left.is_zero() || nobody_waits {
+            if left.is_zero() {
                 return Ok(read);
             }
             let next = connection.next_visible(queue, taken.before_read).await?;
