@@ -24,6 +24,15 @@ impl QueueKind {
             Self::Partitioned => "partitioned",
         }
     }
+
+    /// The kind as the contract names it, for values in errors.
+    pub fn name_in_contract(self) -> &'static str {
+        match self {
+            Self::Standard => "QUEUE_KIND_STANDARD",
+            Self::Unlogged => "QUEUE_KIND_UNLOGGED",
+            Self::Partitioned => "QUEUE_KIND_PARTITIONED",
+        }
+    }
 }
 
 /// A queue as `pgmq.meta` lists it.
@@ -98,13 +107,14 @@ fn is_count(text: &str) -> bool {
 /// Words such as `1 day` or `2 hours 30 minutes`: pairs of a positive number and a unit.
 fn looks_like_a_span(text: &str) -> bool {
     const UNITS: [&str; 7] = ["second", "minute", "hour", "day", "week", "month", "year"];
+    let is_unit = |unit: &str| UNITS.contains(&unit.strip_suffix('s').unwrap_or(unit));
     let words: Vec<&str> = text.split_whitespace().collect();
     let pairs = words.chunks(2);
     !words.is_empty()
         && pairs.into_iter().all(|pair| match pair {
             [number, unit] => {
                 number.parse::<u32>().is_ok_and(|number| (1..=100_000).contains(&number))
-                    && UNITS.contains(&unit.to_ascii_lowercase().trim_end_matches('s'))
+                    && is_unit(&unit.to_ascii_lowercase())
             }
             _ => false,
         })
@@ -191,9 +201,15 @@ mod tests {
         assert_eq!(parse("", "").map(|parsed| parsed.retention), Ok("100000".to_owned()));
         assert!(parse("1 day", "7 days").is_ok());
         assert!(parse("2 hours 30 minutes", "").is_ok());
-        for (interval, retention) in
-            [("0", ""), ("-5", ""), ("1 day", "100"), ("day", ""), ("1 day; drop", ""), ("99999999999", "")]
-        {
+        for (interval, retention) in [
+            ("0", ""),
+            ("-5", ""),
+            ("1 day", "100"),
+            ("day", ""),
+            ("1 dayss", ""),
+            ("1 day; drop", ""),
+            ("99999999999", ""),
+        ] {
             assert!(parse(interval, retention).is_err(), "{interval} {retention}");
         }
         assert!(Partitioning::parse(String::new(), String::new(), -1).is_err());

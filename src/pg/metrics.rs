@@ -11,17 +11,19 @@ use super::version::Feature;
 use crate::domain::queue::Metrics;
 use crate::domain::{Error, QueueName, Result};
 
-/// `pgmq.metrics` and the split of a queue; `$1` name. `{partition}` is a column that pgmq has since 1.13.
+/// `pgmq.metrics` and the split of a queue; `$1` name. `{partition}` is a column that pgmq has since 1.13; pgmq takes
+/// the table of a queue `a_default` for the default partition of a queue `a`, so it counts for partitioned ones only.
 const METRICS: Statement = Statement::new(
     "metrics",
     Effect::Reads,
     "-- pgmq-grpc: metrics
 SELECT r.queue_length, r.newest_msg_age_sec, r.oldest_msg_age_sec, r.total_messages, r.scrape_time,
-  {partition} AS default_partition_length, s.visible, s.in_flight, s.delayed
-FROM pgmq.metrics(queue_name => $1::text) AS r CROSS JOIN (
+  CASE WHEN m.is_partitioned THEN {partition} END AS default_partition_length, s.visible, s.in_flight, s.delayed
+FROM pgmq.meta AS m CROSS JOIN LATERAL pgmq.metrics(queue_name => m.queue_name::text) AS r CROSS JOIN (
   SELECT count(*) FILTER (WHERE q.vt <= now()) AS visible,
     count(*) FILTER (WHERE q.vt > now() AND q.read_ct > 0) AS in_flight,
-    count(*) FILTER (WHERE q.vt > now() AND q.read_ct = 0) AS delayed FROM {q} AS q) AS s",
+    count(*) FILTER (WHERE q.vt > now() AND q.read_ct = 0) AS delayed FROM {q} AS q) AS s
+WHERE m.queue_name = $1::text",
 );
 
 const ARCHIVE_LENGTH: Statement = Statement::new(
@@ -39,13 +41,13 @@ impl Connection {
         let table = self.find_table(queue).await?;
         let has_partition_length = self.installation().await?.has(Feature::Premake);
         let partition = if has_partition_length { "r.default_partition_length" } else { "NULL::bigint" };
-        let mut statement = METRICS.on(&table);
+        let mut statement = METRICS;
         statement.text = statement.text.replace("{partition}", partition).into();
         let rows = self
-            .query(&statement, &[(&queue.as_str(), Type::TEXT)])
+            .query(&statement.on(&table), &[(&queue.as_str(), Type::TEXT)])
             .await
             .map_err(|error| self.missing(queue, error))?;
-        let row = rows.first().ok_or_else(|| Error::internal("pgmq.metrics gave no row"))?;
+        let row = rows.first().ok_or_else(|| Error::queue_not_found(queue.as_str()))?;
         let archive_length = match include_archive {
             true => Some(self.archive_length(queue).await?),
             false => None,

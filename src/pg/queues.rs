@@ -9,7 +9,7 @@ use super::statement::{Effect, Statement};
 use super::version::Feature;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::Partitioning;
-use crate::domain::{Error, Kind, Queue, QueueKind, QueueName, Result};
+use crate::domain::{Error, Invalid, Kind, Queue, QueueKind, QueueName, Result};
 
 /// A queue's row. The table's name is formed here and not by `pgmq.format_table_name`, which raises for a name that
 /// somebody wrote into `pgmq.meta` by hand, and would so break the whole list.
@@ -231,7 +231,7 @@ impl Connection {
             (&partitioning.retention as _, Type::TEXT),
             (&partitioning.premake as _, Type::INT4),
         ];
-        let rows = self.query(&statement, &parameters).await?;
+        let rows = self.query(&statement, &parameters).await.map_err(partitioning_refused)?;
         rows.first().map_or(Ok(false), |row| Ok(column::<Option<bool>>(row, "same")?.unwrap_or(false)))
     }
 
@@ -275,7 +275,9 @@ pub(super) fn partman_not_installed() -> Error {
 /// pg_partman reads intervals only when it makes the partitions; what it cannot read is the caller's.
 pub(super) fn partitioning_refused(error: Error) -> Error {
     if matches!(error.kind(), Kind::InvalidJson | Kind::Internal) {
-        return error.reworded(Kind::InvalidPartitioning, "pg_partman refused the interval or the retention");
+        let refused =
+            Invalid::new(Kind::InvalidPartitioning, "pg_partman refused the interval or the retention");
+        return Error::invalid(vec![refused.at("partitioning".to_owned())]).caused_by(error);
     }
     error
 }

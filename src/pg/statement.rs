@@ -47,8 +47,11 @@ impl Statement {
 
     /// The statement for one queue's tables.
     pub(super) fn on(&self, table: &QueueTable) -> Self {
-        let text = self.text.replace("{q}", &table.queue).replace("{a}", &table.archive);
-        Self { text: Cow::Owned(text), ..self.clone() }.fenced_by_read_time(table.fenced_by_read_time)
+        let fenced = self.clone().fenced_by_read_time(table.fenced_by_read_time);
+        // In one pass: a queue may be named like a mark.
+        let parts = fenced.text.split("{q}").map(|part| part.replace("{a}", &table.archive));
+        let text = parts.collect::<Vec<_>>().join(&table.queue);
+        Self { text: Cow::Owned(text), ..fenced }
     }
 
     /// The statement for a pgmq with or without the column `last_read_at`.

@@ -61,7 +61,7 @@ FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[])
 CROSS JOIN LATERAL pgmq.send_batch_topic(routing_key => $1::text, msgs => ARRAY[i.message::jsonb],
   headers => ARRAY[i.headers::jsonb],
   delay => coalesce(i.visible_at, clock_timestamp() + coalesce(i.delay_ms, 0) * interval '1 millisecond')) AS r
-ORDER BY i.ordinal, r.queue_name COLLATE \"C\"",
+ORDER BY r.queue_name COLLATE \"C\", i.ordinal",
 );
 
 impl Connection {
@@ -70,44 +70,43 @@ impl Connection {
     /// # Errors
     /// `QueueNotFound`; `PgmqVersionUnsupported` before pgmq 1.11.
     pub async fn bind_topic(&mut self, pattern: &Pattern, queue: &QueueName) -> Result<bool> {
-        self.change_binding(&BIND, pattern, queue, "created").await
+        let created = self.change_binding(&BIND, pattern, queue, "created").await?;
+        created.ok_or_else(|| Error::queue_not_found(queue.as_str()))
     }
 
-    /// Removes a binding and tells whether it was there (`pgmq.unbind_topic`).
+    /// Removes a binding and tells whether it was there (`pgmq.unbind_topic`); a queue that is not there has none.
     ///
     /// # Errors
-    /// `QueueNotFound`; `PgmqVersionUnsupported` before pgmq 1.11.
+    /// `PgmqVersionUnsupported` before pgmq 1.11.
     pub async fn unbind_topic(&mut self, pattern: &Pattern, queue: &QueueName) -> Result<bool> {
-        self.change_binding(&UNBIND, pattern, queue, "removed").await
+        let removed = self.change_binding(&UNBIND, pattern, queue, "removed").await?;
+        Ok(removed.unwrap_or(false))
     }
 
+    /// What a statement says that it changed; none if the queue is not there.
     async fn change_binding(
         &mut self,
         statement: &Statement,
         pattern: &Pattern,
         queue: &QueueName,
         changed: &str,
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         self.installation().await?.require(Feature::Topics)?;
         let parameters = [(&pattern.as_str() as _, Type::TEXT), (&queue.as_str() as _, Type::TEXT)];
         let rows = self.query(statement, &parameters).await?;
-        let row = rows.first().ok_or_else(|| Error::queue_not_found(queue.as_str()))?;
-        column(row, changed)
+        rows.first().map(|row| column(row, changed)).transpose()
     }
 
     /// A page of the bindings of one queue or of all, by pattern and queue (`pgmq.list_topic_bindings`).
     ///
     /// # Errors
-    /// `QueueNotFound`; `PgmqVersionUnsupported` before pgmq 1.11.
+    /// `PgmqVersionUnsupported` before pgmq 1.11.
     pub async fn list_topic_bindings(
         &mut self,
         queue: Option<&QueueName>,
         page: &Page,
     ) -> Result<Paged<TopicBinding>> {
         self.installation().await?.require(Feature::Topics)?;
-        if let Some(queue) = queue {
-            self.get_queue(queue).await?;
-        }
         let parameters = [
             (&queue.map(QueueName::as_str) as _, Type::TEXT),
             (&page.after(0) as _, Type::TEXT),

@@ -149,8 +149,11 @@ impl Installation {
         .with("pgmq_version", installed))
     }
 
-    /// The words of `GetServerInfo.capabilities`.
+    /// The words of `GetServerInfo.capabilities`, in alphabetical order; none where pgmq is missing.
     pub fn capabilities(&self) -> Vec<String> {
+        if self.installed_by.is_none() {
+            return Vec::new();
+        }
         let mut words: Vec<String> =
             self.features.iter().map(|feature| feature.words().0.to_owned()).collect();
         if self.partman {
@@ -158,6 +161,7 @@ impl Installation {
         }
         let receipts = if self.strong_receipts { "fenced-receipts" } else { "weak-receipts" };
         words.push(receipts.to_owned());
+        words.sort_unstable();
         words
     }
 }

@@ -13,11 +13,56 @@ use proptest::sample::{Index, select};
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
+use crate::harness::TestDatabase;
+
+/// How many cases each check tries.
+const CASES: u32 = 300;
+
+/// A plain SQL user's connection that renders JSON text; the database goes with the first value.
+async fn renderer() -> (TestDatabase, tokio_postgres::Client) {
+    let database = TestDatabase::create_empty().await;
+    let connection = database.connect().await;
+    (database, connection)
+}
+
+/// JSON text as Postgres renders it, or why it does not.
+async fn render(connection: &tokio_postgres::Client, text: String) -> Result<String, String> {
+    let rendered = connection.query_one("SELECT $1::text::jsonb::text", &[&text]).await;
+    rendered.map(|row| row.get(0)).map_err(|error| format!("{error:?}"))
+}
+
+#[tokio::test]
+async fn documents_are_rendered_in_the_bytes_foretold() {
+    let (_database, connection) = renderer().await;
+    check_documents(CASES, async |text| render(&connection, text).await).await;
+}
+
+#[tokio::test]
+async fn numbers_are_rendered_in_the_bytes_foretold() {
+    let (_database, connection) = renderer().await;
+    check_numbers(CASES, async |text| render(&connection, text).await).await;
+}
+
+#[tokio::test]
+async fn repeated_keys_take_at_most_the_bytes_foretold() {
+    let (_database, connection) = renderer().await;
+    check_repeated_keys(CASES, async |text| render(&connection, text).await).await;
+}
+
+#[tokio::test]
+async fn damaged_documents_are_judged_alike() {
+    let (_database, connection) = renderer().await;
+    check_damaged_documents(CASES, async |text| render(&connection, text).await).await;
+}
+
+#[tokio::test]
+async fn quoted_strings_are_rendered_unchanged() {
+    let (_database, connection) = renderer().await;
+    check_quoted_strings(CASES, async |text| render(&connection, text).await).await;
+}
+
 /// Documents without repeated keys are rendered by Postgres in exactly the bytes foretold.
-pub(crate) async fn documents_are_rendered_in_the_bytes_foretold(
-    cases: u32,
-    render: impl AsyncFn(String) -> Result<String, String>,
-) {
+async fn check_documents(cases: u32, render: impl AsyncFn(String) -> Result<String, String>) {
     check(cases, documents(Keys::Unique), async |text: String| {
         let scanned = json::scan(&text).map_err(|error| error.to_string())?;
         let rendered = render(text).await?;
@@ -28,10 +73,7 @@ pub(crate) async fn documents_are_rendered_in_the_bytes_foretold(
 }
 
 /// Numbers in all shapes: what we accept is rendered in exactly the bytes foretold.
-pub(crate) async fn numbers_are_rendered_in_the_bytes_foretold(
-    cases: u32,
-    render: impl AsyncFn(String) -> Result<String, String>,
-) {
+async fn check_numbers(cases: u32, render: impl AsyncFn(String) -> Result<String, String>) {
     check(cases, numbers(), async |text: String| {
         let Ok(scanned) = json::scan(&text) else { return Ok(()) };
         same("rendered bytes", scanned.rendered_bytes, render(text).await?.len())
@@ -40,10 +82,7 @@ pub(crate) async fn numbers_are_rendered_in_the_bytes_foretold(
 }
 
 /// Documents with repeated keys take at most the bytes foretold, and the last of the repeated members is the one kept.
-pub(crate) async fn repeated_keys_take_at_most_the_bytes_foretold(
-    cases: u32,
-    render: impl AsyncFn(String) -> Result<String, String>,
-) {
+async fn check_repeated_keys(cases: u32, render: impl AsyncFn(String) -> Result<String, String>) {
     check(cases, documents(Keys::Repeated), async |text: String| {
         let scanned = json::scan(&text).map_err(|error| error.to_string())?;
         let rendered = render(text.clone()).await?;
@@ -57,10 +96,7 @@ pub(crate) async fn repeated_keys_take_at_most_the_bytes_foretold(
 }
 
 /// Of damaged documents Postgres accepts all that we accept, and refuses all that we refuse for their grammar.
-pub(crate) async fn damaged_documents_are_judged_alike(
-    cases: u32,
-    render: impl AsyncFn(String) -> Result<String, String>,
-) {
+async fn check_damaged_documents(cases: u32, render: impl AsyncFn(String) -> Result<String, String>) {
     check(cases, damaged_documents(), async |text: String| {
         let scanned = json::scan(&text);
         match (scanned, render(text).await) {
@@ -75,10 +111,7 @@ pub(crate) async fn damaged_documents_are_judged_alike(
 }
 
 /// Quoted strings are rendered as they are, and an added member is found again.
-pub(crate) async fn quoted_strings_are_rendered_unchanged(
-    cases: u32,
-    render: impl AsyncFn(String) -> Result<String, String>,
-) {
+async fn check_quoted_strings(cases: u32, render: impl AsyncFn(String) -> Result<String, String>) {
     check(cases, (objects(), "[^\0]*", "[^\0]*"), async |(object, key, value): (String, String, String)| {
         let quoted = json::quote(&value);
         same("rendering", render(quoted.clone()).await?, quoted)?;
@@ -91,7 +124,7 @@ pub(crate) async fn quoted_strings_are_rendered_unchanged(
 
 /// Whether the keys of one object may repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keys {
+enum Keys {
     /// All keys of an object differ once unescaped.
     Unique,
     /// Keys come from [`REPEATED_KEYS`], escaped in several ways.
@@ -99,10 +132,10 @@ pub(crate) enum Keys {
 }
 
 /// The keys of documents with repeated keys.
-pub(crate) const REPEATED_KEYS: [&str; 3] = ["a", "é", "b\"/"];
+const REPEATED_KEYS: [&str; 3] = ["a", "é", "b\"/"];
 
 /// Texts the scanner must accept: any value, with whitespace and escapes wherever they may be.
-pub(crate) fn documents(keys: Keys) -> impl Strategy<Value = String> {
+fn documents(keys: Keys) -> impl Strategy<Value = String> {
     let number = numbers().prop_filter("at most 1,000 digits", |text| json::scan(text).is_ok());
     let word = select(["null", "true", "false"].as_slice()).prop_map(str::to_owned);
     let leaf = prop_oneof![2 => number, 3 => strings().prop_map(|string| string.written), 1 => word];
@@ -114,13 +147,13 @@ pub(crate) fn documents(keys: Keys) -> impl Strategy<Value = String> {
 }
 
 /// Objects the scanner must accept, with some repeated keys.
-pub(crate) fn objects() -> impl Strategy<Value = String> {
+fn objects() -> impl Strategy<Value = String> {
     let value = documents(Keys::Repeated).boxed();
     spaced(prop_oneof![object(Keys::Repeated, value.clone()), object(Keys::Unique, value)])
 }
 
 /// Numbers in all shapes of the grammar, some too long for the scanner.
-pub(crate) fn numbers() -> impl Strategy<Value = String> {
+fn numbers() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => "-?(0|[1-9][0-9]{0,9})(\\.[0-9]{1,9})?",
         4 => "-?(0|[1-9][0-9]{0,9})(\\.[0-9]{1,9})?[eE][+-]?[0-9]{1,2}",
@@ -131,15 +164,15 @@ pub(crate) fn numbers() -> impl Strategy<Value = String> {
 
 /// A string and one way of writing it.
 #[derive(Debug, Clone)]
-pub(crate) struct WrittenString {
+struct WrittenString {
     /// The string itself.
-    pub(crate) value: String,
+    value: String,
     /// As JSON text, quotes included.
-    pub(crate) written: String,
+    written: String,
 }
 
 /// Strings of all characters but U+0000, each written in one of the ways there are.
-pub(crate) fn strings() -> impl Strategy<Value = WrittenString> {
+fn strings() -> impl Strategy<Value = WrittenString> {
     let character = prop_oneof![
         6 => prop::char::range(' ', '~'),
         1 => prop::char::range('\u{1}', '\u{20}'),
@@ -153,7 +186,7 @@ pub(crate) fn strings() -> impl Strategy<Value = WrittenString> {
 }
 
 /// Documents with one to four characters deleted, replaced or put in.
-pub(crate) fn damaged_documents() -> impl Strategy<Value = String> {
+fn damaged_documents() -> impl Strategy<Value = String> {
     let documents =
         prop_oneof![3 => documents(Keys::Unique), 1 => strings().prop_map(|string| string.written)];
     (documents, vec((any::<Index>(), 0..3, select(DAMAGE)), 1..5)).prop_map(|(text, edits)| {

@@ -1,1 +1,158 @@
-//! To be written.
+//! Metrics: what is counted where, and what is not.
+
+use pgmq_grpc::proto::v1::{
+    ArchiveRequest, GetQueueMetricsRequest, ListQueueMetricsRequest, PopRequest, QueueMetrics,
+    ReleaseRequest, SendRequest, send_request,
+};
+use tonic::Code;
+
+use crate::harness::{Refusal, Test, moment_in, seconds};
+
+async fn measure(test: &mut Test, queue: &str, include_archive: bool) -> QueueMetrics {
+    let request = GetQueueMetricsRequest { queue: queue.to_owned(), include_archive };
+    let reply = test.client.queue.get_queue_metrics(request).await.expect("metrics");
+    reply.into_inner().metrics.expect("metrics")
+}
+
+#[tokio::test]
+async fn an_empty_queue_has_neither_messages_nor_ages() {
+    let mut test = Test::with_queue("orders").await;
+    let metrics = measure(&mut test, "orders", false).await;
+    let scraped_at = metrics.scraped_at.expect("a moment");
+    assert!((scraped_at.seconds - moment_in(0).seconds).abs() < 30);
+    let expected =
+        QueueMetrics { queue: "orders".into(), scraped_at: Some(scraped_at), ..Default::default() };
+    assert_eq!(metrics, expected);
+}
+
+#[tokio::test]
+async fn messages_count_as_visible_in_flight_or_delayed() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send_all("orders", &["1", "2", "3", "4", "5"]).await;
+    for schedule in [
+        send_request::Schedule::Delay(seconds(60.0).unwrap()),
+        send_request::Schedule::VisibleAt(moment_in(3600)),
+    ] {
+        let request = SendRequest {
+            queue: "orders".into(),
+            message: "1".into(),
+            schedule: Some(schedule),
+            ..Default::default()
+        };
+        test.client.queue.send(request).await.unwrap();
+    }
+    let read = test.client.read("orders", 3).await;
+    test.client.delete("orders", &[&read[0].receipt]).await;
+    let receipts = vec![read[1].receipt.clone()];
+    let delayed = ReleaseRequest { queue: "orders".into(), receipts, delay: seconds(60.0) };
+    test.client.queue.release(delayed).await.unwrap();
+
+    let metrics = measure(&mut test, "orders", false).await;
+    assert_eq!(metrics.visible_length, 2);
+    assert_eq!(metrics.in_flight_length, 2);
+    assert_eq!(metrics.delayed_length, 2);
+    assert_eq!(metrics.queue_length, 6);
+    assert_eq!(metrics.total_messages, 7);
+
+    let receipts = vec![read[2].receipt.clone()];
+    let now = ReleaseRequest { queue: "orders".into(), receipts, delay: None };
+    test.client.queue.release(now).await.unwrap();
+    let metrics = measure(&mut test, "orders", false).await;
+    assert_eq!((metrics.visible_length, metrics.in_flight_length), (3, 1));
+}
+
+#[tokio::test]
+async fn the_archive_is_counted_only_when_asked_for() {
+    let mut test = Test::with_queue("orders").await;
+    let msg_ids = test.client.send_all("orders", &["1", "2", "3"]).await;
+    let request =
+        ArchiveRequest { queue: "orders".into(), msg_ids: msg_ids[..2].to_vec(), ..Default::default() };
+    test.client.queue.archive(request).await.unwrap();
+    assert_eq!(measure(&mut test, "orders", false).await.archive_length, None);
+    let metrics = measure(&mut test, "orders", true).await;
+    assert_eq!((metrics.archive_length, metrics.queue_length, metrics.total_messages), (Some(2), 1, 3));
+
+    let request = ListQueueMetricsRequest { include_archive: true, ..Default::default() };
+    let listed = test.client.queue.list_queue_metrics(request).await.unwrap().into_inner().metrics;
+    assert_eq!(listed[0].archive_length, Some(2));
+    let listed = test.client.queue.list_queue_metrics(ListQueueMetricsRequest::default()).await.unwrap();
+    assert_eq!(listed.into_inner().metrics[0].archive_length, None);
+}
+
+#[tokio::test]
+async fn ages_are_those_of_the_newest_and_the_oldest_message_in_the_queue() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send_all("orders", &["1", "2", "3"]).await;
+    test.run(
+        "UPDATE pgmq.q_orders SET enqueued_at = now() - CASE msg_id WHEN 1 THEN interval '2 hours'
+         WHEN 2 THEN interval '1 hour' ELSE interval '1 minute' END",
+    )
+    .await;
+    let ages = |metrics: &QueueMetrics| {
+        let seconds = |age: &Option<prost_types::Duration>| age.as_ref().expect("an age").seconds;
+        (seconds(&metrics.newest_message_age), seconds(&metrics.oldest_message_age))
+    };
+    let (newest, oldest) = ages(&measure(&mut test, "orders", false).await);
+    assert!((60..90).contains(&newest) && (7_200..7_230).contains(&oldest), "{newest} {oldest}");
+    test.client.queue.pop(PopRequest { queue: "orders".into(), max_messages: 1 }).await.unwrap();
+    let (_, oldest) = ages(&measure(&mut test, "orders", false).await);
+    assert!((3_600..3_630).contains(&oldest), "{oldest}");
+}
+
+#[tokio::test]
+async fn an_age_of_a_message_from_the_future_is_zero() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send("orders", "1").await;
+    test.run("UPDATE pgmq.q_orders SET enqueued_at = now() + interval '1 hour'").await;
+    let metrics = measure(&mut test, "orders", false).await;
+    assert_eq!(metrics.newest_message_age, seconds(0.0));
+}
+
+#[tokio::test]
+async fn all_queues_are_measured_as_each_one_is() {
+    let mut test = Test::start().await;
+    for (name, count) in [("b", 2), ("a", 1), ("c", 0)] {
+        test.client.create(name).await;
+        test.client.send_all(name, &vec!["1"; count.max(1)]).await;
+        test.run(&format!("DELETE FROM pgmq.q_{name} WHERE msg_id > {count}")).await;
+    }
+    let first = ListQueueMetricsRequest { page_size: 2, ..Default::default() };
+    let first = test.client.queue.list_queue_metrics(first).await.unwrap().into_inner();
+    let second = ListQueueMetricsRequest {
+        page_size: 2,
+        page_token: first.next_page_token.clone(),
+        ..Default::default()
+    };
+    let second = test.client.queue.list_queue_metrics(second).await.unwrap().into_inner();
+    assert_eq!(second.next_page_token, "");
+    let all: Vec<_> = first.metrics.iter().chain(&second.metrics).collect();
+    let counts: Vec<_> = all.iter().map(|metrics| (metrics.queue.as_str(), metrics.queue_length)).collect();
+    assert_eq!(counts, [("a", 1), ("b", 2), ("c", 0)]);
+    let alone = measure(&mut test, "b", false).await;
+    assert_eq!((alone.visible_length, alone.total_messages), (all[1].visible_length, all[1].total_messages));
+
+    let request = ListQueueMetricsRequest { prefix: "b".into(), ..Default::default() };
+    let listed = test.client.queue.list_queue_metrics(request).await.unwrap().into_inner();
+    assert_eq!((listed.metrics.len(), listed.metrics[0].queue.as_str()), (1, "b"));
+}
+
+#[tokio::test]
+async fn only_partitioned_queues_have_a_default_partition() {
+    let mut test = Test::with_queue("a").await;
+    test.client.create("a_default").await;
+    for queue in ["a", "a_default"] {
+        assert_eq!(measure(&mut test, queue, false).await.default_partition_length, None, "{queue}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_queue_cannot_be_measured() {
+    let mut test = Test::with_queue("gone").await;
+    test.run("DROP TABLE pgmq.q_gone").await;
+    for queue in ["gone", "nowhere"] {
+        let request = GetQueueMetricsRequest { queue: queue.into(), ..Default::default() };
+        let status = test.client.queue.get_queue_metrics(request).await.unwrap_err();
+        let refusal = Refusal::expect(&status, Code::NotFound, "QUEUE_NOT_FOUND");
+        assert_eq!(refusal.metadata["queue"], queue);
+    }
+}
