@@ -8,6 +8,7 @@ pub(crate) mod database;
 pub(crate) mod postgres;
 pub(crate) mod refusal;
 pub(crate) mod server;
+pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
 
