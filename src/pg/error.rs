@@ -15,7 +15,23 @@ pub(super) fn of_statement(error: tokio_postgres::Error, effect: Effect) -> Erro
             false => Error::internal(error),
         };
     };
-    of_database(database_error, effect).caused_by(error)
+    of_database(database_error, effect).caused_by(Cause::of(database_error))
+}
+
+/// What the log says of an error of Postgres: all but its detail and context, which can quote whole messages.
+#[derive(Debug, thiserror::Error)]
+#[error("{severity} {}: {message}", code.code())]
+struct Cause {
+    code: SqlState,
+    severity: String,
+    message: String,
+}
+
+impl Cause {
+    fn of(error: &DbError) -> Self {
+        let (severity, message) = (error.severity().to_owned(), error.message().to_owned());
+        Self { code: error.code().clone(), severity, message }
+    }
 }
 
 /// The error of a connection that could not be made.
@@ -32,9 +48,8 @@ pub(super) fn of_connecting(error: tokio_postgres::Error) -> Error {
 
 /// Whether a statement failed because a value was too large to be rendered as text.
 pub(super) fn is_unrenderable(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(<dyn std::error::Error>::downcast_ref);
-    let code = source.and_then(tokio_postgres::Error::code);
-    code == Some(&SqlState::PROGRAM_LIMIT_EXCEEDED)
+    let cause = std::error::Error::source(error).and_then(<dyn std::error::Error>::downcast_ref::<Cause>);
+    cause.is_some_and(|cause| cause.code == SqlState::PROGRAM_LIMIT_EXCEEDED)
 }
 
 /// Nothing was applied, and a repetition may work soon.
