@@ -24,6 +24,15 @@ impl QueueKind {
             Self::Partitioned => "partitioned",
         }
     }
+
+    /// The kind as the contract names it, for values in errors.
+    pub fn name_in_contract(self) -> &'static str {
+        match self {
+            Self::Standard => "QUEUE_KIND_STANDARD",
+            Self::Unlogged => "QUEUE_KIND_UNLOGGED",
+            Self::Partitioned => "QUEUE_KIND_PARTITIONED",
+        }
+    }
 }
 
 /// A queue as `pgmq.meta` lists it.

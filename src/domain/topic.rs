@@ -20,6 +20,9 @@ impl TryFrom<String> for RoutingKey {
     type Error = Invalid;
 
     fn try_from(key: String) -> Result<Self, Invalid> {
+        if key.is_empty() {
+            return Err(Invalid::new(Kind::MissingField, "a routing key is needed"));
+        }
         let refuse = |why: String| Invalid::new(Kind::InvalidRoutingKey, format!("a routing key {why}"));
         check_segments(&key, "").map_err(refuse)?;
         Ok(Self(key))
@@ -44,6 +47,9 @@ impl TryFrom<String> for Pattern {
     type Error = Invalid;
 
     fn try_from(pattern: String) -> Result<Self, Invalid> {
+        if pattern.is_empty() {
+            return Err(Invalid::new(Kind::MissingField, "a pattern is needed"));
+        }
         let refuse = |why: String| Invalid::new(Kind::InvalidPattern, format!("a pattern {why}"));
         check_segments(&pattern, "*#").map_err(refuse)?;
         for adjacent in ["**", "##", "*#", "#*"] {
@@ -56,9 +62,6 @@ impl TryFrom<String> for Pattern {
 }
 
 fn check_segments(text: &str, wildcards: &str) -> Result<(), String> {
-    if text.is_empty() {
-        return Err("must not be empty".to_owned());
-    }
     if text.chars().count() > MAX_CHARACTERS {
         return Err(format!("has at most {MAX_CHARACTERS} characters"));
     }

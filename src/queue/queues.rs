@@ -77,7 +77,7 @@ impl CreateQueue {
         let mismatch = |how: &str| {
             Error::new(Kind::QueueKindMismatch, format!("queue {:?} exists and is {how}", existing.name))
                 .with("queue", &existing.name)
-                .with("kind", existing.kind.word())
+                .with("kind", existing.kind.name_in_contract())
         };
         if existing.kind != self.kind {
             return Err(mismatch(existing.kind.word()));
