@@ -98,16 +98,13 @@ impl Connection {
     /// A page of the bindings of one queue or of all, by pattern and queue (`pgmq.list_topic_bindings`).
     ///
     /// # Errors
-    /// `QueueNotFound`; `PgmqVersionUnsupported` before pgmq 1.11.
+    /// `PgmqVersionUnsupported` before pgmq 1.11.
     pub async fn list_topic_bindings(
         &mut self,
         queue: Option<&QueueName>,
         page: &Page,
     ) -> Result<Paged<TopicBinding>> {
         self.installation().await?.require(Feature::Topics)?;
-        if let Some(queue) = queue {
-            self.get_queue(queue).await?;
-        }
         let parameters = [
             (&queue.map(QueueName::as_str) as _, Type::TEXT),
             (&page.after(0) as _, Type::TEXT),
