@@ -42,7 +42,8 @@ impl Page {
     ) -> Result<Self, Vec<(&'static str, Invalid)>> {
         let mut refused = Vec::new();
         if size < 0 {
-            refused.push(("page_size", Invalid::new(Kind::InvalidCount, "must not be negative")));
+            let negative = Invalid::new(Kind::InvalidCount, "must not be negative").with("limit", MAX_SIZE);
+            refused.push(("page_size", negative));
         }
         let filter = hash(list, filters);
         let after = parse_token(token, filter);

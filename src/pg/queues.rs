@@ -154,7 +154,8 @@ impl Connection {
     /// # Errors
     /// `QueueBusy` after 2 s.
     pub async fn lock_queue(&mut self, queue: &QueueName) -> Result<()> {
-        self.query(&LOCK_QUEUE, &[(&queue.as_str(), Type::TEXT)]).await.map(drop)
+        let locked = self.query(&LOCK_QUEUE, &[(&queue.as_str(), Type::TEXT)]).await;
+        locked.map(drop).map_err(|error| self.missing(queue, error))
     }
 
     /// Makes a queue (`pgmq.create`, `pgmq.create_unlogged`, `pgmq.create_partitioned`).
@@ -241,7 +242,8 @@ impl Connection {
     /// `QueueNotFound`; `QueueBusy` if a lock was not free within 2 s.
     pub async fn drop_queue(&mut self, queue: &QueueName) -> Result<()> {
         let name: [Parameter<'_>; 1] = [(&queue.as_str(), Type::TEXT)];
-        let rows = self.query(&DROP, &name).await?;
+        let dropped = self.query(&DROP, &name).await;
+        let rows = dropped.map_err(|error| self.missing(queue, error))?;
         self.catalog().forget(queue);
         let Some(row) = rows.first() else {
             return Err(Error::queue_not_found(queue.as_str()));

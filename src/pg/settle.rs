@@ -11,7 +11,7 @@ use super::database::{Connection, Parameter};
 use super::row::{self, column};
 use super::statement::{Effect, Statement};
 use crate::domain::message::{ItemResult, Message, Outcome};
-use crate::domain::{Error, QueueName, Receipt, Result, Timestamp};
+use crate::domain::{Error, Kind, QueueName, Receipt, Result, Timestamp};
 
 /// What is to become of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -333,7 +333,7 @@ impl Connection {
             let rows = self
                 .query(&live.on(&table), &parameters)
                 .await
-                .map_err(|error| self.missing(queue, error))?;
+                .map_err(|error| partly_settled(self.missing(queue, error)))?;
             if rows.is_empty() {
                 self.catalog().forget(queue);
                 return Err(Error::queue_not_found(queue.as_str()));
@@ -405,6 +405,17 @@ fn place<T>(items: &mut [T], ordinal: i64) -> Result<&mut T> {
 
 fn place_of<T>(items: &[T], ordinal: i64) -> Result<&T> {
     usize::try_from(ordinal - 1).ok().and_then(|index| items.get(index)).ok_or_else(no_verdict)
+}
+
+/// The first statement has settled what was free.
+fn partly_settled(error: Error) -> Error {
+    match error.kind() {
+        Kind::QueueBusy => error.reworded(
+            Kind::QueueBusy,
+            "others held some of the messages for more than 2 s; the rest is settled, and repeating the call is safe",
+        ),
+        _ => error,
+    }
 }
 
 fn no_verdict() -> Error {

@@ -3,6 +3,7 @@
 use tokio_postgres::{Client, Row};
 
 use super::row::column;
+use super::statement::Effect;
 use crate::domain::{Error, Kind, Result};
 
 const PROBE: &str = "-- pgmq-grpc: probe
@@ -169,9 +170,10 @@ impl Installation {
 /// Asks the database what is installed.
 ///
 /// # Errors
-/// `DatabaseUnavailable` if it does not answer or only reads.
+/// `DatabaseUnavailable` if it does not answer or only reads; `PermissionDenied` if pgmq's schema is closed to us.
 pub(super) async fn probe(client: &Client) -> Result<Installation> {
-    let rows = client.query_typed(PROBE, &[]).await.map_err(super::error::of_connecting)?;
+    let rows = client.query_typed(PROBE, &[]).await;
+    let rows = rows.map_err(|failed| super::error::of_statement(failed, Effect::Reads))?;
     let row = rows.first().ok_or_else(|| Error::internal("the probe gave no row"))?;
     if column(row, "in_recovery")? {
         return Err(super::error::unavailable("the database is a standby, which only reads"));

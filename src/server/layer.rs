@@ -10,6 +10,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
+use super::routes::MAX_REQUEST_BYTES;
 use crate::domain::{Deadline, Error, Kind};
 use crate::service::{RequestId, to_status};
 
@@ -78,8 +79,8 @@ fn timeout(value: &HeaderValue) -> Option<Duration> {
     }
 }
 
-/// tonic answers a message that it cannot decode with INTERNAL, and one that is too long with OUT_OF_RANGE: both are
-/// the caller's.
+/// tonic answers a message that it cannot decode with INTERNAL, one that is too long with OUT_OF_RANGE, and one that
+/// unpacks to too much with RESOURCE_EXHAUSTED: all are the caller's.
 fn in_our_words(headers: &HeaderMap<HeaderValue>) -> Option<Error> {
     if headers.contains_key(REASON) {
         return None;
@@ -93,8 +94,9 @@ fn in_our_words(headers: &HeaderMap<HeaderValue>) -> Option<Error> {
             )
             .caused_by(status),
         ),
-        Code::OutOfRange => Some(
+        Code::OutOfRange | Code::ResourceExhausted => Some(
             Error::new(Kind::MessageTooLarge, "the request is larger than the 8 MiB that a request may have")
+                .with("limit", MAX_REQUEST_BYTES.to_string())
                 .caused_by(status),
         ),
         _ => None,

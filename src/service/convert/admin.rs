@@ -99,7 +99,7 @@ impl FromRequest<v1::ConvertArchivePartitionedRequest> for queue::ConvertArchive
             fields.refuse("partitioning.premake", Invalid::new(Kind::InvalidPartitioning, description));
         }
         let cut = partitioning(fields, v1::Partitioning { premake: 0, ..given });
-        let leading = bounds::count(request.leading_partition, DEFAULT_LEADING_PARTITION, 10_000);
+        let leading = bounds::count(request.leading_partition, DEFAULT_LEADING_PARTITION, i32::MAX);
         let leading = fields.take("leading_partition", leading);
         Some(Self { queue: queue?, partitioning: cut?, leading_partition: leading? })
     }

@@ -210,6 +210,13 @@ impl From<Paged<MeasuredQueue>> for v1::ListQueueMetricsResponse {
 }
 
 impl FromRequest<v1::ValidateNameRequest> for queue::ValidateName {
+    fn queue(request: &v1::ValidateNameRequest) -> Option<&str> {
+        match &request.name {
+            Some(v1::validate_name_request::Name::Queue(queue)) => Some(queue),
+            _ => None,
+        }
+    }
+
     fn parse(request: v1::ValidateNameRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
         use v1::validate_name_request::Name;
         match request.name {

@@ -49,6 +49,10 @@ impl From<bool> for v1::UnbindTopicResponse {
 }
 
 impl FromRequest<v1::ListTopicBindingsRequest> for queue::ListTopicBindings {
+    fn queue(request: &v1::ListTopicBindingsRequest) -> Option<&str> {
+        Some(request.queue.as_str()).filter(|queue| !queue.is_empty())
+    }
+
     fn parse(request: v1::ListTopicBindingsRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
         let page = Page::parse("topic_bindings", &[&request.queue], request.page_size, &request.page_token);
         let page = fields.take_all(page);

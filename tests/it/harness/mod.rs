@@ -12,6 +12,7 @@ pub(crate) mod own_postgres;
 pub(crate) mod postgres;
 pub(crate) mod refusal;
 pub(crate) mod server;
+pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
 
