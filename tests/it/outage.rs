@@ -62,6 +62,8 @@ async fn a_server_comes_up_without_its_database_and_works_when_that_comes() {
             .unwrap_err(),
     ] {
         expect_unavailable(&refused);
+        // At once, and not after a wait for a connection that cannot come.
+        assert!(refused.message().contains("cannot be reached"), "{refused:?}");
     }
 
     postgres.start_again().await;
@@ -87,6 +89,24 @@ async fn a_database_that_hangs_is_an_error_before_the_deadline() {
     postgres.signal(Signal::SIGCONT);
     health::serving(&client).await;
     client.create("orders").await;
+}
+
+#[tokio::test]
+async fn a_refused_password_is_told_without_it() {
+    let test = Test::start().await;
+    let (before, place) = test.database.url.split_once('@').expect("a url with a user");
+    let (user, _) = before.rsplit_once(':').expect("a password");
+    let url = format!("{user}:zanzibar4711@{place}");
+    let server = Server::start(&["--database-url", &url]).await;
+    let mut client = Client::connect(&server).await;
+
+    health::not_serving(&client).await;
+    let refused = client.queue.get_queue(ask_for("orders")).await.unwrap_err();
+    expect_unavailable(&refused);
+    assert!(refused.message().contains("refused this server's credentials"), "{refused:?}");
+    let log = server.log();
+    assert!(log.contains("password authentication failed"), "{log}");
+    assert!(!log.contains("zanzibar4711"), "{log}");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ pub(crate) struct Grpcurl {
 impl Grpcurl {
     /// Looks on the PATH and in `target/tools/bin`; says aloud that a test is skipped if it is nowhere.
     pub(crate) fn find(server: &Server) -> Option<Self> {
+        #[expect(clippy::disallowed_methods, reason = "tests have no configuration but the environment")]
         let path = std::env::var_os("PATH").unwrap_or_default();
         let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin");
         let mut places = std::env::split_paths(&path).chain([tools]).map(|place| place.join("grpcurl"));

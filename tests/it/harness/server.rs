@@ -17,6 +17,8 @@ pub(crate) struct Server {
     /// Where it listens, as `127.0.0.1:port`.
     pub(crate) address: String,
     log: Arc<Mutex<Vec<String>>>,
+    /// Reads the log until the server has closed it.
+    reader: std::thread::JoinHandle<()>,
     errors_expected: bool,
 }
 
@@ -81,12 +83,12 @@ impl Server {
             .expect("a server");
         let log = Arc::new(Mutex::new(Vec::new()));
         let (lines, errors) = (Arc::clone(&log), child.stderr.take().expect("its errors"));
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(errors).lines().map_while(Result::ok) {
                 lines.lock().expect("the log").push(line);
             }
         });
-        Self { child, address: String::new(), log, errors_expected: false }
+        Self { child, address: String::new(), log, reader, errors_expected: false }
     }
 
     fn wait_until_started(mut self) -> Result<Self, String> {
@@ -145,11 +147,13 @@ impl Server {
         waited.await.expect("an end that does not panic")
     }
 
+    /// Waits for the end and for the last line of the log.
     fn wait_for_exit(&mut self) -> ExitStatus {
         let started = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child") {
-                return status;
+            match self.child.try_wait().expect("a child") {
+                Some(status) if self.reader.is_finished() => return status,
+                _ => {}
             }
             assert!(started.elapsed() < PATIENCE, "the server does not end:\n{}", self.log());
             #[expect(clippy::disallowed_methods, reason = "on a thread that may wait")]
