@@ -109,13 +109,15 @@ impl Operation for ReadBatch {
             let taken = connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
             let read = Handover::new(broker, queue, taken.deliveries);
             let left = until.saturating_duration_since(Instant::now());
-            let done = !read.deliveries().is_empty() || left.is_zero();
-            if done || call.gone.is_cancelled() || broker.drain.is_cancelled() {
+            if !read.deliveries().is_empty() || call.gone.is_cancelled() || broker.drain.is_cancelled() {
                 return Ok(read);
             }
             if taken.cut {
-                // What stood in front was moved aside; others may be behind it.
+                // What stood in front was moved aside; others may be behind it, and are there without a wait.
                 continue;
+            }
+            if left.is_zero() {
+                return Ok(read);
             }
             let next = connection.next_visible(queue, taken.before_read).await?;
             drop(connection);
