@@ -153,6 +153,8 @@ pub struct ReadOrder {
 pub struct Taken {
     /// The messages, sorted by id or, round robin, as pgmq gave them.
     pub deliveries: Vec<Delivery>,
+    /// When the queue was made, which tells one that was made anew from the one before.
+    pub queue_created_at: Timestamp,
     /// The database's clock from before the read.
     pub before_read: Timestamp,
     /// More messages were visible than fit.
@@ -215,7 +217,7 @@ impl Connection {
             self.set_aside(&order.queue, &cut.remove(0)).await?;
         }
         self.give_back(&order.queue, &cut).await?;
-        Ok(Taken { deliveries, before_read, cut: was_cut })
+        Ok(Taken { deliveries, queue_created_at: created_at, before_read, cut: was_cut })
     }
 
     /// Checks that this pgmq can read in an order.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::batch::idle_pause;
 use super::{Broker, Handover};
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
-use crate::domain::{Deadline, Error, Kind, Ordering, Result};
+use crate::domain::{Deadline, Error, Kind, Ordering, Result, Timestamp};
 use crate::engine::{Waiter, Window};
 use crate::pg::ReadOrder;
 
@@ -85,7 +85,7 @@ impl ReadStream {
         // The first connection tells whether queue, pgmq and database are there; it reads nothing yet.
         let mut connection = broker.database.connect("read", deadline).await?;
         connection.check_ordering(options.order.ordering).await?;
-        connection.get_queue(&options.order.queue).await?;
+        let queue = connection.get_queue(&options.order.queue).await?;
         drop(connection);
 
         let (sender, items) = mpsc::channel(1);
@@ -101,6 +101,7 @@ impl ReadStream {
                 .map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0))),
             heartbeat: Instant::now() + options.heartbeat_interval,
             broker: broker.clone(),
+            queue_created_at: queue.created_at,
             options,
             window,
             deadline,
@@ -122,6 +123,7 @@ type Sender = mpsc::Sender<Result<StreamItem>>;
 
 struct Reader {
     broker: Broker,
+    queue_created_at: Timestamp,
     options: StreamOptions,
     window: Arc<Window>,
     waiter: Waiter,
@@ -203,8 +205,13 @@ impl Reader {
         let mut connection = self.broker.database.connect("read", deadline).await?;
         let count = i32::try_from(room).unwrap_or(i32::MAX);
         let taken = connection.read(order, count, MAX_STREAM_BATCH_BYTES).await?;
-        if !taken.deliveries.is_empty() {
-            return Ok(Found::Messages(Handover::new(&self.broker, &order.queue, taken.deliveries)));
+        let read = Handover::new(&self.broker, &order.queue, taken.deliveries);
+        if taken.queue_created_at != self.queue_created_at {
+            // Dropped and made anew between two reads: what was read is another queue's, and goes back.
+            return Err(Error::queue_not_found(order.queue.as_str()));
+        }
+        if !read.deliveries().is_empty() {
+            return Ok(Found::Messages(read));
         }
         if taken.cut {
             return Ok(Found::Nothing { look_again_after: Duration::ZERO });
