@@ -21,6 +21,7 @@ mod settle;
 mod statement;
 mod tls;
 mod topics;
+mod unrenderable;
 mod upgrade;
 mod value;
 mod version;

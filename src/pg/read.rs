@@ -11,7 +11,7 @@ use super::statement::{Effect, Statement};
 use super::version::Feature;
 use crate::domain::bounds::{MAX_REPLY_BYTES, VisibilityTimeout};
 use crate::domain::message::Message;
-use crate::domain::{Delivery, Error, Ordering, QueueName, Receipt, Result, Timestamp};
+use crate::domain::{Delivery, Error, Kind, Ordering, QueueName, Receipt, Result, Timestamp};
 
 /// A read of one of pgmq's functions. `$1` queue, `$2` visibility timeout in seconds, `$3` number of messages,
 /// `$4` condition, `$5` bytes that a batch may take, `$6` bytes that a message may take that is alone in it.
@@ -169,6 +169,22 @@ impl Connection {
     /// `QueueNotFound`; `PgmqVersionUnsupported` for an ordering that this pgmq lacks.
     pub async fn read(&mut self, order: &ReadOrder, count: i32, bytes: i64) -> Result<Taken> {
         self.check_ordering(order.ordering).await?;
+        match self.take(order, count, bytes, Statement::clone).await {
+            Err(error) if error.kind() == Kind::DatabaseResources => {
+                self.read_around_unrenderable(order, count, error).await
+            }
+            taken => taken,
+        }
+    }
+
+    /// Reads with a variant of the statement.
+    pub(super) async fn take(
+        &mut self,
+        order: &ReadOrder,
+        count: i32,
+        bytes: i64,
+        variant: fn(&Statement) -> Statement,
+    ) -> Result<Taken> {
         let strong = self.installation().await?.strong_receipts;
         let statement = match order.ordering {
             Ordering::Unordered => READ,
@@ -178,7 +194,7 @@ impl Connection {
         };
         let rows = self
             .query(
-                &statement.fenced_by_read_time(strong),
+                &variant(&statement).fenced_by_read_time(strong),
                 &[
                     (&order.queue.as_str(), Type::TEXT),
                     (&order.visibility_timeout.seconds(), Type::INT4),
@@ -214,7 +230,7 @@ impl Connection {
         }
         let was_cut = !cut.is_empty();
         if deliveries.is_empty() && was_cut {
-            self.set_aside(&order.queue, &cut.remove(0)).await?;
+            self.set_aside(&order.queue, &cut.remove(0), "too large for a reply").await?;
         }
         self.give_back(&order.queue, &cut).await?;
         Ok(Taken { deliveries, queue_created_at: created_at, before_read, cut: was_cut })
@@ -280,13 +296,20 @@ impl Connection {
         given_back.map(drop).map_err(|error| self.missing(queue, error))
     }
 
-    async fn set_aside(&mut self, queue: &QueueName, delivery: &Delivery) -> Result<()> {
+    /// Moves a message to the archive that no reply can carry.
+    pub(super) async fn set_aside(
+        &mut self,
+        queue: &QueueName,
+        delivery: &Delivery,
+        reason: &str,
+    ) -> Result<()> {
         let table = self.table(queue).await?;
         let receipt = &delivery.receipt;
         tracing::warn!(
             queue = queue.as_str(),
             msg_id = receipt.msg_id(),
-            "message too large for any reply moved to the archive"
+            reason,
+            "message that no reply can carry moved to the archive"
         );
         let moved = self
             .query(
@@ -297,7 +320,7 @@ impl Connection {
                     (&receipt.enqueued_at(), Type::TIMESTAMPTZ),
                     (&receipt.last_read_at(), Type::TIMESTAMPTZ),
                     (&queue.as_str(), Type::TEXT),
-                    (&"too large for a reply", Type::TEXT),
+                    (&reason, Type::TEXT),
                 ],
             )
             .await;
