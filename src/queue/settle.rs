@@ -27,6 +27,16 @@ impl Targets {
         }
     }
 
+    /// The receipts that did what was asked, by the ids of their messages; none for ids.
+    fn done_receipts(&self, results: &[ItemResult]) -> HashMap<i64, Receipt> {
+        let receipts = match self {
+            Self::Ids(_) => &[],
+            Self::Receipts(receipts) => receipts.as_slice(),
+        };
+        let done = receipts.iter().zip(results).filter(|(_, result)| result.outcome == Outcome::Done);
+        done.map(|(receipt, _)| (receipt.msg_id(), *receipt)).collect()
+    }
+
     /// Settles each distinct target once; equal targets get equal results, in the order of the targets.
     pub(super) async fn settle(
         &self,
@@ -159,8 +169,8 @@ pub struct SetVisibilityTimeout {
 pub struct Settled {
     /// Each target's outcome.
     pub results: Vec<ItemResult>,
-    /// The changed messages that fit a reply, if asked for.
-    pub messages: Vec<Message>,
+    /// The changed messages that fit a reply, if asked for; with the receipts that named them, if any did.
+    pub messages: Vec<(Message, Option<Receipt>)>,
 }
 
 impl OnConnection for SetVisibilityTimeout {
@@ -177,6 +187,12 @@ impl OnConnection for SetVisibilityTimeout {
             true => Vec::new(),
             false => connection.fetch(&self.queue, &changed, MAX_REPLY_BYTES).await?,
         };
+        let receipts = self.targets.done_receipts(&results);
+        let messages = messages.into_iter().map(|message| {
+            let receipt = receipts.get(&message.msg_id).copied();
+            (message, receipt)
+        });
+        let messages = messages.collect();
         Ok(Settled { results, messages })
     }
 

@@ -3,7 +3,7 @@
 use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_DELAY};
-use crate::domain::{self, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Schedule};
+use crate::domain::{self, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Receipt, Schedule};
 use crate::proto::v1;
 use crate::queue;
 
@@ -120,6 +120,13 @@ impl From<domain::Message> for v1::Message {
 impl From<Delivery> for v1::Message {
     fn from(delivery: Delivery) -> Self {
         Self { receipt: delivery.receipt.encode(), ..delivery.message.into() }
+    }
+}
+
+impl From<(domain::Message, Option<Receipt>)> for v1::Message {
+    fn from((message, receipt): (domain::Message, Option<Receipt>)) -> Self {
+        let receipt = receipt.map(|receipt| receipt.encode()).unwrap_or_default();
+        Self { receipt, ..message.into() }
     }
 }
 
