@@ -8,7 +8,7 @@ use tokio_postgres::types::Type;
 use super::database::Connection;
 use super::row::column;
 use super::statement::{Effect, Statement};
-use crate::domain::{Error, QueueName, Result};
+use crate::domain::{Error, Kind, QueueName, Result};
 
 /// How many queues' tables are remembered.
 const CAPACITY: usize = 10_000;
@@ -87,12 +87,15 @@ impl Connection {
         Ok(table)
     }
 
-    /// Names the queue in an error about a missing table, and forgets the table.
+    /// Names the queue in an error about a missing table, and forgets the table; names it too if it is busy.
     pub(super) fn missing(&self, queue: &QueueName, error: Error) -> Error {
-        if error.kind() != crate::domain::Kind::QueueNotFound {
-            return error;
+        match error.kind() {
+            Kind::QueueNotFound => {
+                self.catalog().forget(queue);
+                Error::queue_not_found(queue.as_str()).caused_by(error)
+            }
+            Kind::QueueBusy => error.with("queue", queue.as_str()),
+            _ => error,
         }
-        self.catalog().forget(queue);
-        Error::queue_not_found(queue.as_str()).caused_by(error)
     }
 }
