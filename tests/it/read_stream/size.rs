@@ -1,0 +1,102 @@
+//! Large messages and slow clients: pieces have a size, and what a client does not take goes back.
+
+use pgmq_grpc::proto::v1::ReadRequest;
+use pgmq_grpc::proto::v1::queue_service_client::QueueServiceClient;
+use prost::Message as _;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Follower, follow};
+use crate::harness::{Test, eventually};
+use crate::read_batch::{body_of, ids};
+
+const PIECE: usize = 1 << 20;
+
+/// A client that lets the server send little ahead of what it reads.
+async fn hesitant(test: &Test) -> QueueServiceClient<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", test.server.address)).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+    QueueServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+#[tokio::test]
+async fn pieces_of_a_stream_stay_small() {
+    let mut test = Test::with_queue("orders").await;
+    for _ in 0..8 {
+        test.client.send("orders", &body_of(300_000)).await;
+    }
+    let mut stream = Follower::open(&test.client, follow("orders")).await;
+    let mut read = Vec::new();
+    while read.len() < 8 {
+        let reply = stream.next().await.unwrap().unwrap();
+        assert!(reply.encoded_len() < PIECE, "{}", reply.encoded_len());
+        assert!(reply.messages.iter().all(|message| message.read_ct == 1));
+        read.extend(ids(&reply.messages));
+    }
+    assert_eq!(read, [1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[tokio::test]
+async fn a_message_larger_than_a_piece_comes_alone() {
+    let mut test = Test::start_with(&["--max-message-bytes", "3MiB"]).await;
+    test.client.create("orders").await;
+    for bytes in [10, 2_000_000, 10, 3_000_000] {
+        test.client.send("orders", &body_of(bytes)).await;
+    }
+    let mut stream = Follower::open(&test.client, follow("orders")).await;
+    for msg_id in 1..=4 {
+        let reply = stream.next().await.unwrap().unwrap();
+        assert_eq!(ids(&reply.messages), [msg_id]);
+        assert_eq!(reply.messages[0].read_ct, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_message_too_large_for_any_reply_does_not_stop_a_stream() {
+    let mut test = Test::with_queue("orders").await;
+    test.run("SELECT pgmq.send('orders', to_jsonb(repeat('x', 4000000)))").await;
+    let small = test.client.send("orders", "{}").await;
+    let mut stream = Follower::open(&test.client, follow("orders")).await;
+    assert_eq!(stream.message().await.msg_id, small);
+    assert_eq!(test.value::<i64>("SELECT msg_id FROM pgmq.a_orders").await, 1);
+}
+
+#[tokio::test]
+async fn a_cancelled_stream_gives_back_what_its_client_did_not_take() {
+    let mut test = Test::with_queue("orders").await;
+    for _ in 0..6 {
+        test.client.send("orders", &body_of(900_000)).await;
+    }
+    let mut client = hesitant(&test).await;
+    // Opened and never read from: the transport takes two messages ahead, the third one waits in the server.
+    let stream = client.read(follow("orders")).await.unwrap().into_inner();
+    let read = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 1";
+    // Not more: a client that does not read is not read for. What a read takes beyond a piece goes back at once.
+    eventually("three messages on their way", async || (test.value::<i64>(read).await == 3).then_some(()))
+        .await;
+    drop(stream);
+    let given_back = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 0 AND vt <= clock_timestamp()";
+    eventually("the give-back", async || (test.value::<i64>(given_back).await >= 4).then_some(())).await;
+    let hidden = "SELECT count(*) FROM pgmq.q_orders WHERE vt > clock_timestamp()";
+    assert!(test.value::<i64>(hidden).await <= 2);
+    let again = test.client.read("orders", 3).await;
+    assert!(again.iter().all(|message| message.read_ct == 1));
+}
+
+#[tokio::test]
+async fn a_slow_client_gets_everything_once_and_in_order() {
+    let mut test = Test::with_queue("orders").await;
+    for _ in 0..12 {
+        test.client.send("orders", &body_of(200_000)).await;
+    }
+    let mut client = hesitant(&test).await;
+    let request = ReadRequest { max_messages: 12, ..follow("orders") };
+    let mut stream = client.read(request).await.unwrap().into_inner();
+    let mut read = Vec::new();
+    while let Some(reply) = stream.message().await.unwrap() {
+        assert!(reply.messages.iter().all(|message| message.read_ct == 1));
+        read.extend(ids(&reply.messages));
+        // Others of this queue are not held up meanwhile.
+        test.client.send("orders", "{}").await;
+    }
+    assert_eq!(read, (1..=12).collect::<Vec<i64>>());
+}
