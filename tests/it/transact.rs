@@ -199,15 +199,8 @@ async fn a_message_is_settled_once_in_a_transaction() {
 #[tokio::test]
 async fn an_unknown_queue_in_the_third_operation_undoes_the_others() {
     let (mut test, held) = with_held(2).await;
-    for unknown in [send("nowhere", "{}"), delete("nowhere", &[])] {
-        let unknown = match unknown.operation {
-            Some(Operation::Delete(_)) => operation(Operation::Delete(DeleteRequest {
-                queue: "nowhere".to_owned(),
-                msg_ids: vec![1],
-                ..Default::default()
-            })),
-            other => TransactOperation { operation: other },
-        };
+    let by_id = DeleteRequest { queue: "nowhere".to_owned(), msg_ids: vec![1], ..Default::default() };
+    for unknown in [send("nowhere", "{}"), operation(Operation::Delete(by_id))] {
         let operations = vec![send("results", "1"), delete("orders", &[&held[0]]), unknown];
         let refused = transact(&mut test.client, operations).await.unwrap_err();
         let refusal = Refusal::expect(&refused, Code::NotFound, "QUEUE_NOT_FOUND");

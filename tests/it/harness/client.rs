@@ -7,9 +7,10 @@ use pgmq_grpc::proto::v1::{
     CreateQueueRequest, DeleteRequest, Message, Outcome, OutgoingMessage, ReadBatchRequest, SendBatchRequest,
     SendRequest,
 };
+use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
 
-use super::Server;
+use super::{PATIENCE, Server};
 
 /// A client of one server over one connection.
 #[derive(Clone)]
@@ -41,7 +42,9 @@ impl Client {
 
     /// Makes a standard queue.
     pub(crate) async fn create(&mut self, queue: &str) {
-        let request = CreateQueueRequest { queue: queue.to_owned(), ..Default::default() };
+        let mut request = Request::new(CreateQueueRequest { queue: queue.to_owned(), ..Default::default() });
+        // Whatever the server's default is: this is not what a test is about.
+        request.set_timeout(PATIENCE);
         self.queue.create_queue(request).await.expect("a queue");
     }
 

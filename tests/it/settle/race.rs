@@ -64,16 +64,15 @@ async fn consume(mut client: Client, number: usize) -> Record {
 
 /// Ends visibility timeouts before their time, as if every consumer were slow.
 async fn hurry(mut client: Client) {
+    let everything: Vec<i64> = (1..=i64::try_from(MESSAGES).unwrap()).collect();
     loop {
-        for msg_id in 1..=i64::try_from(MESSAGES).unwrap() {
-            let request = SetVisibilityTimeoutRequest {
-                queue: "orders".to_owned(),
-                msg_ids: vec![msg_id],
-                visibility: seconds(0.0).map(Visibility::VisibilityTimeout),
-                ..Default::default()
-            };
-            client.queue.set_visibility_timeout(request).await.unwrap();
-        }
+        let request = SetVisibilityTimeoutRequest {
+            queue: "orders".to_owned(),
+            msg_ids: everything.clone(),
+            visibility: seconds(0.0).map(Visibility::VisibilityTimeout),
+            ..Default::default()
+        };
+        client.queue.set_visibility_timeout(request).await.unwrap();
     }
 }
 
