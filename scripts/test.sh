@@ -52,7 +52,7 @@ cargo_test() {
 suite() {
   local title=$1
   shift
-  cargo_test "$title" --test it "$@" -- --show-output
+  cargo_test "$title" --test it -- --show-output "$@"
 }
 
 run_unit() {
@@ -80,8 +80,9 @@ say "$(cargo --version), $(rustc --version); runs: ${runs[*]}"
 for run in "${runs[@]}"; do
   case "$run" in
     unit) run_unit ;;
-    18 | 14) PGMQ_GRPC_TEST_POSTGRES=$run suite "Postgres $run" ;;
-    pgmq) PGMQ_GRPC_TEST_POSTGRES=18 PGMQ_GRPC_TEST_PGMQ=1.11 suite "pgmq 1.11" ;;
+    # The downloaded Postgres has no pg_partman; the run partman is there for what needs it.
+    18 | 14) PGMQ_GRPC_TEST_POSTGRES=$run suite "Postgres $run" --skip partitioned:: ;;
+    pgmq) PGMQ_GRPC_TEST_POSTGRES=18 PGMQ_GRPC_TEST_PGMQ=1.11 suite "pgmq 1.11" --skip partitioned:: ;;
     partman) run_partman ;;
   esac
 done

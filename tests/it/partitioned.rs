@@ -29,6 +29,7 @@ async fn with_partman() -> Option<Test> {
     Some(Test { database, server, client, sql })
 }
 
+#[expect(clippy::disallowed_methods, reason = "the suite is set up by the environment")]
 async fn can_have_partman(sql: &tokio_postgres::Client) -> bool {
     let available = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_partman')";
     if sql.query_one(available, &[]).await.unwrap().get(0) {

@@ -11,6 +11,7 @@ use crate::harness::{Client, Test, seconds};
 const CONSUMERS: usize = 5;
 const BATCH: usize = 500;
 
+#[expect(clippy::disallowed_methods, reason = "the suite is set up by the environment")]
 fn messages() -> usize {
     std::env::var("PGMQ_GRPC_TEST_MESSAGES")
         .map_or(10_000, |count| count.parse().expect("a number of messages"))

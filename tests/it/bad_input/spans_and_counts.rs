@@ -167,7 +167,8 @@ async fn moments_are_refused_when_malformed_or_too_far_ahead() {
         at(i64::MIN, 0),
         at(i64::MAX, 999_999_999),
     ];
-    let fields: [(fn(Timestamp) -> Call, &str, i64); 4] = [
+    type CallAt = fn(Timestamp) -> Call;
+    let fields: [(CallAt, &str, i64); 4] = [
         (
             |at| call(SendRequest { schedule: Some(send_request::Schedule::VisibleAt(at)), ..good_send() }),
             "visible_at",

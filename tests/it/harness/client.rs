@@ -96,7 +96,7 @@ impl Client {
         let receipts = receipts.iter().map(|&receipt| receipt.to_owned()).collect();
         let request = DeleteRequest { queue: queue.to_owned(), receipts, ..Default::default() };
         let deleted = self.queue.delete(request).await.expect("a delete").into_inner();
-        deleted.results.iter().map(|result| result.outcome()).collect()
+        deleted.results.iter().map(pgmq_grpc::proto::v1::ItemResult::outcome).collect()
     }
 }
 

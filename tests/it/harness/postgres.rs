@@ -15,8 +15,6 @@ pub(crate) struct Postgres {
     url: String,
     /// The directory of its programs.
     pub(crate) binaries: PathBuf,
-    /// Its major version.
-    pub(crate) major: u32,
 }
 
 impl Postgres {
@@ -76,12 +74,10 @@ fn start() -> Postgres {
                 client.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.expect("a setting");
             }
             client.batch_execute("SELECT pg_reload_conf()").await.expect("a reload");
-            let major = postgres.version().split('.').next().and_then(|major| major.parse().ok());
             let shared = Postgres {
                 config: postgres.config(),
                 url: postgres.url(),
                 binaries: postgres.binaries().to_owned(),
-                major: major.expect("a major version"),
             };
             eprintln!("tests run on Postgres {}", postgres.version());
             started.send(shared).expect("a test that waits");
