@@ -48,6 +48,9 @@ fn set_visibility(visibility: Visibility) -> SetVisibilityTimeoutRequest {
 /// A field of a span: how to fill it, its path, and spans just out of its range.
 type SpanField = (fn(Duration) -> Call, &'static str, Vec<Duration>);
 
+/// A field of a moment: how to fill it, its path, and how many seconds it may lie ahead.
+type MomentField = (fn(Timestamp) -> Call, &'static str, i64);
+
 fn span_fields() -> Vec<SpanField> {
     vec![
         (
@@ -167,7 +170,7 @@ async fn moments_are_refused_when_malformed_or_too_far_ahead() {
         at(i64::MIN, 0),
         at(i64::MAX, 999_999_999),
     ];
-    let fields: [(fn(Timestamp) -> Call, &str, i64); 4] = [
+    let fields: [MomentField; 4] = [
         (
             |at| call(SendRequest { schedule: Some(send_request::Schedule::VisibleAt(at)), ..good_send() }),
             "visible_at",
