@@ -69,6 +69,11 @@ fn connection_lost(effect: Effect) -> Error {
     }
 }
 
+fn conflict() -> Error {
+    Error::new(Kind::Conflict, "the call collided with others each time it was tried; nothing was applied")
+        .retry_after(Duration::from_millis(100))
+}
+
 fn of_database(error: &DbError, effect: Effect) -> Error {
     let code = error.code();
     match *code {
@@ -80,11 +85,10 @@ fn of_database(error: &DbError, effect: Effect) -> Error {
             Kind::PgmqVersionUnsupported,
             "the installed pgmq lacks a function that this call needs; InstallPgmq upgrades it",
         ),
-        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => Error::new(
-            Kind::Conflict,
-            "the call collided with others each time it was tried; nothing was applied",
-        )
-        .retry_after(Duration::from_millis(100)),
+        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => conflict(),
+        // Two made the same index or trigger at once: `IF NOT EXISTS` does not see what is not committed.
+        SqlState::UNIQUE_VIOLATION if error.schema() == Some("pg_catalog") => conflict(),
+        SqlState::DUPLICATE_OBJECT => conflict(),
         SqlState::LOCK_NOT_AVAILABLE => {
             Error::new(Kind::QueueBusy, "a lock was not free within 2 s; nothing was applied")
                 .retry_after(Duration::from_secs(1))

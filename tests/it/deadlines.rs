@@ -6,7 +6,7 @@ use pgmq_grpc::proto::v1::*;
 use tonic::{Code, Request};
 
 use crate::harness::wire::{call, patient};
-use crate::harness::{Refusal, Test, eventually, seconds};
+use crate::harness::{PATIENCE, Refusal, Test, eventually, seconds};
 
 fn with_timeout<T>(request: T, timeout: Duration) -> Request<T> {
     let mut request = Request::new(request);
@@ -16,6 +16,15 @@ fn with_timeout<T>(request: T, timeout: Duration) -> Request<T> {
 
 fn send() -> SendRequest {
     SendRequest { queue: "orders".to_owned(), message: "{}".to_owned(), ..Default::default() }
+}
+
+/// A queue `orders` and a server of these flags, which has connected to the database already.
+async fn with_flags(flags: &[&str]) -> Test {
+    let test = Test::start_with(flags).await;
+    test.run("SELECT pgmq.create('orders')").await;
+    let get = GetQueueRequest { queue: "orders".to_owned() };
+    patient(&test.server).get_queue(with_timeout(get, PATIENCE)).await.unwrap();
+    test
 }
 
 /// Waits until no statement of the server runs any more.
@@ -88,8 +97,7 @@ async fn a_deadline_that_has_passed_already_is_told() {
 
 #[tokio::test]
 async fn a_caller_without_a_deadline_has_the_servers() {
-    let mut test = Test::start_with(&["--default-deadline", "500ms"]).await;
-    test.client.create("orders").await;
+    let mut test = with_flags(&["--default-deadline", "500ms"]).await;
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
     let started = Instant::now();
     let status = test.client.queue.send(send()).await.unwrap_err();
@@ -99,8 +107,7 @@ async fn a_caller_without_a_deadline_has_the_servers() {
 
 #[tokio::test]
 async fn a_callers_deadline_is_stronger_than_the_servers() {
-    let mut test = Test::start_with(&["--default-deadline", "300ms"]).await;
-    test.client.create("orders").await;
+    let test = with_flags(&["--default-deadline", "300ms"]).await;
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
     // The lock's own limit of 2 s comes first.
     let status = patient(&test.server).send(with_timeout(send(), Duration::from_secs(20))).await.unwrap_err();
@@ -109,8 +116,7 @@ async fn a_callers_deadline_is_stronger_than_the_servers() {
 
 #[tokio::test]
 async fn a_waiting_read_has_the_servers_deadline_too() {
-    let mut test = Test::start_with(&["--default-deadline", "1s"]).await;
-    test.client.create("orders").await;
+    let mut test = with_flags(&["--default-deadline", "1s"]).await;
     let read = ReadBatchRequest { queue: "orders".to_owned(), wait: seconds(50.0), ..Default::default() };
     let started = Instant::now();
     assert!(test.client.read_as(read).await.is_empty());
@@ -130,8 +136,7 @@ async fn a_stream_ends_at_its_callers_deadline() {
 
 #[tokio::test]
 async fn the_one_connection_is_good_again_after_a_deadline() {
-    let mut test = Test::start_with(&["--pool-size", "1"]).await;
-    test.client.create("orders").await;
+    let mut test = with_flags(&["--pool-size", "1"]).await;
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
     let mut client = patient(&test.server);
     for _ in 0..3 {
@@ -150,8 +155,7 @@ async fn the_one_connection_is_good_again_after_a_deadline() {
 
 #[tokio::test]
 async fn a_caller_who_leaves_does_not_spoil_the_connection() {
-    let mut test = Test::start_with(&["--pool-size", "1"]).await;
-    test.client.create("orders").await;
+    let mut test = with_flags(&["--pool-size", "1"]).await;
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
     let mut leaving = test.client.queue.clone();
     let waiting = tokio::spawn(async move { leaving.send(send()).await });
@@ -164,8 +168,7 @@ async fn a_caller_who_leaves_does_not_spoil_the_connection() {
 
 #[tokio::test]
 async fn a_server_with_too_many_waiting_calls_refuses_more_at_once() {
-    let mut test = Test::start_with(&["--pool-size", "1", "--max-waiting-calls", "1"]).await;
-    test.client.create("orders").await;
+    let test = with_flags(&["--pool-size", "1", "--max-waiting-calls", "1"]).await;
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
     let holder = tokio::spawn({
         let channel = test.client.channel.clone();
@@ -212,8 +215,7 @@ async fn a_server_with_too_many_waiting_calls_refuses_more_at_once() {
 
 #[tokio::test]
 async fn a_call_whose_turn_does_not_come_before_its_deadline_was_not_applied() {
-    let mut test = Test::start_with(&["--pool-size", "1"]).await;
-    test.client.create("orders").await;
+    let test = with_flags(&["--pool-size", "1"]).await;
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
     let holder = tokio::spawn({
         let channel = test.client.channel.clone();

@@ -122,6 +122,32 @@ async fn a_deadlock_that_never_ends_is_a_conflict_after_three_tries() {
 }
 
 #[tokio::test]
+async fn calls_that_may_be_repeated_may_also_be_made_at_once() {
+    let test = Test::with_queue("orders").await;
+    let queue = || "orders".to_owned();
+    let pattern = || "logs.*".to_owned();
+    let index = |target| call(CreateFifoIndexRequest { target: Some(target) });
+    for call in [
+        call(CreateQueueRequest { queue: "new".to_owned(), ..Default::default() }),
+        index(create_fifo_index_request::Target::Queue(queue())),
+        index(create_fifo_index_request::Target::AllQueues(true)),
+        call(EnableNotificationsRequest { queue: queue(), throttle_interval: None }),
+        call(UpdateNotificationsRequest { queue: queue(), throttle_interval: None }),
+        call(DisableNotificationsRequest { queue: queue() }),
+        call(BindTopicRequest { pattern: pattern(), queue: queue() }),
+        call(UnbindTopicRequest { pattern: pattern(), queue: queue() }),
+    ] {
+        let answers = (0..8).map(|_| call.make(&test.client.channel));
+        for answer in futures_util::future::join_all(answers).await {
+            if let Err(status) = answer {
+                // CONFLICT or QUEUE_BUSY, by how they met.
+                assert_eq!(Refusal::of(&status).code, Code::Aborted, "{}: {status:?}", call.text);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_rule_of_the_users_that_refuses_a_message_is_an_internal_error_whose_cause_is_in_the_log_alone() {
     let mut test = Test::with_queue("orders").await;
     test.server.expect_errors();
