@@ -301,7 +301,7 @@ async fn transactions_over_the_same_receipts_in_opposite_orders_do_not_deadlock(
 
 #[tokio::test]
 async fn settles_beside_transactions_over_the_same_receipts_do_not_deadlock() {
-    let (mut test, held) = with_held(60).await;
+    let (test, held) = with_held(60).await;
     let calls: Vec<_> = (0..12)
         .map(|number| {
             let mut client = test.client.clone();

@@ -118,7 +118,7 @@ async fn racing_consumers_are_told_the_truth_about_every_delivery() {
             }
             // Stale only if a newer delivery exists.
             Outcome::Stale => {
-                assert!(last_read_at < newest[&msg_id], "message {msg_id} had no newer delivery")
+                assert!(last_read_at < newest[&msg_id], "message {msg_id} had no newer delivery");
             }
             Outcome::NotFound => {}
             Outcome::Unspecified => panic!("no outcome"),
