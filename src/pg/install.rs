@@ -72,7 +72,9 @@ impl Installer {
                 return Err(Error::new(
                     Kind::PgmqVersionUnsupported,
                     "this pgmq was installed by hand and keeps no record of its version; upgrade it in the same way",
-                ));
+                )
+                .with("pgmq_version", "unknown")
+                .with("required_version", CARRIED_VERSION));
             }
         }
         Ok((found, version::probe(&client).await?))

@@ -9,7 +9,7 @@ use crate::domain::topic::{Pattern, RoutingKey};
 use crate::domain::{Error, Invalid, Kind, Limits, NewQueueName, Queue, QueueKind, QueueName};
 use crate::proto::v1;
 use crate::queue::{self, CreatedQueue, ServerInfo};
-use crate::service::status::{code_and_reason, reason_word};
+use crate::service::status::code_and_reason;
 
 /// The fields of a partitioning, below `partitioning.`.
 pub(super) fn partitioning(fields: &mut Fields, given: v1::Partitioning) -> Option<Partitioning> {
@@ -190,9 +190,7 @@ impl From<Metrics> for v1::QueueMetrics {
 impl From<Error> for v1::CommandError {
     fn from(error: Error) -> Self {
         let (code, reason) = code_and_reason(error.kind());
-        let mut metadata: std::collections::HashMap<String, String> =
-            error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-        metadata.entry("reason".to_owned()).or_insert_with(|| reason_word(reason).to_owned());
+        let metadata = error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         Self { code: code.into(), reason: reason.into(), message: error.to_string(), metadata }
     }
 }
