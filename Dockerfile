@@ -29,7 +29,7 @@ COPY --from=build /build/target/release/pgmq-grpc /usr/local/bin/pgmq-grpc
 
 # Give DATABASE_URL. Without it the server runs a Postgres of its own, whose programs and data lie in the volume.
 ENV PGMQ_GRPC_LISTEN=0.0.0.0:50051 \
-    PGMQ_GRPC_DATA_DIR=/var/lib/pgmq-grpc/data
+    XDG_DATA_HOME=/var/lib
 VOLUME /var/lib/pgmq-grpc
 USER pgmq-grpc
 EXPOSE 50051

@@ -200,7 +200,8 @@ fn every_rpc_is_in_the_readme_and_nothing_else_is() {
 fn every_rpc_is_called_by_a_test() {
     // The log's tests call everything once and look at no answer, so they do not count.
     let looks_at_answers = |source: &Source| !source.path.ends_with("logs.rs");
-    let tests: String = sources("tests/it").into_iter().filter(looks_at_answers).map(|source| source.text).collect();
+    let tests: String =
+        sources("tests/it").into_iter().filter(looks_at_answers).map(|source| source.text).collect();
     for (service, method) in methods() {
         let call = format!(".{}(", snake(method.name()));
         assert!(tests.contains(&call), "no test in tests/it calls {service}/{}", method.name());

@@ -138,6 +138,20 @@ pub fn count(value: i32, default: i32, limit: i32) -> Result<i32, Invalid> {
     }
 }
 
+/// Takes a count that has no limit; 0 means no end.
+///
+/// # Errors
+/// `InvalidCount` for negative counts.
+pub fn count_or_endless(value: i32) -> Result<Option<usize>, Invalid> {
+    match usize::try_from(value) {
+        Ok(count) => Ok(Some(count).filter(|&count| count > 0)),
+        Err(_) => {
+            Err(Invalid::new(Kind::InvalidCount, "must not be negative; 0 means no end")
+                .with("limit", i32::MAX))
+        }
+    }
+}
+
 /// Checks that a list has 1 to `limit` items.
 ///
 /// # Errors
@@ -158,7 +172,7 @@ fn duration(description: impl Into<String>) -> Invalid {
 /// A span in the largest unit that gives a whole number.
 fn words(span: Duration) -> String {
     match span.as_secs() {
-        seconds if seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
+        seconds if seconds % 86_400 == 0 && seconds > 86_400 => format!("{} days", seconds / 86_400),
         seconds if seconds % 3_600 == 0 => format!("{} h", seconds / 3_600),
         seconds => format!("{seconds} s"),
     }

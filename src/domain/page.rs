@@ -12,6 +12,12 @@ const VERSION: u8 = 1;
 const DEFAULT_SIZE: i32 = 100;
 const MAX_SIZE: i32 = 1_000;
 
+/// The most bytes of a page.
+const MAX_BYTES: usize = 1_000_000;
+
+/// What an item takes beside its texts.
+const ITEM_BYTES: usize = 96;
+
 /// Which page of a list is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -70,9 +76,21 @@ impl Page {
         self.after.as_ref().and_then(|key| key.get(part)).map(String::as_str)
     }
 
-    /// Cuts the rows of [`Page::rows`] to the page and makes the next token from the last item's key.
-    pub fn cut<T>(&self, mut items: Vec<T>, key: impl Fn(&T) -> Vec<String>) -> Paged<T> {
-        let size = usize::try_from(self.size).unwrap_or(usize::MAX);
+    /// Cuts the rows of [`Page::rows`] to the page, in number and in bytes, and makes the next token from the last item's
+    /// key.
+    pub fn cut<T>(
+        &self,
+        mut items: Vec<T>,
+        bytes: impl Fn(&T) -> usize,
+        key: impl Fn(&T) -> Vec<String>,
+    ) -> Paged<T> {
+        let mut left = MAX_BYTES;
+        let fitting = items.iter().take_while(|item| {
+            let fits = bytes(item) + ITEM_BYTES <= left;
+            left = left.saturating_sub(bytes(item) + ITEM_BYTES);
+            fits
+        });
+        let size = usize::try_from(self.size).unwrap_or(usize::MAX).min(fitting.count().max(1));
         if items.len() <= size {
             return Paged { items, next_page_token: String::new() };
         }
@@ -138,12 +156,23 @@ mod tests {
         assert!(size(-1).is_err());
     }
 
+    #[test]
+    fn a_page_has_at_most_a_megabyte_and_at_least_one_item() {
+        let opened = Page::parse("queues", &[], 1_000, "").expect("a first page");
+        let cut = opened.cut(vec![0; 1_000], |_| 4_000, |_| vec!["key".to_owned()]);
+        assert_eq!(cut.items.len(), 244);
+        assert!(!cut.next_page_token.is_empty());
+        let cut = opened.cut(vec![0; 2], |_| 2_000_000, |_| vec!["key".to_owned()]);
+        assert_eq!(cut.items.len(), 1);
+        assert!(!cut.next_page_token.is_empty());
+    }
+
     proptest! {
         #[test]
         fn a_token_gives_back_its_key(first in "[^\0]{0,20}", second in "[^\0]{0,20}", prefix in ".*") {
             let opened = page(&[&prefix], "").expect("a first page");
             let items = vec![first.clone(), first.clone(), second.clone()];
-            let cut = opened.cut(items, |item| vec![item.clone(), second.clone()]);
+            let cut = opened.cut(items, String::len, |item| vec![item.clone(), second.clone()]);
             let next = page(&[&prefix], &cut.next_page_token).expect("a next page");
             prop_assert_eq!(next.after(0), Some(first.as_str()));
             prop_assert_eq!(next.after(1), Some(second.as_str()));
@@ -152,7 +181,7 @@ mod tests {
         #[test]
         fn a_token_of_another_filter_or_a_changed_one_is_refused(key in "[a-z]{1,20}", at in 0_usize..12, to in "[A-Z]") {
             let opened = page(&["a"], "").expect("a first page");
-            let token = opened.cut(vec![1, 2, 3], |_| vec![key.clone()]).next_page_token;
+            let token = opened.cut(vec![1, 2, 3], |_| 1, |_| vec![key.clone()]).next_page_token;
             prop_assert!(page(&["b"], &token).is_err());
             let mut changed = token.clone();
             changed.replace_range(at..=at, &to);

@@ -19,7 +19,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Invalid, Kind, QueueName, Timestamp};
+use super::{Invalid, Kind, Message, QueueName, Timestamp};
 
 const VERSION: u8 = 1;
 const BODY_BYTES: usize = 45;
@@ -92,6 +92,12 @@ impl Receipt {
         bytes.extend(self.last_read_at.map_or(NO_LAST_READ_AT, Timestamp::unix_micros).to_be_bytes());
         bytes.extend(crc32fast::hash(&bytes).to_be_bytes());
         URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Whether a message is still as this delivery left it.
+    pub fn names(&self, message: &Message) -> bool {
+        let of_message = (message.msg_id, message.read_ct, message.enqueued_at, message.last_read_at);
+        of_message == (self.msg_id, self.read_ct, self.enqueued_at, self.last_read_at)
     }
 
     /// When the queue of this delivery was made.

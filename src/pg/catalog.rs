@@ -19,7 +19,7 @@ const FIND: Statement = Statement::new(
     Effect::Reads,
     "-- pgmq-grpc: find_queue
 SELECT format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_table,
-  format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table
+  format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table, m.is_unlogged
 FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
 );
 
@@ -30,6 +30,8 @@ pub(super) struct QueueTable {
     pub(super) queue: String,
     /// Its archive's table, qualified and quoted.
     pub(super) archive: String,
+    /// A crash of the database empties it.
+    pub(super) unlogged: bool,
     /// The table has the column `last_read_at`.
     pub(super) fenced_by_read_time: bool,
 }
@@ -81,6 +83,7 @@ impl Connection {
         let table = Arc::new(QueueTable {
             queue: column(row, "queue_table")?,
             archive: column(row, "archive_table")?,
+            unlogged: column(row, "is_unlogged")?,
             fenced_by_read_time: strong,
         });
         self.catalog().tables.insert(queue.clone(), Arc::clone(&table));

@@ -13,7 +13,7 @@ use super::catalog::Catalog;
 use super::error;
 use super::failures::ConnectFailures;
 use super::manager::{Manager, Session};
-use super::statement::{Statement, TimeLimit};
+use super::statement::{Effect, Statement, TimeLimit};
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
 use crate::domain::{Deadline, Error, Kind, Result};
@@ -23,6 +23,9 @@ const MAX_TURN_WAIT: Duration = Duration::from_secs(10);
 
 /// Statement timeouts are rounded up to these milliseconds, so that sessions rarely have to change theirs.
 const TIMEOUTS_MS: [u32; 9] = [250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 40_000, 60_000];
+
+/// The longest that a database may say nothing: more than any `statement_timeout` of ours.
+const SILENCE: Duration = Duration::from_secs(70);
 
 /// A parameter with the type under which the statement takes it.
 pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -89,7 +92,7 @@ impl Database {
         // A little before the deadline, so that the caller still hears why.
         let patience = deadline.remaining().mul_f32(0.9).min(MAX_TURN_WAIT);
         let turn = self.turn(patience).await?;
-        let session = tokio::time::timeout(patience, self.session())
+        let session = tokio::time::timeout(patience.saturating_sub(asked.elapsed()), self.session())
             .await
             .map_err(|_| error::unavailable("the database does not answer"))??;
         tracing::trace!(operation, wait_us = asked.elapsed().as_micros(), "connection taken");
@@ -207,14 +210,20 @@ impl Connection {
     /// `COMMIT` of a failed transaction succeeds and rolls back, so a statement that would fail goes before it.
     ///
     /// # Errors
-    /// `OutcomeUnknown` if the connection was lost meanwhile.
-    pub async fn commit(&mut self) -> Result<()> {
+    /// `OutcomeUnknown` if the connection was lost meanwhile, or its retry-safe form if the transaction is `repeatable`.
+    pub async fn commit(&mut self, repeatable: bool) -> Result<()> {
+        let effect = if repeatable { Effect::Repeatable } else { Effect::Writes };
         self.session.busy = true;
         let committed = self.session.client.batch_execute("SELECT 1; COMMIT").await;
         self.session.busy = committed.as_ref().is_err_and(error::ends_session);
-        committed.map_err(|failed| error::of_statement(failed, super::statement::Effect::Writes))?;
+        committed.map_err(|failed| error::of_statement(failed, effect))?;
         self.session.in_transaction = false;
         Ok(())
+    }
+
+    /// Whether a transaction is open.
+    pub fn in_transaction(&self) -> bool {
+        self.session.in_transaction
     }
 
     /// Ends the open transaction without its changes. If that fails, the connection is closed, which does it too.
@@ -239,21 +248,30 @@ impl Connection {
         let new_timeout_ms = self.new_statement_timeout_ms(statement.time_limit);
         let session: &mut Session = &mut self.session;
         session.busy = true;
-        let answer = match new_timeout_ms {
-            None => session.client.query_typed(&statement.text, parameters).await,
-            Some(timeout_ms) => {
-                let setting = format!("SET statement_timeout = {timeout_ms}");
-                // Polled in this order, both go out in one packet.
-                let (set, answer) = futures_util::future::join(
-                    session.client.batch_execute(&setting),
-                    session.client.query_typed(&statement.text, parameters),
-                )
-                .await;
-                if set.is_ok() {
-                    session.statement_timeout_ms = timeout_ms;
-                }
-                answer
+        let asked = async {
+            let Some(timeout_ms) = new_timeout_ms else {
+                return session.client.query_typed(&statement.text, parameters).await;
+            };
+            let setting = format!("SET statement_timeout = {timeout_ms}");
+            // Polled in this order, both go out in one packet.
+            let (set, answer) = futures_util::future::join(
+                session.client.batch_execute(&setting),
+                session.client.query_typed(&statement.text, parameters),
+            )
+            .await;
+            if set.is_ok() {
+                session.statement_timeout_ms = timeout_ms;
             }
+            answer
+        };
+        let answer = match statement.time_limit {
+            TimeLimit::None => asked.await,
+            // The database ends the statement long before, unless it is gone without a word. Then the session stays
+            // busy, which throws it away.
+            TimeLimit::Deadline => match tokio::time::timeout(SILENCE, asked).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(error::connection_lost(statement.effect)),
+            },
         };
         session.busy = answer.as_ref().is_err_and(error::ends_session);
         tracing::trace!(
@@ -285,4 +303,4 @@ impl Connection {
     }
 }
 
-const BEGIN: Statement = Statement::new("begin", super::statement::Effect::Reads, "BEGIN");
+const BEGIN: Statement = Statement::new("begin", Effect::Reads, "BEGIN");

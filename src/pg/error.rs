@@ -16,21 +16,63 @@ pub(super) fn of_statement(error: tokio_postgres::Error, effect: Effect) -> Erro
             false => Error::internal(error),
         };
     };
-    of_database(database_error, effect).caused_by(for_the_log(database_error))
+    of_database(database_error, effect).caused_by(Cause::of(database_error))
 }
 
 /// What a log may show of an error: no detail, which can hold the whole row, and no text in which Postgres or a
 /// trigger quotes a value.
-fn for_the_log(error: &DbError) -> String {
-    let code = error.code().code();
-    match &code[..2] {
-        "22" | "P0" => format!("SQLSTATE {code}"),
-        _ => format!("SQLSTATE {code}: {}", error.message()),
+#[derive(Debug, thiserror::Error)]
+#[error("SQLSTATE {}{message}", code.code())]
+struct Cause {
+    code: SqlState,
+    message: String,
+}
+
+impl Cause {
+    fn of(error: &DbError) -> Self {
+        let code = error.code().clone();
+        let message = match &code.code()[..2] {
+            "22" | "P0" => String::new(),
+            _ => format!(": {}", error.message()),
+        };
+        Self { code, message }
     }
+}
+
+/// Whether a statement failed because a value is larger than Postgres can show, which no repetition changes.
+pub(super) fn is_unrenderable(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(<dyn std::error::Error>::downcast_ref::<Cause>);
+    cause.is_some_and(|cause| cause.code == SqlState::PROGRAM_LIMIT_EXCEEDED)
+}
+
+/// Replaces "nothing was applied" where an earlier statement of the same call has been.
+pub(super) fn partly_applied(error: Error) -> Error {
+    let kind = error.kind();
+    let why = match kind {
+        Kind::QueueBusy => "others held some of the messages for more than 2 s",
+        // Not a conflict any more: repeating the whole call would lose what the earlier statement answered.
+        Kind::Conflict => {
+            let why = "some of the messages collided with others each time; the rest is settled, and repeating is safe";
+            return error.reworded(Kind::QueueBusy, why);
+        }
+        Kind::DatabaseResources | Kind::StorageFull => {
+            "the database lacks a resource for some of the messages"
+        }
+        Kind::DatabaseUnavailable => {
+            let why = "the connection to the database was lost; some of the messages are settled, and repeating is safe";
+            return error.reworded(Kind::OutcomeUnknownRetrySafe, why);
+        }
+        _ => return error,
+    };
+    error.reworded(kind, format!("{why}; the rest is settled, and repeating the call is safe"))
 }
 
 /// Whether an error is the last that its session says.
 pub(super) fn ends_session(error: &tokio_postgres::Error) -> bool {
+    // After a failover the old primary may live on, read-only: its sessions are of no more use.
+    if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
+        return true;
+    }
     let severity = error.as_db_error().and_then(DbError::parsed_severity);
     error.is_closed() || is_io(error) || matches!(severity, Some(Severity::Fatal | Severity::Panic))
 }
@@ -54,7 +96,7 @@ pub(super) fn unavailable(reason: &str) -> Error {
         .retry_after(Duration::from_secs(1))
 }
 
-fn connection_lost(effect: Effect) -> Error {
+pub(super) fn connection_lost(effect: Effect) -> Error {
     match effect {
         Effect::Reads => unavailable("the connection to the database was lost"),
         Effect::Repeatable => Error::new(
@@ -78,7 +120,7 @@ fn of_database(error: &DbError, effect: Effect) -> Error {
     let code = error.code();
     match *code {
         // Named in Postgres' own quotes, in every language that its messages come in.
-        SqlState::UNDEFINED_TABLE if error.message().contains("pgmq.meta") => not_installed(),
+        SqlState::UNDEFINED_TABLE if names_meta(error) => not_installed(),
         SqlState::INVALID_SCHEMA_NAME => not_installed(),
         SqlState::UNDEFINED_TABLE => Error::new(Kind::QueueNotFound, "the queue does not exist"),
         SqlState::UNDEFINED_FUNCTION => Error::new(
@@ -127,4 +169,9 @@ pub(super) fn not_installed() -> Error {
 
 fn is_io(error: &tokio_postgres::Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+}
+
+/// Whether the missing table is `pgmq.meta` itself, and not that of a queue of such a name.
+fn names_meta(error: &DbError) -> bool {
+    error.message().contains("pgmq.meta") && !error.message().contains("_pgmq.meta")
 }

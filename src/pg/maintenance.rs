@@ -22,10 +22,13 @@ SELECT pgmq.create_fifo_index(queue_name => m.queue_name::text) FROM pgmq.meta A
 )
 .unlimited();
 
+/// As `pgmq.create_fifo_indexes_all`, but one broken queue does not fail the others.
 const CREATE_FIFO_INDEXES: Statement = Statement::new(
     "create_fifo_indexes_all",
     Effect::Repeatable,
-    "-- pgmq-grpc: create_fifo_indexes_all\nSELECT pgmq.create_fifo_indexes_all()",
+    "-- pgmq-grpc: create_fifo_indexes_all
+SELECT pgmq.create_fifo_index(queue_name => m.queue_name::text) FROM pgmq.meta AS m
+WHERE to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63))) IS NOT NULL ORDER BY m.queue_name",
 )
 .unlimited();
 
@@ -172,7 +175,7 @@ impl Connection {
             [(&prefix as _, Type::TEXT), (&page.after(0) as _, Type::TEXT), (&page.rows() as _, Type::INT8)];
         let rows = self.query(&LIST_NOTIFICATIONS, &parameters).await?;
         let listed = rows.iter().map(settings_of).collect::<Result<Vec<_>>>()?;
-        Ok(page.cut(listed, |settings| vec![settings.queue.clone()]))
+        Ok(page.cut(listed, |settings| settings.queue.len(), |settings| vec![settings.queue.clone()]))
     }
 
     /// Runs a statement whose `$1` is a queue that must be listed, and which gives one row for it.

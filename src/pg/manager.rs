@@ -15,15 +15,16 @@ use crate::domain::Error;
 /// How long a connection may take to be made, unless the URL says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How every session is set up. Fences need read committed, whatever the role's default is, and an abandoned
-/// statement ends within a second of its client.
+/// How every session is set up. Fences need read committed, whatever the role's default is.
 const SETTINGS: &str = "\
 SET timezone = 'UTC'; \
 SET default_transaction_isolation = 'read committed'; \
 SET lock_timeout = '2s'; \
 SET idle_in_transaction_session_timeout = '60s'; \
-SET client_connection_check_interval = '1s'; \
 SET statement_timeout = 0";
+
+/// An abandoned statement ends within a second of its client.
+const ABANDONED_STATEMENTS: &str = "SET client_connection_check_interval = '1s'";
 
 /// A connection with what this server knows of its state.
 pub(super) struct Session {
@@ -56,7 +57,14 @@ impl Manager {
             config.application_name("pgmq-grpc");
         }
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        config.keepalives_idle(Duration::from_secs(30));
+        // A network that swallows packets is noticed within half a minute.
+        config
+            .keepalives_idle(Duration::from_secs(15))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(3);
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(Duration::from_secs(30));
+        }
         Ok(Self { inner: PostgresConnectionManager::new(config, tls::connector(url)?) })
     }
 }
@@ -67,7 +75,13 @@ impl ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Session, tokio_postgres::Error> {
         let client = self.inner.connect().await?;
-        client.batch_execute(SETTINGS).await?;
+        let (set, _) = futures_util::future::join(
+            client.batch_execute(SETTINGS),
+            // Not every platform's Postgres can do this.
+            client.batch_execute(ABANDONED_STATEMENTS),
+        )
+        .await;
+        set?;
         Ok(Session { client, busy: false, in_transaction: false, statement_timeout_ms: 0 })
     }
 

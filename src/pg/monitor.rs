@@ -130,7 +130,7 @@ impl Monitor {
         if !changed {
             return;
         }
-        let cause = cause.map(|cause| error::chain(cause)).unwrap_or_default();
+        let cause = cause.map_or("this server may not install it".to_owned(), |cause| error::chain(cause));
         match state {
             DatabaseState::Unknown => {}
             DatabaseState::Ready => {

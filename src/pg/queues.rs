@@ -100,7 +100,7 @@ FROM {p}.part_config AS c WHERE c.parent_table = 'pgmq.' || lower('q_' || $1::te
 
 const DROP: Statement = Statement::new(
     "drop_queue",
-    Effect::Repeatable,
+    Effect::Writes,
     "-- pgmq-grpc: drop_queue
 SELECT pgmq.drop_queue(queue_name => m.queue_name::text) AS dropped FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
 );
@@ -146,7 +146,7 @@ impl Connection {
             [(&prefix as _, Type::TEXT), (&page.after(0) as _, Type::TEXT), (&page.rows() as _, Type::INT8)];
         let rows = self.query(&LIST_QUEUES, &parameters).await?;
         let queues = rows.iter().map(queue_of).collect::<Result<Vec<_>>>()?;
-        Ok(page.cut(queues, |queue| vec![queue.name.clone()]))
+        Ok(page.cut(queues, |queue| queue.name.len(), |queue| vec![queue.name.clone()]))
     }
 
     /// Waits until nobody else makes or drops a queue of this name; needs an open transaction.

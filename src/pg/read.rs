@@ -5,13 +5,14 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::database::Connection;
+use super::error;
 use super::row::{self, column};
 use super::settle::Fences;
 use super::statement::{Effect, Statement};
 use super::version::Feature;
 use crate::domain::bounds::{MAX_REPLY_BYTES, VisibilityTimeout};
 use crate::domain::message::Message;
-use crate::domain::{Delivery, Error, Kind, Ordering, QueueName, Receipt, Result, Timestamp};
+use crate::domain::{Delivery, Error, Ordering, QueueName, Receipt, Result, Timestamp};
 
 /// A read of one of pgmq's functions. `$1` queue, `$2` visibility timeout in seconds, `$3` number of messages,
 /// `$4` condition, `$5` bytes that a batch may take, `$6` bytes that a message may take that is alone in it.
@@ -170,7 +171,7 @@ impl Connection {
     pub async fn read(&mut self, order: &ReadOrder, count: i32, bytes: i64) -> Result<Taken> {
         self.check_ordering(order.ordering).await?;
         match self.take(order, count, bytes, Statement::clone).await {
-            Err(error) if error.kind() == Kind::DatabaseResources => {
+            Err(error) if error::is_unrenderable(&error) => {
                 self.read_around_unrenderable(order, count, error).await
             }
             taken => taken,
@@ -229,10 +230,21 @@ impl Connection {
             if fits { deliveries.push(delivery) } else { cut.push(delivery) }
         }
         let was_cut = !cut.is_empty();
-        if deliveries.is_empty() && was_cut {
-            self.set_aside(&order.queue, &cut.remove(0), "too large for a reply").await?;
+        let moved = match deliveries.is_empty() && was_cut {
+            true => self.set_aside(&order.queue, &cut[0], "too large for a reply").await,
+            false => Ok(()),
+        };
+        // What was moved aside is gone from the queue, and giving it back does nothing.
+        let given_back = self.give_back(&order.queue, &cut).await;
+        match moved.and(given_back) {
+            Err(error) if deliveries.is_empty() => return Err(error),
+            // What fits is the caller's all the same; the rest comes back when its timeout ends.
+            Err(error) => {
+                let (queue, error) = (order.queue.as_str(), crate::domain::error::chain(&error));
+                tracing::warn!(queue, error, messages = cut.len(), "messages could not be given back");
+            }
+            Ok(()) => {}
         }
-        self.give_back(&order.queue, &cut).await?;
         Ok(Taken { deliveries, queue_created_at: created_at, before_read, cut: was_cut })
     }
 

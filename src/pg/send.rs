@@ -7,17 +7,19 @@ use super::row::column;
 use super::statement::{Effect, Statement};
 use crate::domain::{Error, OutgoingMessage, QueueName, Result, Schedule, Timestamp};
 
-/// The insert of `pgmq.send`, for many messages at once, each with its own headers and schedule.
+/// The insert of `pgmq.send`, for many messages at once, each with its own headers and schedule. Where a trigger of the
+/// user's swallows some of them, the division by zero takes back the others.
 const SEND: Statement = Statement::new(
     "send",
     Effect::Writes,
     "-- pgmq-grpc: send
-INSERT INTO {q} (vt, message, headers)
+WITH sent AS (INSERT INTO {q} (vt, message, headers)
 SELECT coalesce(i.visible_at, clock_timestamp() + coalesce(i.delay_ms, 0) * interval '1 millisecond'),
   i.message::jsonb, i.headers::jsonb
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[])
   WITH ORDINALITY AS i(message, headers, delay_ms, visible_at, ordinal)
-ORDER BY i.ordinal RETURNING msg_id",
+ORDER BY i.ordinal RETURNING msg_id)
+SELECT s.msg_id, 1 / (count(*) OVER () = cardinality($1))::integer AS all_or_none FROM sent AS s",
 );
 
 /// The columns of messages to be sent, as array parameters.

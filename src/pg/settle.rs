@@ -8,10 +8,14 @@
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
+use super::error::partly_applied;
 use super::row::{self, column};
 use super::statement::{Effect, Statement};
 use crate::domain::message::{ItemResult, Message, Outcome};
 use crate::domain::{Error, Kind, QueueName, Receipt, Result, Timestamp};
+
+/// How often the second statement is tried when it collides with others.
+const ATTEMPTS: u32 = 3;
 
 /// What is to become of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +36,8 @@ macro_rules! held {
         "WITH held AS MATERIALIZED (SELECT q.msg_id, q.enqueued_at, w.ordinal
   FROM unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::timestamptz[])
     WITH ORDINALITY AS w(msg_id, read_ct, enqueued_at, last_read_at, ordinal)
-  JOIN {q} AS q USING (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/)
+  JOIN {q} AS q ON q.msg_id = w.msg_id AND q.read_ct = w.read_ct AND q.enqueued_at = w.enqueued_at
+    /*L*/AND q.last_read_at IS NOT DISTINCT FROM w.last_read_at/*/L*/
   WHERE q.msg_id = ANY ($1) AND q.enqueued_at = ANY ($3)
   ORDER BY q.msg_id FOR UPDATE OF q SKIP LOCKED)"
     };
@@ -66,7 +71,8 @@ macro_rules! delete_live {
     ($returning:literal) => {
         concat!(
             "DELETE FROM {q} AS q USING live AS l
-  JOIN wanted AS w USING (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/)
+  JOIN wanted AS w ON w.msg_id = l.msg_id AND w.read_ct = l.read_ct AND w.enqueued_at = l.enqueued_at
+    /*L*/AND w.last_read_at IS NOT DISTINCT FROM l.last_read_at/*/L*/
   WHERE q.msg_id = l.msg_id AND q.enqueued_at = l.enqueued_at RETURNING w.ordinal",
             $returning
         )
@@ -163,7 +169,8 @@ const SET_VT_LIVE: Statement = Statement::new(
         wanted_and_live!(),
         ", settled AS (UPDATE {q} AS q SET vt = ",
         new_vt!(),
-        " FROM live AS l JOIN wanted AS w USING (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/)
+        " FROM live AS l JOIN wanted AS w ON w.msg_id = l.msg_id AND w.read_ct = l.read_ct AND w.enqueued_at = l.enqueued_at
+    /*L*/AND w.last_read_at IS NOT DISTINCT FROM l.last_read_at/*/L*/
   WHERE q.msg_id = l.msg_id AND q.enqueued_at = l.enqueued_at RETURNING w.ordinal, q.vt)\n",
         verdicts!()
     ),
@@ -203,9 +210,10 @@ kept AS (",
     ),
 );
 
+/// A repetition could take a message from a consumer who has read it meanwhile.
 const SET_VT_BY_ID: Statement = Statement::new(
     "set_vt_by_id",
-    Effect::Repeatable,
+    Effect::Writes,
     concat!(
         "-- pgmq-grpc: set_vt_by_id\n",
         live_by_id!(),
@@ -330,10 +338,20 @@ impl Connection {
                 ],
             ]
             .concat();
-            let rows = self
-                .query(&live.on(&table), &parameters)
-                .await
-                .map_err(|error| partly_settled(self.missing(queue, error)))?;
+            // Tried again by itself: the first statement's outcomes would be lost if the whole call were.
+            let mut attempt = 1;
+            let rows = loop {
+                match self.query(&live.on(&table), &parameters).await {
+                    Err(error)
+                        if error.kind() == Kind::Conflict && attempt < ATTEMPTS && !self.in_transaction() =>
+                    {
+                        attempt += 1;
+                    }
+                    Err(error) if self.in_transaction() => return Err(self.missing(queue, error)),
+                    Err(error) => return Err(partly_applied(self.missing(queue, error))),
+                    Ok(rows) => break rows,
+                }
+            };
             if rows.is_empty() {
                 self.catalog().forget(queue);
                 return Err(Error::queue_not_found(queue.as_str()));
@@ -367,10 +385,15 @@ impl Connection {
             Settlement::Archive => ARCHIVE_BY_ID,
             Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) => SET_VT_BY_ID,
         };
+        let mut statement = statement.on(&table);
+        if table.unlogged {
+            // A crash empties the queue and begins its ids anew: a repetition could settle another message.
+            statement.effect = Effect::Writes;
+        }
         let (delay_ms, visible_at) = (settlement.delay_ms(), settlement.visible_at());
         let rows = self
             .query(
-                &statement.on(&table),
+                &statement,
                 &[(&msg_ids, Type::INT8_ARRAY), (&delay_ms, Type::INT8), (&visible_at, Type::TIMESTAMPTZ)],
             )
             .await
@@ -405,17 +428,6 @@ fn place<T>(items: &mut [T], ordinal: i64) -> Result<&mut T> {
 
 fn place_of<T>(items: &[T], ordinal: i64) -> Result<&T> {
     usize::try_from(ordinal - 1).ok().and_then(|index| items.get(index)).ok_or_else(no_verdict)
-}
-
-/// The first statement has settled what was free.
-fn partly_settled(error: Error) -> Error {
-    match error.kind() {
-        Kind::QueueBusy => error.reworded(
-            Kind::QueueBusy,
-            "others held some of the messages for more than 2 s; the rest is settled, and repeating the call is safe",
-        ),
-        _ => error,
-    }
 }
 
 fn no_verdict() -> Error {

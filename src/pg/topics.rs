@@ -50,6 +50,19 @@ JOIN pgmq.topic_bindings AS b ON b.pattern = r.pattern AND b.queue_name = r.queu
 ORDER BY r.pattern COLLATE \"C\", r.queue_name COLLATE \"C\"",
 );
 
+/// The most copies that one call makes: what a reply can name.
+const MAX_COPIES: i64 = 20_000;
+
+/// How many messages are sent without asking first how many queues match.
+const FEW_MESSAGES: usize = 20;
+
+const COUNT_MATCHES: Statement = Statement::new(
+    "count_matches",
+    Effect::Reads,
+    "-- pgmq-grpc: count_matches
+SELECT count(DISTINCT r.queue_name) AS queues FROM pgmq.test_routing(routing_key => $1::text) AS r",
+);
+
 /// One call of pgmq's for each message, because each has its own schedule; one statement, so all or none.
 const SEND: Statement = Statement::new(
     "send_topic",
@@ -115,7 +128,10 @@ impl Connection {
         ];
         let rows = self.query(&LIST, &parameters).await?;
         let bindings = rows.iter().map(binding).collect::<Result<Vec<_>>>()?;
-        Ok(page.cut(bindings, |binding| vec![binding.pattern.clone(), binding.queue.clone()]))
+        let bytes = |binding: &TopicBinding| {
+            binding.pattern.len() + binding.queue.len() + binding.compiled_regex.len()
+        };
+        Ok(page.cut(bindings, bytes, |binding| vec![binding.pattern.clone(), binding.queue.clone()]))
     }
 
     /// The bindings that a routing key matches (`pgmq.test_routing`).
@@ -138,6 +154,9 @@ impl Connection {
         messages: &[OutgoingMessage],
     ) -> Result<Vec<TopicCopy>> {
         self.installation().await?.require(Feature::Topics)?;
+        if messages.len() > FEW_MESSAGES {
+            self.check_copies(routing_key, messages.len()).await?;
+        }
         let columns = Columns::of(messages);
         let rows = self
             .query(
@@ -152,6 +171,21 @@ impl Connection {
             )
             .await?;
         rows.iter().map(copy).collect()
+    }
+
+    /// Refuses a batch whose reply could not name all its copies, before anything is sent.
+    async fn check_copies(&mut self, routing_key: &RoutingKey, messages: usize) -> Result<()> {
+        let rows = self.query(&COUNT_MATCHES, &[(&routing_key.as_str(), Type::TEXT)]).await?;
+        let queues: i64 = rows.first().map_or(Ok(0), |row| column(row, "queues"))?;
+        let copies = queues.saturating_mul(i64::try_from(messages).unwrap_or(i64::MAX));
+        if copies > MAX_COPIES {
+            let description = format!(
+                "{queues} queues match, so these would be {copies} copies; at most {MAX_COPIES} are made"
+            );
+            let invalid = Invalid::new(Kind::InvalidCount, description).with("limit", MAX_COPIES);
+            return Err(Error::invalid(vec![invalid.at("messages")]));
+        }
+        Ok(())
     }
 }
 

@@ -7,9 +7,10 @@ use std::borrow::Cow;
 use tokio_postgres::types::Type;
 
 use super::database::Connection;
+use super::error;
 use super::read::{ReadOrder, Taken};
 use super::statement::{Effect, Statement};
-use crate::domain::{Delivery, Error, Kind, Result};
+use crate::domain::{Delivery, Error, Result};
 
 /// Renders one message, and gives only its size.
 const RENDER: Statement = Statement::new(
@@ -34,21 +35,35 @@ impl Connection {
     ) -> Result<Taken> {
         let taken = self.take(order, count, i64::MAX, without_texts).await?;
         let mut others = Vec::with_capacity(taken.deliveries.len());
-        let mut moved = false;
+        let mut moved = Ok(false);
         for delivery in taken.deliveries {
-            match self.render(order, &delivery).await {
-                Ok(()) => others.push(delivery),
-                Err(error) if error.kind() == Kind::DatabaseResources => {
-                    self.set_aside(&order.queue, &delivery, "the database cannot render it").await?;
-                    moved = true;
+            // After a failure the rest is only given back.
+            if moved.is_ok() {
+                match self.move_if_unrenderable(order, &delivery).await {
+                    Ok(true) => {
+                        moved = Ok(true);
+                        continue;
+                    }
+                    Ok(false) => {}
+                    Err(error) => moved = Err(error),
                 }
-                Err(error) => return Err(error),
             }
+            others.push(delivery);
         }
         self.give_back(&order.queue, &others).await?;
-        match moved {
+        match moved? {
             true => Ok(Taken { deliveries: Vec::new(), cut: true, ..taken }),
             false => Err(failed),
+        }
+    }
+
+    async fn move_if_unrenderable(&mut self, order: &ReadOrder, delivery: &Delivery) -> Result<bool> {
+        match self.render(order, delivery).await {
+            Ok(()) => Ok(false),
+            Err(error) if error::is_unrenderable(&error) => {
+                self.set_aside(&order.queue, delivery, "the database cannot render it").await.map(|()| true)
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -102,6 +102,9 @@ impl Broker {
         if self.drain.is_cancelled() {
             return Err(Error::draining());
         }
+        if deadline.remaining().is_zero() {
+            return Err(Error::deadline_exceeded());
+        }
         let gone = CancellationToken::new();
         let _when_dropped = gone.clone().drop_guard();
         let call = Call { deadline, gone };

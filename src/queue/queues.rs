@@ -36,7 +36,7 @@ impl OnConnection for CreateQueue {
         connection.begin().await?;
         match self.create_in_transaction(connection).await {
             Ok(created) => {
-                connection.commit().await?;
+                connection.commit(true).await?;
                 Ok(created)
             }
             Err(error) => {

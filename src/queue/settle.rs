@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use super::{Broker, OnConnection};
-use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::message::{ItemResult, Message, Outcome};
 use crate::domain::{QueueName, Receipt, Result};
 use crate::pg::{Connection, Settlement};
@@ -144,10 +143,9 @@ impl OnConnection for Release {
         targets.settle(connection, &self.queue, Settlement::VisibleAfterMillis(self.delay_ms)).await
     }
 
-    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
-        let targets = Targets::Receipts(self.receipts.clone());
-        broker.events.settled(&self.queue, done_ids(&targets, results));
-        broker.events.arrived(&self.queue);
+    fn tell(&self, _: &Vec<ItemResult>, broker: &Broker) {
+        // Not by id: a stream may hold a released message again already, in a slot that is not free.
+        broker.events.rescheduled(&self.queue);
     }
 }
 
@@ -162,6 +160,8 @@ pub struct SetVisibilityTimeout {
     pub visible: Settlement,
     /// Give the changed messages too.
     pub return_messages: bool,
+    /// The most bytes that these may take.
+    pub reply_bytes: i64,
 }
 
 /// What a change of visibility did.
@@ -185,11 +185,19 @@ impl OnConnection for SetVisibilityTimeout {
         };
         let messages = match changed.is_empty() {
             true => Vec::new(),
-            false => connection.fetch(&self.queue, &changed, MAX_REPLY_BYTES).await?,
+            false => match connection.fetch(&self.queue, &changed, self.reply_bytes).await {
+                // The change is made: an error now would deny it. Inside a transaction nothing is made yet.
+                Err(error) if !connection.in_transaction() => {
+                    let (queue, error) = (self.queue.as_str(), crate::domain::error::chain(&error));
+                    tracing::warn!(queue, error, "changed messages could not be shown");
+                    Vec::new()
+                }
+                fetched => fetched?,
+            },
         };
         let receipts = self.targets.done_receipts(&results);
         let messages = messages.into_iter().map(|message| {
-            let receipt = receipts.get(&message.msg_id).copied();
+            let receipt = receipts.get(&message.msg_id).copied().filter(|receipt| receipt.names(&message));
             (message, receipt)
         });
         let messages = messages.collect();

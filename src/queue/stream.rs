@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::batch::idle_pause;
-use super::{Broker, Handover};
+use super::{Broker, Handover, OnConnection};
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
-use crate::domain::{Deadline, Error, Kind, Ordering, Result, Timestamp};
+use crate::domain::{Deadline, Error, Kind, Ordering, Queue, Result, Timestamp};
 use crate::engine::{Waiter, Window};
-use crate::pg::ReadOrder;
+use crate::pg::{Connection, ReadOrder};
 
 /// How long one read of a stream may take.
 const READ_TIME: Duration = Duration::from_secs(30);
@@ -77,19 +77,13 @@ pub struct ReadStream {
 }
 
 impl ReadStream {
-    /// Opens a stream: the first read is made before this returns, so that a wrong queue is an error at once.
+    /// Opens a stream, after it has checked that the queue can be read in this way; nothing is read yet.
     ///
     /// # Errors
-    /// `QueueNotFound`; `PgmqVersionUnsupported`; `Draining`; whatever the first read met.
+    /// `QueueNotFound`; `PgmqVersionUnsupported`; `Draining`; `DatabaseUnavailable`; `DeadlineExceeded`.
     pub async fn open(broker: &Arc<Broker>, options: StreamOptions, deadline: Deadline) -> Result<Self> {
-        if broker.drain.is_cancelled() {
-            return Err(Error::draining());
-        }
-        // The first connection tells whether queue, pgmq and database are there; it reads nothing yet.
-        let mut connection = broker.database.connect("read", deadline).await?;
-        connection.check_ordering(options.order.ordering).await?;
-        let queue = connection.get_queue(&options.order.queue).await?;
-        drop(connection);
+        let check = CheckReadable { order: options.order.clone() };
+        let queue = broker.run(check, deadline.at_most(READ_TIME)).await?;
 
         let (sender, items) = mpsc::channel(1);
         let followed = broker.events.follow(&options.order.queue);
@@ -119,6 +113,21 @@ impl ReadStream {
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<StreamItem>>> {
         self.items.poll_recv(context)
+    }
+}
+
+/// Whether queue, pgmq and database are there for a stream.
+struct CheckReadable {
+    order: ReadOrder,
+}
+
+impl OnConnection for CheckReadable {
+    const NAME: &'static str = "read";
+    type Output = Queue;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Queue> {
+        connection.check_ordering(self.order.ordering).await?;
+        connection.get_queue(&self.order.queue).await
     }
 }
 
@@ -262,7 +271,7 @@ impl Reader {
     async fn after_failure(&mut self, sender: &Sender, error: Error) -> Next {
         match error.kind() {
             Kind::QueueNotFound => {
-                let _ = sender.send(Ok(self.closing(ClosingReason::QueueDropped))).await;
+                self.close(sender, ClosingReason::QueueDropped).await;
                 Next::Fail(error)
             }
             Kind::DatabaseUnavailable

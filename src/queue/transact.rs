@@ -53,7 +53,7 @@ impl OnConnection for Transact {
         connection.begin().await?;
         match self.apply_in_transaction(connection).await {
             Ok(results) => {
-                connection.commit().await?;
+                connection.commit(false).await?;
                 Ok(results)
             }
             Err(error) => {

@@ -35,6 +35,9 @@ const FIRST_CHECK: Duration = Duration::from_secs(5);
 /// How long clients may take to close their connections once everything is answered.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// What the last give-backs have, however late it is.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
 /// Why a server could not start, or did not end in order.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -173,8 +176,9 @@ async fn drain(broker: &Broker, connections: &Connections, limit: Duration) -> R
     // A stream that never ends by itself, such as a health watch, must not hold up the end.
     let _ = timeout_at(until.min(Instant::now() + GOODBYE), connections.closed()).await;
     connections.abort();
-    let _ = timeout(GOODBYE, connections.closed()).await;
-    let _ = timeout(GOODBYE, broker.tasks.wait()).await;
+    let last = until.min(Instant::now() + GOODBYE).max(Instant::now() + LAST_MOMENT);
+    let _ = timeout_at(last, connections.closed()).await;
+    let _ = timeout_at(last, broker.tasks.wait()).await;
     answered.map_err(|_| ServeError::DrainLimit(limit))
 }
 

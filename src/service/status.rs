@@ -111,11 +111,11 @@ fn millis(delay: Duration) -> u64 {
 }
 
 fn log(error: &Error, code: Code, reason: ErrorReason, request_id: &RequestId) {
-    let (reason, cause) = (reason_word(reason), chain(error));
+    let (reason, cause, applied) = (reason_word(reason), chain(error), error.applied());
     match code {
-        Code::Internal => tracing::error!(%request_id, reason, cause, "call failed"),
+        Code::Internal => tracing::error!(%request_id, reason, cause, ?applied, "call failed"),
         Code::Unknown | Code::Unavailable | Code::ResourceExhausted | Code::PermissionDenied => {
-            tracing::warn!(%request_id, reason, cause, "call failed");
+            tracing::warn!(%request_id, reason, cause, ?applied, "call failed");
         }
         _ => tracing::debug!(%request_id, reason, "call refused"),
     }

@@ -3,7 +3,7 @@
 use pgmq_grpc::proto::v1::*;
 use tonic::{Code, Request};
 
-use crate::harness::{Client, Refusal, Server, Test, TestDatabase, health, seconds};
+use crate::harness::{Client, Refusal, Server, Test, TestDatabase, eventually, health, seconds};
 
 /// A text that only payloads and headers have.
 const MARKER: &str = "zanzibar4711";
@@ -179,10 +179,11 @@ async fn the_line_of_a_failed_call_has_its_request_id() {
     let refusal = Refusal::expect(&refused, Code::Internal, "INTERNAL");
     assert!(!refusal.message.contains("check"), "{}", refusal.message);
     assert_eq!(refused.metadata().get("x-request-id").unwrap(), "order-4711");
+    let named = async || test.server.log_lines().into_iter().find(|line| line.contains("order-4711"));
+    let failed = eventually("a line with the id", named).await;
     let lines = test.server.log_lines();
-    let failed: Vec<_> = lines.iter().filter(|line| line.contains("order-4711")).collect();
-    assert_eq!(failed.len(), 1, "{lines:?}");
-    let failed: serde_json::Value = serde_json::from_str(failed[0]).unwrap();
+    assert_eq!(lines.iter().filter(|line| line.contains("order-4711")).count(), 1, "{lines:?}");
+    let failed: serde_json::Value = serde_json::from_str(&failed).unwrap();
     assert_eq!(failed["level"], "ERROR");
     assert_eq!(failed["message"], "call failed");
     assert_eq!(failed["reason"], "INTERNAL");

@@ -190,7 +190,8 @@ impl From<Metrics> for v1::QueueMetrics {
 impl From<Error> for v1::CommandError {
     fn from(error: Error) -> Self {
         let (code, reason) = code_and_reason(error.kind());
-        let metadata = error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let metadata =
+            error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         Self { code: code.into(), reason: reason.into(), message: error.to_string(), metadata }
     }
 }

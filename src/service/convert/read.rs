@@ -88,7 +88,7 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
         let order = read_order(fields, queue, visibility_timeout, ordering, conditional);
         let max_in_flight =
             fields.take("max_in_flight", bounds::count(max_in_flight, DEFAULT_MAX_IN_FLIGHT, MAX_COUNT));
-        let max_messages = fields.take("max_messages", bounds::count(max_messages, 0, i32::MAX));
+        let max_messages = fields.take("max_messages", bounds::count_or_endless(max_messages));
         let heartbeat = heartbeat_interval.map_or(Ok(DEFAULT_HEARTBEAT), |interval| {
             span(interval).and_then(|interval| match HEARTBEATS.contains(&interval) {
                 true => Ok(interval),
@@ -99,7 +99,7 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
         Some(Self {
             order: order?,
             max_in_flight: usize::try_from(max_in_flight?).ok()?,
-            max_messages: usize::try_from(max_messages?).ok().filter(|&count| count > 0),
+            max_messages: max_messages?,
             heartbeat_interval: heartbeat_interval?,
         })
     }

@@ -110,7 +110,8 @@ impl FromRequest<v1::SetVisibilityTimeoutRequest> for queue::SetVisibilityTimeou
             }
         };
         let return_messages = request.return_messages;
-        Some(Self { queue: queue?, targets: targets?, visible: visible?, return_messages })
+        let reply_bytes = bounds::MAX_REPLY_BYTES;
+        Some(Self { queue: queue?, targets: targets?, visible: visible?, return_messages, reply_bytes })
     }
 }
 

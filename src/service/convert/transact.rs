@@ -1,7 +1,7 @@
 //! Transactions on the wire.
 
 use super::{Fields, FromRequest};
-use crate::domain::bounds::{MAX_BATCH, MAX_OPERATIONS, length};
+use crate::domain::bounds::{MAX_BATCH, MAX_OPERATIONS, MAX_REPLY_BYTES, length};
 use crate::domain::{Invalid, Kind, Limits};
 use crate::proto::v1;
 use crate::proto::v1::transact_operation::Operation;
@@ -28,7 +28,22 @@ impl FromRequest<v1::TransactRequest> for Transact {
                 fields.within(&format!("operations[{index}]."), |fields| operation(given, limits, fields))
             })
             .collect();
-        Some(Self { operations: parsed.into_iter().collect::<Option<_>>()? })
+        let mut operations: Vec<TransactOperation> = parsed.into_iter().collect::<Option<_>>()?;
+        share_reply(&mut operations);
+        Some(Self { operations })
+    }
+}
+
+/// All operations answer in one reply, so those that give messages share it.
+fn share_reply(operations: &mut [TransactOperation]) {
+    let giving = operations.iter_mut().filter_map(|operation| match operation {
+        TransactOperation::SetVisibilityTimeout(set) if set.return_messages => Some(&mut set.reply_bytes),
+        _ => None,
+    });
+    let mut shares: Vec<&mut i64> = giving.collect();
+    let share = MAX_REPLY_BYTES / i64::try_from(shares.len()).unwrap_or(1).max(1);
+    for bytes in &mut shares {
+        **bytes = share;
     }
 }
 
