@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::window::Window;
-use crate::domain::QueueName;
+use crate::domain::{QueueName, Receipt};
 
 /// The queues that somebody on this replica waits for.
 #[derive(Clone, Default)]
@@ -56,6 +56,16 @@ impl Events {
                 window.free(msg_ids.clone());
             }
             followed.settles.send_replace(());
+        }
+    }
+
+    /// Tells that deliveries were released: their slots are free, and their messages are there again or will be.
+    pub fn released(&self, queue: &QueueName, receipts: impl Iterator<Item = Receipt> + Clone) {
+        if let Some(followed) = self.followed(queue) {
+            for window in followed.windows() {
+                window.free_deliveries(receipts.clone());
+            }
+            followed.arrivals.send_replace(());
         }
     }
 

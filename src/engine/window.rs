@@ -64,6 +64,18 @@ impl Window {
         }
     }
 
+    /// Frees the slots of deliveries, if they are still these: a released message may have been given to this stream
+    /// again already.
+    pub fn free_deliveries(&self, receipts: impl Iterator<Item = Receipt>) {
+        let mut slots = self.lock();
+        for receipt in receipts {
+            if slots.held.get(&receipt.msg_id()).is_some_and(|slot| slot.receipt == receipt) {
+                slots.held.remove(&receipt.msg_id());
+            }
+        }
+        self.freed.notify_one();
+    }
+
     /// Tells that the times of messages may have changed.
     pub fn doubt(&self) {
         self.lock().doubtful = true;
@@ -133,6 +145,14 @@ mod tests {
         window.changed().await;
         assert_eq!((window.room(), window.in_flight()), (2, 1));
         assert_eq!(window.next_expiry(), Some(Instant::now() + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_delivery_frees_its_own_slot_only() {
+        let window = Window::new(3);
+        window.take([receipt(1, 2), receipt(2, 1)].into_iter(), Duration::from_secs(5));
+        window.free_deliveries([receipt(1, 1), receipt(2, 1), receipt(3, 1)].into_iter());
+        assert_eq!(window.receipts(), [receipt(1, 2)]);
     }
 
     #[tokio::test(start_paused = true)]

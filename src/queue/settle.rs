@@ -143,9 +143,9 @@ impl OnConnection for Release {
         targets.settle(connection, &self.queue, Settlement::VisibleAfterMillis(self.delay_ms)).await
     }
 
-    fn tell(&self, _: &Vec<ItemResult>, broker: &Broker) {
-        // Not by id: a stream may hold a released message again already, in a slot that is not free.
-        broker.events.rescheduled(&self.queue);
+    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
+        let done = self.receipts.iter().zip(results).filter(|(_, result)| result.outcome == Outcome::Done);
+        broker.events.released(&self.queue, done.map(|(receipt, _)| *receipt));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Queues themselves: made, described, emptied, dropped, whatever their names.
 
+use pgmq_grpc::proto::v1::ValidateNameRequest;
+use pgmq_grpc::proto::v1::validate_name_request::Name;
 use pgmq_grpc::proto::v1::{
     ArchiveRequest, CreateQueueRequest, CreateQueueResponse, DropQueueRequest, GetQueueMetricsRequest,
     GetQueueRequest, Outcome, Partitioning, PopRequest, PurgeQueueRequest, Queue, QueueKind, ReleaseRequest,
@@ -356,4 +358,19 @@ async fn a_name_is_used_in_its_exact_case_only() {
     }
     let untouched = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 0";
     assert_eq!(test.value::<i64>(untouched).await, 1);
+}
+
+#[tokio::test]
+async fn good_names_are_valid_and_make_nothing() {
+    let mut test = Test::start().await;
+
+    for name in [
+        Name::Queue("my-queue_2".to_owned()),
+        Name::RoutingKey("logs.error".to_owned()),
+        Name::Pattern("logs.*.#".to_owned()),
+    ] {
+        test.client.queue.validate_name(ValidateNameRequest { name: Some(name) }).await.unwrap();
+    }
+
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.meta").await, 0);
 }
