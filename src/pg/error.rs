@@ -151,6 +151,8 @@ fn of_database(error: &DbError, effect: Effect) -> Error {
                 "the database lacks memory or another resource for this call; nothing was applied",
             )
             .retry_after(Duration::from_secs(1)),
+            // The send statement's own way to take back a batch of which a trigger has swallowed a part.
+            "22" if *code == SqlState::DIVISION_BY_ZERO => Error::internal(code.code()),
             // The scanner accepts only what jsonb does; this is for databases of another encoding.
             "22" => {
                 Error::new(Kind::InvalidJson, "the database does not accept a text of this call as jsonb")

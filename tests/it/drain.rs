@@ -54,12 +54,13 @@ async fn everybody_gets_a_true_answer_after(signal: Signal) {
     let watch = HealthClient::new(test.client.channel.clone()).watch(watched).await;
     let mut watch = watch.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    let stream = test.client.queue.read(read("orders")).await;
-    let mut stream = stream.unwrap().into_inner();
-    assert!(stream.message().await.unwrap().unwrap().started.is_some());
+    // The call first: the queries of a stream look like those of a call.
     let mut reader = Client::connect(&test.server).await;
     let waiting = tokio::spawn(async move { reader.queue.read_batch(wait_for("orders")).await });
     waiting_read(&test).await;
+    let stream = test.client.queue.read(read("orders")).await;
+    let mut stream = stream.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().unwrap().started.is_some());
 
     test.server.signal(signal);
 

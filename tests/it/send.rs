@@ -256,3 +256,22 @@ async fn a_send_to_a_missing_queue_is_refused_alone() {
     Refusal::expect(&status, Code::NotFound, "QUEUE_NOT_FOUND");
     assert_eq!(test.client.send("orders", "1").await, 1);
 }
+
+#[tokio::test]
+async fn a_batch_of_which_a_trigger_swallows_a_part_is_not_stored_at_all() {
+    let mut test = Test::with_queue("orders").await;
+    test.server.expect_errors();
+    test.run(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN IF NEW.message = '2' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER swallow BEFORE INSERT ON pgmq.q_orders FOR EACH ROW EXECUTE FUNCTION swallow()",
+    )
+    .await;
+
+    let messages = vec![outgoing("1"), outgoing("2"), outgoing("3")];
+    let request = SendBatchRequest { queue: "orders".to_owned(), messages };
+    let status = test.client.queue.send_batch(request).await.unwrap_err();
+
+    Refusal::expect(&status, Code::Internal, "INTERNAL");
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 0);
+}

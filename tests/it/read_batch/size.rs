@@ -103,7 +103,9 @@ async fn a_waiting_read_passes_over_what_is_too_large() {
 
 #[tokio::test]
 async fn a_message_that_postgres_cannot_render_goes_to_the_archive_and_blocks_nothing() {
-    let mut test = Test::with_queue("orders").await;
+    // Postgres needs some time to find out.
+    let mut test = Test::start_with(&["--default-deadline", "10m"]).await;
+    test.client.create("orders").await;
     let small = test.client.send("orders", "{}").await;
     // Small as it is stored; more than Postgres can hold as text.
     test.run(
@@ -111,7 +113,10 @@ async fn a_message_that_postgres_cannot_render_goes_to_the_archive_and_blocks_no
          SELECT pgmq.send('orders', '{}')",
     )
     .await;
-    let read = test.client.read_as(waiting_for("orders")).await;
+    let mut read = Vec::new();
+    while read.is_empty() {
+        read = test.client.read_as(waiting_for("orders")).await;
+    }
     assert_eq!(ids(&read), [small, 3]);
     let archived = "SELECT headers -> 'x-pgmq-dead-letter' ->> 'msg_id' FROM pgmq.a_orders";
     assert_eq!(test.value::<String>(archived).await, "2");
