@@ -59,7 +59,6 @@ impl Schema {
     ///
     /// # Errors
     /// `PgmqNotInstalled`, naming the remedy; `PermissionDenied`.
-    #[expect(dead_code, reason = "keyed sends are the first to need it, and come next")]
     pub(super) fn require(self) -> Result<()> {
         let why = match self {
             Self::Ready { .. } => return Ok(()),
@@ -109,7 +108,6 @@ impl Schema {
     }
 }
 
-#[expect(dead_code, reason = "keyed sends are the first to need it, and come next")]
 pub(super) fn not_usable(message: &str) -> Error {
     Error::new(Kind::PgmqNotInstalled, message).with("schema", "pgmq_grpc")
 }
