@@ -25,10 +25,12 @@ pub use setting::{Group, Setting, Shape};
 pub use settings::SETTINGS;
 pub use sources::{Flags, Sources};
 
+use crate::domain::QueueLayout;
+
 use settings::{
-    DATA_DIR, DATABASE_CA_FILE, DATABASE_URL, DEFAULT_DEADLINE, DRAIN_TIMEOUT, EPHEMERAL, HEALTH_INTERVAL,
-    LISTEN, LOG, LOG_FORMAT, MAX_CONNECTIONS, MAX_MESSAGE_BYTES, MAX_STREAM_AGE, MAX_WAITING_CALLS,
-    NO_INSTALL, POOL_SIZE, POSTGRES_BIN_DIR, POSTGRES_PORT,
+    DATA_DIR, DATABASE_CA_FILE, DATABASE_URL, DEDUPLICATION_WINDOW, DEFAULT_DEADLINE, DRAIN_TIMEOUT,
+    EPHEMERAL, HEALTH_INTERVAL, LISTEN, LOG, LOG_FORMAT, MAX_CONNECTIONS, MAX_MESSAGE_BYTES, MAX_STREAM_AGE,
+    MAX_WAITING_CALLS, NO_INSTALL, POOL_SIZE, POSTGRES_BIN_DIR, POSTGRES_PORT, QUEUE_LAYOUT,
 };
 use values::Values;
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub database: DatabaseSource,
     /// Whether pgmq is never installed. Default: false.
     pub no_install: bool,
+    /// The layout of queues that are made without one. Default: tuned.
+    pub queue_layout: QueueLayout,
     /// Connections to the database for calls, 1 to 1000. Default: 8.
     pub pool_size: u32,
     /// Calls that may wait for a connection, 1 to 1,000,000. Default: 4096.
@@ -55,6 +59,8 @@ pub struct Config {
     pub max_message_bytes: usize,
     /// Longest time from the signal to the end of the process, up to 1 h. Default: 25 s.
     pub drain_timeout: Duration,
+    /// How long a deduplication id is kept, 100 ms to 168 h. Default: 5 min.
+    pub deduplication_window: Duration,
     /// Client connections at a time, 1 to 1,000,000. Default: 10,000.
     pub max_connections: usize,
     /// Age at which a stream is asked to end, 1 s to 720 h; `None` means never. Default: 1 h.
@@ -101,11 +107,14 @@ impl Config {
             health_interval: values.one(&HEALTH_INTERVAL, |text| value::duration(text, TENTH_SECOND..=HOUR)),
             database: database(&mut values),
             no_install: values.one(&NO_INSTALL, value::boolean),
+            queue_layout: values.one(&QUEUE_LAYOUT, value::queue_layout),
             pool_size: values.one(&POOL_SIZE, |text| value::count(text, 1..=1000)),
             max_waiting_calls: values.one(&MAX_WAITING_CALLS, |text| value::count(text, 1..=1_000_000)),
             default_deadline: values
                 .one(&DEFAULT_DEADLINE, |text| value::duration(text, TENTH_SECOND..=HOUR)),
             max_message_bytes: values.one(&MAX_MESSAGE_BYTES, |text| value::size(text, 1..=3 * 1024 * 1024)),
+            deduplication_window: values
+                .one(&DEDUPLICATION_WINDOW, |text| value::duration(text, TENTH_SECOND..=168 * HOUR)),
             max_connections: values.one(&MAX_CONNECTIONS, |text| value::count(text, 1..=1_000_000)),
             max_stream_age: values
                 .one(&MAX_STREAM_AGE, |text| value::duration_or_none(text, SECOND..=720 * HOUR)),

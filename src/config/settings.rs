@@ -12,6 +12,7 @@ pub const SETTINGS: &[Setting] = &[
     DATABASE_URL,
     DATABASE_CA_FILE,
     NO_INSTALL,
+    QUEUE_LAYOUT,
     DATA_DIR,
     EPHEMERAL,
     POSTGRES_BIN_DIR,
@@ -20,6 +21,7 @@ pub const SETTINGS: &[Setting] = &[
     MAX_WAITING_CALLS,
     DEFAULT_DEADLINE,
     MAX_MESSAGE_BYTES,
+    DEDUPLICATION_WINDOW,
     MAX_CONNECTIONS,
     MAX_STREAM_AGE,
     LOG,
@@ -90,10 +92,20 @@ pub(super) const NO_INSTALL: Setting = Setting::new(
     "no-install",
     "PGMQ_GRPC_NO_INSTALL",
     Database,
-    "The server never installs pgmq into the database. Where pgmq is missing, calls fail with \
-     PGMQ_NOT_INSTALLED.",
+    "The server never installs pgmq or its own schema pgmq_grpc into the database. Where they are missing, calls \
+     that need them fail with PGMQ_NOT_INSTALLED.",
 )
 .switch();
+
+pub(super) const QUEUE_LAYOUT: Setting = Setting::new(
+    "queue-layout",
+    "PGMQ_GRPC_QUEUE_LAYOUT",
+    Database,
+    "Queues that are created without a layout get this one: tuned, which is faster, or pgmq, which is exactly \
+     as pgmq makes them.",
+)
+.value("LAYOUT")
+.default("tuned");
 
 pub(super) const DATA_DIR: Setting = Setting::new(
     "data-dir",
@@ -165,6 +177,16 @@ pub(super) const MAX_MESSAGE_BYTES: Setting = Setting::new(
 )
 .value("SIZE")
 .default("1MiB");
+
+pub(super) const DEDUPLICATION_WINDOW: Setting = Setting::new(
+    "deduplication-window",
+    "PGMQ_GRPC_DEDUPLICATION_WINDOW",
+    Limits,
+    "A deduplication id is remembered for this long, from 100ms to 168h. All servers of a database should have \
+     the same window.",
+)
+.value("DURATION")
+.default("5m");
 
 pub(super) const MAX_CONNECTIONS: Setting = Setting::new(
     "max-connections",

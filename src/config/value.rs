@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::QueueLayout;
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
@@ -51,6 +53,15 @@ pub(super) fn size(text: &str, range: RangeInclusive<u64>) -> Result<usize, Stri
         let (from, to) = (show_size(*range.start()), show_size(*range.end()));
         format!("is not a size from {from} to {to}, such as 65536 (bytes), 64KiB or 1MiB")
     })
+}
+
+/// Reads a layout of queues.
+pub(super) fn queue_layout(text: &str) -> Result<QueueLayout, String> {
+    match text {
+        "tuned" => Ok(QueueLayout::Tuned),
+        "pgmq" => Ok(QueueLayout::Pgmq),
+        _ => Err("is not a layout: tuned or pgmq".to_owned()),
+    }
 }
 
 /// Reads a path; any text but none is one.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Invalid, Kind, Timestamp};
+use super::{Invalid, Kind, QueueLayout, Timestamp};
 
 /// The longest visibility timeout and release delay.
 pub const MAX_VISIBILITY: Duration = Duration::from_hours(12);
@@ -25,11 +25,13 @@ pub const MAX_REPLY_BYTES: i64 = 3_670_016;
 /// The most bytes of message text in one message of a stream.
 pub const MAX_STREAM_BATCH_BYTES: i64 = 1_048_576;
 
-/// Limits that the server's operator sets.
+/// Limits and defaults that the server's operator sets.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The most bytes that a message's body may take as Postgres renders it.
     pub max_message_bytes: usize,
+    /// The layout of queues that are made without one.
+    pub queue_layout: QueueLayout,
 }
 
 /// How long a read hides its messages: 1 s to 12 h in whole seconds, which is what pgmq takes.

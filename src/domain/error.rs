@@ -21,6 +21,7 @@ pub enum Kind {
     InvalidEnum,
     InvalidConditional,
     InvalidGroup,
+    InvalidDeduplicationId,
     InvalidReceipt,
     InvalidPageToken,
     InvalidPattern,
@@ -37,6 +38,7 @@ pub enum Kind {
     NoRoute,
     StaleReceipt,
     ReceiptNotFound,
+    DeduplicationIdReused,
     Conflict,
     QueueBusy,
     Overloaded,
@@ -243,6 +245,7 @@ impl Error {
             | Kind::InvalidEnum
             | Kind::InvalidConditional
             | Kind::InvalidGroup
+            | Kind::InvalidDeduplicationId
             | Kind::InvalidReceipt
             | Kind::InvalidPageToken
             | Kind::InvalidPattern
@@ -259,6 +262,7 @@ impl Error {
             | Kind::NoRoute
             | Kind::StaleReceipt
             | Kind::ReceiptNotFound
+            | Kind::DeduplicationIdReused
             | Kind::Conflict
             | Kind::QueueBusy
             | Kind::Overloaded

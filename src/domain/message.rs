@@ -1,7 +1,7 @@
 //! Messages on their way in and out.
 
 use super::json::{self, JsonKind, Member};
-use super::{Invalid, Kind, Limits, Receipt, Timestamp};
+use super::{DeduplicationId, Invalid, Kind, Limits, Receipt, Timestamp};
 
 /// The header under which pgmq looks for a message's FIFO group.
 pub const GROUP_HEADER: &str = "x-pgmq-group";
@@ -32,6 +32,7 @@ pub struct OutgoingMessage {
     message: String,
     headers: Option<String>,
     schedule: Schedule,
+    deduplication_id: Option<DeduplicationId>,
 }
 
 impl OutgoingMessage {
@@ -52,7 +53,9 @@ impl OutgoingMessage {
         }
         let headers = check_headers(&headers).and_then(|()| check_group(group).map(|()| headers));
         match headers.and_then(|headers| join_group(headers, group)) {
-            Ok(headers) if refused.is_empty() => return Ok(Self { message, headers, schedule }),
+            Ok(headers) if refused.is_empty() => {
+                return Ok(Self { message, headers, schedule, deduplication_id: None });
+            }
             Ok(_) => {}
             Err(invalid) => {
                 let field = if invalid.kind == Kind::InvalidGroup { "group" } else { "headers" };
@@ -70,6 +73,18 @@ impl OutgoingMessage {
     /// The headers: the text of a JSON object, if there are any.
     pub fn headers(&self) -> Option<&str> {
         self.headers.as_deref()
+    }
+
+    /// The same under a deduplication id, if there is one.
+    #[must_use]
+    pub fn under(mut self, deduplication_id: Option<DeduplicationId>) -> Self {
+        self.deduplication_id = deduplication_id;
+        self
+    }
+
+    /// The id under which it is stored once, if it has one.
+    pub fn deduplication_id(&self) -> Option<&DeduplicationId> {
+        self.deduplication_id.as_ref()
     }
 
     /// When it becomes visible.

@@ -4,6 +4,7 @@
 //! there on. Nothing here knows of gRPC or of SQL.
 
 pub mod bounds;
+pub mod deduplication;
 pub mod error;
 pub mod json;
 pub mod message;
@@ -16,10 +17,11 @@ pub mod time;
 pub mod topic;
 
 pub use bounds::Limits;
+pub use deduplication::{DeduplicationId, Sent};
 pub use error::{Error, Invalid, Kind, Violation};
 pub use message::{Delivery, Message, Ordering, OutgoingMessage, Schedule};
 pub use name::{NewQueueName, QueueName};
-pub use queue::{Queue, QueueKind};
+pub use queue::{Queue, QueueKind, QueueLayout};
 pub use read::{ReadOrder, Taken};
 pub use receipt::Receipt;
 pub use time::{Deadline, Timestamp};

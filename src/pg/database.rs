@@ -55,14 +55,16 @@ struct Shared {
     catalog: Catalog,
     installation: std::sync::RwLock<Option<Arc<Installation>>>,
     schema: std::sync::RwLock<Option<Schema>>,
+    deduplication_window: Duration,
 }
 
 impl Database {
-    /// Prepares the pool; the first connection is made when the first one is needed.
+    /// Prepares the pool; the first connection is made when the first one is needed. Deduplication ids are kept for the
+    /// window.
     ///
     /// # Errors
     /// `Internal` for TLS files that cannot be read.
-    pub fn new(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self> {
+    pub fn new(url: &DatabaseUrl, limits: PoolLimits, deduplication_window: Duration) -> Result<Self> {
         let failures = ConnectFailures::new();
         let pool = Pool::builder()
             .error_sink(Box::new(failures.clone()))
@@ -81,6 +83,7 @@ impl Database {
             catalog: Catalog::new(),
             installation: std::sync::RwLock::new(None),
             schema: std::sync::RwLock::new(None),
+            deduplication_window,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -219,12 +222,21 @@ impl Connection {
     ///
     /// # Errors
     /// `PgmqNotInstalled`, naming the remedy; `PermissionDenied`.
-    #[expect(dead_code, reason = "keyed sends are the first to need it, and come next")]
     pub(super) async fn require_schema(&self) -> Result<()> {
         if let Some(known) = self.database.known_schema() {
             return known.require();
         }
         schema::find(&self.session.client).await?.require()
+    }
+
+    /// Whether this server's own schema is known to be ready.
+    pub(super) fn has_own_schema(&self) -> bool {
+        self.database.has_own_schema()
+    }
+
+    /// How long a deduplication id is kept, in milliseconds.
+    pub(super) fn deduplication_window_ms(&self) -> i64 {
+        i64::try_from(self.database.shared.deduplication_window.as_millis()).unwrap_or(i64::MAX)
     }
 
     /// Begins a transaction.
@@ -253,6 +265,30 @@ impl Connection {
         Ok(())
     }
 
+    /// Ends the transaction that a result came of: commits it, or takes everything back. An error then means that nothing
+    /// was applied, even where the failed statement alone could not tell, but for an error of the commit itself.
+    ///
+    /// # Errors
+    /// The result's own, or as [`Connection::commit`].
+    pub async fn conclude<T>(&mut self, result: Result<T>, repeatable: bool) -> Result<T> {
+        match result {
+            Ok(value) => {
+                self.commit(repeatable).await?;
+                Ok(value)
+            }
+            Err(error) => {
+                self.roll_back().await;
+                Err(match error.kind() {
+                    Kind::OutcomeUnknown | Kind::OutcomeUnknownRetrySafe => error.reworded(
+                        Kind::DatabaseUnavailable,
+                        "the connection to the database was lost before the commit; nothing was applied",
+                    ),
+                    _ => error,
+                })
+            }
+        }
+    }
+
     /// Whether a transaction is open.
     pub fn in_transaction(&self) -> bool {
         self.session.in_transaction
@@ -265,6 +301,15 @@ impl Connection {
             self.session.busy = false;
             self.session.in_transaction = false;
         }
+    }
+
+    /// How long statements of this session wait for a lock, until it is set again.
+    pub(super) async fn set_lock_timeout(&mut self, limit: &'static str) -> Result<()> {
+        self.session.busy = true;
+        let set = self.session.client.batch_execute(&format!("SET lock_timeout = '{limit}'")).await;
+        // A session whose limit is unknown is not pooled.
+        self.session.busy = set.is_err();
+        set.map_err(|failed| error::of_statement(failed, Effect::Reads))
     }
 
     /// Runs a statement and gives its rows, once the statement's own transaction has been committed.

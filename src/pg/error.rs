@@ -111,7 +111,7 @@ pub(super) fn connection_lost(effect: Effect) -> Error {
     }
 }
 
-fn conflict() -> Error {
+pub(super) fn conflict() -> Error {
     Error::new(Kind::Conflict, "the call collided with others each time it was tried; nothing was applied")
         .retry_after(Duration::from_millis(100))
 }
@@ -121,6 +121,11 @@ fn of_database(error: &DbError, effect: Effect) -> Error {
     match *code {
         // Named in Postgres' own quotes, in every language that its messages come in.
         SqlState::UNDEFINED_TABLE if names_meta(error) => not_installed(),
+        SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME if names_own_schema(error) => {
+            super::schema::not_usable(
+                "the schema pgmq_grpc is missing; a server that may create it makes it when it starts",
+            )
+        }
         SqlState::INVALID_SCHEMA_NAME => not_installed(),
         SqlState::UNDEFINED_TABLE => Error::new(Kind::QueueNotFound, "the queue does not exist"),
         SqlState::UNDEFINED_FUNCTION => Error::new(
@@ -171,6 +176,15 @@ pub(super) fn not_installed() -> Error {
 
 fn is_io(error: &tokio_postgres::Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+}
+
+/// Whether what is missing is of the servers' own schema, and not a queue of such a name.
+fn names_own_schema(error: &DbError) -> bool {
+    let message = error.message();
+    match *error.code() {
+        SqlState::INVALID_SCHEMA_NAME => message.contains("pgmq_grpc"),
+        _ => message.contains("pgmq_grpc.") && !message.contains("pgmq.q_") && !message.contains("pgmq.a_"),
+    }
 }
 
 /// Whether the missing table is `pgmq.meta` itself, and not that of a queue of such a name.

@@ -4,12 +4,16 @@
 //! [`Connection`] that one operation holds. What a connection can do stands in one file a subject.
 
 mod catalog;
+mod cleaner;
 mod database;
 pub mod embedded;
 mod error;
 mod failures;
 mod hold;
 mod install;
+mod keyed;
+mod keyed_transaction;
+mod layout;
 mod maintenance;
 mod manager;
 mod metrics;
@@ -28,6 +32,7 @@ mod upgrade;
 mod value;
 mod version;
 
+pub use cleaner::remove_expired_keys;
 pub use database::{Connection, Database, PoolLimits};
 pub use install::CARRIED_VERSION;
 pub use monitor::{DatabaseState, Monitor};

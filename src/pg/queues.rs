@@ -4,19 +4,27 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
+use super::layout::PARTMAN_SCHEMA;
 use super::row::column;
 use super::statement::{Effect, Statement};
 use super::version::Feature;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::Partitioning;
-use crate::domain::{Error, Invalid, Kind, Queue, QueueKind, QueueName, Result};
+use crate::domain::{Error, Invalid, Kind, Queue, QueueKind, QueueLayout, QueueName, Result};
 
 /// A queue's row. The table's name is formed here and not by `pgmq.format_table_name`, which raises for a name that
 /// somebody wrote into `pgmq.meta` by hand, and would so break the whole list.
 macro_rules! queue_columns {
     () => {
         "SELECT m.queue_name::text AS name, m.is_partitioned, m.is_unlogged, m.created_at,
-  coalesce(to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))::oid::bigint, 0) AS id
+  coalesce(to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))::oid::bigint, 0) AS id,
+  (SELECT NOT EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+      WHERE i.indrelid = c.oid AND a.attname = 'vt' AND i.indisvalid)
+    AND (SELECT bool_and(EXISTS (SELECT FROM unnest(l.reloptions) AS o WHERE o LIKE 'fillfactor=%' AND o <> 'fillfactor=100'))
+      FROM pg_class AS l WHERE l.relkind = 'r'
+        AND (l.oid = c.oid OR l.oid IN (SELECT h.inhrelid FROM pg_inherits AS h WHERE h.inhparent = c.oid)))
+   FROM pg_class AS c WHERE c.oid = to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))) AS is_tuned,
+  to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63))) IS NOT NULL AS has_table
 FROM pgmq.meta AS m "
     };
 }
@@ -80,14 +88,6 @@ const CREATE_PARTITIONED_WITHOUT_PREMAKE: Statement = Statement::new(
     Effect::Repeatable,
     "-- pgmq-grpc: create_partitioned
 SELECT pgmq.create_partitioned(queue_name => $1::text, partition_interval => $2::text, retention_interval => $3::text)",
-);
-
-const PARTMAN_SCHEMA: Statement = Statement::new(
-    "partman_schema",
-    Effect::Reads,
-    "-- pgmq-grpc: partman_schema
-SELECT quote_ident(n.nspname) AS name FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
-WHERE e.extname = 'pg_partman'",
 );
 
 /// Whether a queue is partitioned as asked; spans are compared as spans. `{p}` is pg_partman's schema.
@@ -251,6 +251,7 @@ impl Connection {
         if !column::<bool>(row, "dropped")? {
             self.query(&FORGET, &name).await?;
         }
+        self.remove_keys_of_dropped(queue).await;
         Ok(())
     }
 
@@ -290,10 +291,16 @@ fn queue_of(row: &Row) -> Result<Queue> {
         (false, true) => QueueKind::Unlogged,
         (false, false) => QueueKind::Standard,
     };
+    let layout = match (column(row, "has_table")?, column::<Option<bool>>(row, "is_tuned")?) {
+        (false, _) => None,
+        (true, Some(true)) => Some(QueueLayout::Tuned),
+        (true, _) => Some(QueueLayout::Pgmq),
+    };
     Ok(Queue {
         id: column(row, "id")?,
         name: column(row, "name")?,
         kind,
         created_at: column(row, "created_at")?,
+        layout,
     })
 }

@@ -5,7 +5,7 @@ use tokio_postgres::types::Type;
 use super::database::Connection;
 use super::row::column;
 use super::statement::{Effect, Statement};
-use crate::domain::{Error, OutgoingMessage, QueueName, Result, Schedule, Timestamp};
+use crate::domain::{DeduplicationId, Error, OutgoingMessage, QueueName, Result, Schedule, Timestamp};
 
 /// The insert of `pgmq.send`, for many messages at once, each with its own headers and schedule. Where a trigger of the
 /// user's swallows some of them, the division by zero takes back the others.
@@ -28,14 +28,19 @@ pub(super) struct Columns<'a> {
     pub(super) headers: Vec<Option<&'a str>>,
     pub(super) delays_ms: Vec<Option<i64>>,
     pub(super) visible_at: Vec<Option<Timestamp>>,
+    pub(super) deduplication_ids: Vec<Option<&'a str>>,
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn of(messages: &'a [OutgoingMessage]) -> Self {
-        let schedules = || messages.iter().map(OutgoingMessage::schedule);
+    pub(super) fn of(messages: impl IntoIterator<Item = &'a OutgoingMessage> + Clone) -> Self {
+        let each = || messages.clone().into_iter();
+        let schedules = || each().map(OutgoingMessage::schedule);
         Self {
-            messages: messages.iter().map(OutgoingMessage::message).collect(),
-            headers: messages.iter().map(OutgoingMessage::headers).collect(),
+            messages: each().map(OutgoingMessage::message).collect(),
+            headers: each().map(OutgoingMessage::headers).collect(),
+            deduplication_ids: each()
+                .map(|message| message.deduplication_id().map(DeduplicationId::as_str))
+                .collect(),
             delays_ms: schedules()
                 .map(|schedule| match schedule {
                     Schedule::AfterMillis(delay_ms) => Some(delay_ms),
@@ -58,6 +63,8 @@ impl Connection {
     ///
     /// # Errors
     /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile.
+    ///
+    /// It looks at no deduplication id; [`Connection::send_keyed`] does.
     pub async fn send(&mut self, queue: &QueueName, messages: &[OutgoingMessage]) -> Result<Vec<i64>> {
         let table = self.table(queue).await?;
         let columns = Columns::of(messages);

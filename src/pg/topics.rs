@@ -51,7 +51,7 @@ ORDER BY r.pattern COLLATE \"C\", r.queue_name COLLATE \"C\"",
 );
 
 /// The most copies that one call makes: what a reply can name.
-const MAX_COPIES: i64 = 20_000;
+const MAX_COPIES: usize = 20_000;
 
 /// How many messages are sent without asking first how many queues match.
 const FEW_MESSAGES: usize = 20;
@@ -61,6 +61,14 @@ const COUNT_MATCHES: Statement = Statement::new(
     Effect::Reads,
     "-- pgmq-grpc: count_matches
 SELECT count(DISTINCT r.queue_name) AS queues FROM pgmq.test_routing(routing_key => $1::text) AS r",
+);
+
+const MATCHING_QUEUES: Statement = Statement::new(
+    "matching_queues",
+    Effect::Reads,
+    "-- pgmq-grpc: matching_queues
+SELECT q.queue_name FROM (SELECT DISTINCT r.queue_name FROM pgmq.test_routing(routing_key => $1::text) AS r) AS q
+ORDER BY q.queue_name COLLATE \"C\"",
 );
 
 /// One call of pgmq's for each message, because each has its own schedule; one statement, so all or none.
@@ -173,20 +181,75 @@ impl Connection {
         rows.iter().map(copy).collect()
     }
 
+    /// Stores a copy of each message in every queue whose bindings match, under the messages' deduplication ids: each id
+    /// counts in each queue for itself, as [`Connection::send_keyed`] has it. It needs an open transaction, because it
+    /// takes a statement for each queue.
+    ///
+    /// # Errors
+    /// `DeduplicationIdReused`; `PgmqVersionUnsupported` before pgmq 1.11; `PgmqNotInstalled` where the schema
+    /// `pgmq_grpc` is missing.
+    pub async fn send_topic_keyed(
+        &mut self,
+        routing_key: &RoutingKey,
+        messages: &[OutgoingMessage],
+    ) -> Result<Vec<TopicCopy>> {
+        let queues = self.matching_queues(routing_key).await?;
+        check_copies(queues.len(), messages.len())?;
+        let mut copies = Vec::with_capacity(queues.len() * messages.len());
+        for queue in queues {
+            let verdicts = self.send_keyed(&queue, messages).await.map_err(|error| match error.kind() {
+                // Dropped since it was found to match: then it does not match any more.
+                Kind::QueueNotFound => super::error::conflict().caused_by(error),
+                _ => error,
+            })?;
+            for (index, verdict) in verdicts.into_iter().enumerate() {
+                let sent = verdict.map_err(|error| {
+                    error.with("queue", queue.as_str()).with("item_index", index.to_string())
+                })?;
+                copies.push(TopicCopy {
+                    queue: queue.clone(),
+                    msg_id: sent.msg_id,
+                    message_index: i32::try_from(index).map_err(Error::internal)?,
+                    deduplicated: sent.deduplicated,
+                });
+            }
+        }
+        Ok(copies)
+    }
+
+    /// The queues whose bindings match a routing key, by name (`pgmq.test_routing`).
+    ///
+    /// # Errors
+    /// `PgmqVersionUnsupported` before pgmq 1.11.
+    pub async fn matching_queues(&mut self, routing_key: &RoutingKey) -> Result<Vec<QueueName>> {
+        self.installation().await?.require(Feature::Topics)?;
+        let rows = self.query(&MATCHING_QUEUES, &[(&routing_key.as_str(), Type::TEXT)]).await?;
+        rows.iter().map(queue_name).collect()
+    }
+
     /// Refuses a batch whose reply could not name all its copies, before anything is sent.
     async fn check_copies(&mut self, routing_key: &RoutingKey, messages: usize) -> Result<()> {
         let rows = self.query(&COUNT_MATCHES, &[(&routing_key.as_str(), Type::TEXT)]).await?;
         let queues: i64 = rows.first().map_or(Ok(0), |row| column(row, "queues"))?;
-        let copies = queues.saturating_mul(i64::try_from(messages).unwrap_or(i64::MAX));
-        if copies > MAX_COPIES {
-            let description = format!(
-                "{queues} queues match, so these would be {copies} copies; at most {MAX_COPIES} are made"
-            );
-            let invalid = Invalid::new(Kind::InvalidCount, description).with("limit", MAX_COPIES);
-            return Err(Error::invalid(vec![invalid.at("messages")]));
-        }
-        Ok(())
+        check_copies(usize::try_from(queues).unwrap_or(usize::MAX), messages)
     }
+}
+
+fn check_copies(queues: usize, messages: usize) -> Result<()> {
+    let copies = queues.saturating_mul(messages);
+    if copies > MAX_COPIES {
+        let description = format!(
+            "{queues} queues match, so these would be {copies} copies; at most {MAX_COPIES} are made"
+        );
+        let invalid = Invalid::new(Kind::InvalidCount, description).with("limit", MAX_COPIES);
+        return Err(Error::invalid(vec![invalid.at("messages")]));
+    }
+    Ok(())
+}
+
+fn queue_name(row: &Row) -> Result<QueueName> {
+    QueueName::try_from(column::<String>(row, "queue_name")?)
+        .map_err(|Invalid { description, .. }| Error::new(Kind::Internal, description))
 }
 
 fn binding(row: &Row) -> Result<TopicBinding> {
@@ -199,12 +262,12 @@ fn binding(row: &Row) -> Result<TopicBinding> {
 }
 
 fn copy(row: &Row) -> Result<TopicCopy> {
-    let queue = QueueName::try_from(column::<String>(row, "queue_name")?)
-        .map_err(|Invalid { description, .. }| Error::new(Kind::Internal, description))?;
+    let queue = queue_name(row)?;
     let ordinal: i64 = column(row, "ordinal")?;
     Ok(TopicCopy {
         queue,
         msg_id: column(row, "msg_id")?,
         message_index: i32::try_from(ordinal - 1).map_err(Error::internal)?,
+        deduplicated: false,
     })
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Broker, Call, Handover, OnConnection, Operation};
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::message::Message;
-use crate::domain::{Ordering, OutgoingMessage, QueueName, ReadOrder, Result};
+use crate::domain::{Ordering, OutgoingMessage, QueueName, ReadOrder, Result, Sent};
 use crate::pg::Connection;
 
 /// The longest pause between two reads of an idle queue, which finds what plain SQL sent.
@@ -29,14 +29,18 @@ pub struct Send {
 
 impl OnConnection for Send {
     const NAME: &'static str = "send";
-    type Output = i64;
+    type Output = Sent;
 
-    async fn apply(&self, connection: &mut Connection) -> Result<i64> {
-        let msg_ids = connection.send(&self.queue, std::slice::from_ref(&self.message)).await?;
-        msg_ids.first().copied().ok_or_else(|| crate::domain::Error::internal("a send gave no id"))
+    async fn apply(&self, connection: &mut Connection) -> Result<Sent> {
+        let messages = std::slice::from_ref(&self.message);
+        let sent = match self.message.deduplication_id() {
+            Some(_) => connection.send_keyed(&self.queue, messages).await?.pop().transpose()?,
+            None => first_of(connection.send(&self.queue, messages).await?),
+        };
+        sent.ok_or_else(|| crate::domain::Error::internal("a send gave no id"))
     }
 
-    fn tell(&self, _: &i64, broker: &Broker) {
+    fn tell(&self, _: &Sent, broker: &Broker) {
         broker.events.arrived(&self.queue);
     }
 }
@@ -52,15 +56,47 @@ pub struct SendBatch {
 
 impl OnConnection for SendBatch {
     const NAME: &'static str = "send_batch";
-    type Output = Vec<i64>;
+    type Output = Vec<Sent>;
 
-    async fn apply(&self, connection: &mut Connection) -> Result<Vec<i64>> {
-        connection.send(&self.queue, &self.messages).await
+    async fn apply(&self, connection: &mut Connection) -> Result<Vec<Sent>> {
+        if !self.messages.iter().any(|message| message.deduplication_id().is_some()) {
+            let msg_ids = connection.send(&self.queue, &self.messages).await?;
+            return Ok(msg_ids.into_iter().map(newly_sent).collect());
+        }
+        if connection.in_transaction() {
+            return self.send_keyed(connection).await;
+        }
+        // One wrong id takes back all, and is known only after the others are stored.
+        connection.begin().await?;
+        let sent = self.send_keyed(connection).await;
+        connection.conclude(sent, all_keyed(&self.messages)).await
     }
 
-    fn tell(&self, _: &Vec<i64>, broker: &Broker) {
+    fn tell(&self, _: &Vec<Sent>, broker: &Broker) {
         broker.events.arrived(&self.queue);
     }
+}
+
+impl SendBatch {
+    async fn send_keyed(&self, connection: &mut Connection) -> Result<Vec<Sent>> {
+        let verdicts = connection.send_keyed(&self.queue, &self.messages).await?;
+        let sent = verdicts.into_iter().enumerate();
+        sent.map(|(index, verdict)| verdict.map_err(|error| error.with("item_index", index.to_string())))
+            .collect()
+    }
+}
+
+/// Whether repeating the send of all messages stores none twice.
+pub(super) fn all_keyed(messages: &[OutgoingMessage]) -> bool {
+    messages.iter().all(|message| message.deduplication_id().is_some())
+}
+
+fn first_of(msg_ids: Vec<i64>) -> Option<Sent> {
+    msg_ids.first().copied().map(newly_sent)
+}
+
+fn newly_sent(msg_id: i64) -> Sent {
+    Sent { msg_id, deduplicated: false }
 }
 
 /// Takes messages out for good (`pgmq.pop`).

@@ -11,6 +11,7 @@ mod settle;
 mod stream;
 mod topics;
 mod transact;
+mod transact_record;
 
 pub use admin::{
     ConvertArchivePartitioned, CreateFifoIndex, DisableNotifications, EnableNotifications, InstallPgmq,
@@ -21,8 +22,8 @@ pub use broker::{Broker, Call, OnConnection, Operation};
 pub use handover::Handover;
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};
-pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue};
+pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue, SetQueueLayout};
 pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};
 pub use stream::{ClosingReason, ReadStream, StreamItem, StreamOptions};
 pub use topics::{BindTopic, ListTopicBindings, SendTopic, SendTopicBatch, TestRouting, UnbindTopic};
-pub use transact::{Transact, TransactOperation, TransactResult};
+pub use transact::{Transact, TransactOperation, TransactResult, Transacted};

@@ -3,7 +3,7 @@
 use super::{Broker, OnConnection};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::Partitioning;
-use crate::domain::{Error, Kind, NewQueueName, Queue, QueueKind, QueueName, Result};
+use crate::domain::{Error, Kind, NewQueueName, Queue, QueueKind, QueueLayout, QueueName, Result};
 use crate::pg::Connection;
 
 /// Makes a queue, or finds that it is there as asked (`pgmq.create` and its kin).
@@ -15,6 +15,8 @@ pub struct CreateQueue {
     pub kind: QueueKind,
     /// How a partitioned one is cut; none where the caller left it open.
     pub partitioning: Option<Partitioning>,
+    /// How its table is laid out, if it is made now.
+    pub layout: QueueLayout,
     /// An existing queue is an error.
     pub fail_if_exists: bool,
 }
@@ -34,16 +36,8 @@ impl OnConnection for CreateQueue {
 
     async fn apply(&self, connection: &mut Connection) -> Result<CreatedQueue> {
         connection.begin().await?;
-        match self.create_in_transaction(connection).await {
-            Ok(created) => {
-                connection.commit(true).await?;
-                Ok(created)
-            }
-            Err(error) => {
-                connection.roll_back().await;
-                Err(error)
-            }
-        }
+        let created = self.create_in_transaction(connection).await;
+        connection.conclude(created, true).await
     }
 
     fn tell(&self, _: &CreatedQueue, broker: &Broker) {
@@ -65,7 +59,11 @@ impl CreateQueue {
                 .map_err(|invalid| Error::new(invalid.kind, invalid.description))?,
         };
         connection.create_queue(name, self.kind, &partitioning).await?;
-        let queue = connection.get_queue(name).await?;
+        let mut queue = connection.get_queue(name).await?;
+        if self.layout == QueueLayout::Tuned {
+            connection.tune(name, &queue).await?;
+            queue = connection.get_queue(name).await?;
+        }
         Ok(CreatedQueue { queue, created: true })
     }
 
@@ -88,6 +86,29 @@ impl CreateQueue {
             return Err(mismatch("partitioned in another way"));
         }
         Ok(())
+    }
+}
+
+/// Changes how a queue's table is laid out.
+#[derive(Debug)]
+pub struct SetQueueLayout {
+    /// The queue.
+    pub queue: QueueName,
+    /// The layout that it gets.
+    pub layout: QueueLayout,
+}
+
+impl OnConnection for SetQueueLayout {
+    const NAME: &'static str = "set_queue_layout";
+    type Output = Queue;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Queue> {
+        let queue = connection.get_queue(&self.queue).await?;
+        if queue.layout == Some(self.layout) {
+            return Ok(queue);
+        }
+        connection.set_layout(&self.queue, self.layout).await?;
+        connection.get_queue(&self.queue).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Topics: bindings, routing, and sends to every queue that matches.
 
+use super::batch::all_keyed;
 use super::{Broker, OnConnection};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{TopicBinding, TopicCopy};
@@ -131,7 +132,24 @@ async fn send(
     messages: &[OutgoingMessage],
     require_match: bool,
 ) -> Result<Vec<TopicCopy>> {
-    let copies = connection.send_topic(routing_key, messages).await?;
+    if messages.iter().any(|message| message.deduplication_id().is_some()) && !connection.in_transaction() {
+        connection.begin().await?;
+        let copies = route(connection, routing_key, messages, require_match).await;
+        return connection.conclude(copies, all_keyed(messages)).await;
+    }
+    route(connection, routing_key, messages, require_match).await
+}
+
+async fn route(
+    connection: &mut Connection,
+    routing_key: &RoutingKey,
+    messages: &[OutgoingMessage],
+    require_match: bool,
+) -> Result<Vec<TopicCopy>> {
+    let copies = match messages.iter().any(|message| message.deduplication_id().is_some()) {
+        true => connection.send_topic_keyed(routing_key, messages).await?,
+        false => connection.send_topic(routing_key, messages).await?,
+    };
     if copies.is_empty() && require_match {
         return Err(Error::new(
             Kind::NoRoute,

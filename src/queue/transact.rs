@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use super::topics::tell_of_copies;
 use super::{
     Archive, Broker, Delete, OnConnection, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout,
-    Settled, Targets,
+    Settled, Targets, transact_record,
 };
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::queue::TopicCopy;
-use crate::domain::{Error, Kind, QueueName, Result};
+use crate::domain::{DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
 use crate::pg::Connection;
 
 /// One step of a transaction.
@@ -29,8 +29,8 @@ pub enum TransactOperation {
 #[derive(Debug)]
 #[expect(missing_docs, reason = "each variant holds the output of the operation of its name")]
 pub enum TransactResult {
-    Send(i64),
-    SendBatch(Vec<i64>),
+    Send(Sent),
+    SendBatch(Vec<Sent>),
     SendTopic(Vec<TopicCopy>),
     Delete(Vec<ItemResult>),
     Archive(Vec<ItemResult>),
@@ -43,55 +43,89 @@ pub enum TransactResult {
 pub struct Transact {
     /// The steps, at least one.
     pub operations: Vec<TransactOperation>,
+    /// The id under which all of it is applied once.
+    pub deduplication_id: Option<DeduplicationId>,
+}
+
+/// What a transaction gave.
+#[derive(Debug)]
+pub struct Transacted {
+    /// One result for each operation.
+    pub results: Vec<TransactResult>,
+    /// An earlier transaction under the same id was applied; these are its results.
+    pub deduplicated: bool,
 }
 
 impl OnConnection for Transact {
     const NAME: &'static str = "transact";
-    type Output = Vec<TransactResult>;
+    type Output = Transacted;
 
-    async fn apply(&self, connection: &mut Connection) -> Result<Vec<TransactResult>> {
+    async fn apply(&self, connection: &mut Connection) -> Result<Transacted> {
         connection.begin().await?;
-        match self.apply_in_transaction(connection).await {
-            Ok(results) => {
-                connection.commit(false).await?;
-                Ok(results)
-            }
-            Err(error) => {
-                connection.roll_back().await;
-                Err(nothing_applied(error))
-            }
-        }
+        let transacted = self.apply_once(connection).await;
+        connection.conclude(transacted, self.deduplication_id.is_some()).await
     }
 
-    fn tell(&self, results: &Vec<TransactResult>, broker: &Broker) {
-        for (operation, result) in self.operations.iter().zip(results) {
+    fn tell(&self, transacted: &Transacted, broker: &Broker) {
+        if transacted.deduplicated {
+            return;
+        }
+        for (operation, result) in self.operations.iter().zip(&transacted.results) {
             operation.tell(result, broker);
         }
     }
 }
 
-/// A failure before the commit has applied nothing, even where the statement alone could not tell.
-fn nothing_applied(error: Error) -> Error {
-    match error.kind() {
-        Kind::OutcomeUnknown | Kind::OutcomeUnknownRetrySafe => error.reworded(
-            Kind::DatabaseUnavailable,
-            "the connection to the database was lost before the commit; nothing was applied",
-        ),
-        _ => error,
-    }
-}
-
 impl Transact {
+    async fn apply_once(&self, connection: &mut Connection) -> Result<Transacted> {
+        let Some(id) = &self.deduplication_id else {
+            let results = self.apply_in_transaction(connection).await?;
+            return Ok(Transacted { results, deduplicated: false });
+        };
+        let content = transact_record::content(&self.operations);
+        if let Some(kept) = connection.claim_transaction(id, &content).await? {
+            return Ok(Transacted { results: transact_record::decode(&kept)?, deduplicated: true });
+        }
+        let results = self.apply_in_transaction(connection).await?;
+        connection.keep_results(id, &transact_record::encode(&results)?).await?;
+        Ok(Transacted { results, deduplicated: false })
+    }
+
+    /// Locks everything first, rows and then keys, each in the order in which everybody locks them.
     async fn apply_in_transaction(&self, connection: &mut Connection) -> Result<Vec<TransactResult>> {
         for (queue, msg_ids) in self.touched() {
             connection.lock_rows(queue, &msg_ids).await?;
         }
+        self.lock_keys(connection).await?;
         let mut results = Vec::with_capacity(self.operations.len());
         for (index, operation) in self.operations.iter().enumerate() {
             let result = operation.apply(connection).await;
             results.push(result.map_err(|error| error.with("operation_index", index.to_string()))?);
         }
         Ok(results)
+    }
+
+    async fn lock_keys(&self, connection: &mut Connection) -> Result<()> {
+        let mut keys: Vec<(QueueName, &DeduplicationId)> = Vec::new();
+        for operation in &self.operations {
+            match operation {
+                TransactOperation::Send(Send { queue, message }) => {
+                    keys.extend(message.deduplication_id().map(|id| (queue.clone(), id)));
+                }
+                TransactOperation::SendBatch(SendBatch { queue, messages }) => {
+                    let ids = messages.iter().filter_map(OutgoingMessage::deduplication_id);
+                    keys.extend(ids.map(|id| (queue.clone(), id)));
+                }
+                TransactOperation::SendTopic(SendTopic { routing_key, message, .. }) => {
+                    if let Some(id) = message.deduplication_id() {
+                        let queues = connection.matching_queues(routing_key).await?;
+                        keys.extend(queues.into_iter().map(|queue| (queue, id)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        connection.lock_keys(keys.iter().map(|(queue, id)| (queue, *id))).await
     }
 
     /// The messages that are settled, by queue, in the order in which every transaction locks them.

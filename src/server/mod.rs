@@ -20,7 +20,7 @@ use crate::config::{Config, DatabaseSource, DatabaseUrl, Tls};
 use crate::domain::Limits;
 use crate::engine::Events;
 use crate::pg::embedded::{self, Embedded};
-use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader};
+use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader, remove_expired_keys};
 use crate::queue::Broker;
 use crate::service::Service;
 
@@ -119,14 +119,14 @@ async fn serve_on(
         (DatabaseSource::Embedded(_), None) => return Ok(()),
     };
     let limits = PoolLimits { connections: config.pool_size, waiting_calls: config.max_waiting_calls };
-    let database = Database::new(&url, limits)?;
+    let database = Database::new(&url, limits, config.deduplication_window)?;
     let monitor = Monitor::new(database.clone(), &url, !config.no_install, config.health_interval)?;
     let mut state = monitor.subscribe();
     let broker = Arc::new(Broker {
         database: database.clone(),
         events: Events::default(),
         upgrader: Upgrader::new(&url, !config.no_install),
-        limits: Limits { max_message_bytes: config.max_message_bytes },
+        limits: Limits { max_message_bytes: config.max_message_bytes, queue_layout: config.queue_layout },
         replica: replica(),
         max_stream_age: config.max_stream_age,
         drain: CancellationToken::new(),
@@ -139,6 +139,8 @@ async fn serve_on(
     let background = TaskTracker::new();
     let stop_background = CancellationToken::new();
     background.spawn(monitor.run(stop_background.clone()));
+    let window = config.deduplication_window;
+    background.spawn(remove_expired_keys(database.clone(), window, stop_background.clone()));
     background.spawn(health.run(stop_background.clone()));
     // So that the banner can say which pgmq was found; a database that is down does not hold up the start.
     let _ = timeout(FIRST_CHECK, state.wait_for(|state| *state != DatabaseState::Unknown)).await;

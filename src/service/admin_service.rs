@@ -8,8 +8,8 @@ use crate::proto::v1::{
     ConvertArchivePartitionedRequest, ConvertArchivePartitionedResponse, CreateFifoIndexRequest,
     CreateFifoIndexResponse, DisableNotificationsRequest, DisableNotificationsResponse,
     EnableNotificationsRequest, EnableNotificationsResponse, InstallPgmqRequest, InstallPgmqResponse,
-    ListNotificationsRequest, ListNotificationsResponse, UpdateNotificationsRequest,
-    UpdateNotificationsResponse,
+    ListNotificationsRequest, ListNotificationsResponse, SetQueueLayoutRequest, SetQueueLayoutResponse,
+    UpdateNotificationsRequest, UpdateNotificationsResponse,
 };
 use crate::queue;
 
@@ -19,6 +19,13 @@ type Answer<T> = Result<Response<T>, Status>;
 impl AdminService for Service {
     async fn install_pgmq(&self, request: Request<InstallPgmqRequest>) -> Answer<InstallPgmqResponse> {
         self.call::<queue::InstallPgmq, _, _>(request).await
+    }
+
+    async fn set_queue_layout(
+        &self,
+        request: Request<SetQueueLayoutRequest>,
+    ) -> Answer<SetQueueLayoutResponse> {
+        self.call::<queue::SetQueueLayout, _, _>(request).await
     }
 
     async fn create_fifo_index(

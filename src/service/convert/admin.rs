@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::message::{each, queue_name};
-use super::queues::{partitioning, prefix};
+use super::queues::{layout, partitioning, prefix};
 use super::time::{duration, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::NotificationSettings;
-use crate::domain::{Invalid, Kind, Limits};
+use crate::domain::{Invalid, Kind, Limits, Queue};
 use crate::pg::Upgrade;
 use crate::proto::v1;
 use crate::queue;
@@ -43,6 +43,32 @@ impl From<Upgrade> for v1::InstallPgmqResponse {
             previous_version: upgrade.previous_version.unwrap_or_default(),
             pgmq_version: upgrade.pgmq_version.unwrap_or_default(),
         }
+    }
+}
+
+impl FromRequest<v1::SetQueueLayoutRequest> for queue::SetQueueLayout {
+    const DEFAULT_DEADLINE: Option<Duration> = LONG;
+
+    fn queue(request: &v1::SetQueueLayoutRequest) -> Option<&str> {
+        Some(&request.queue)
+    }
+
+    fn parse(request: v1::SetQueueLayoutRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+        let queue = queue_name(fields, request.queue);
+        let layout = match layout(fields, request.layout) {
+            Some(None) => {
+                fields.refuse("layout", Invalid::new(Kind::MissingField, "a layout is needed"));
+                None
+            }
+            given => given.flatten(),
+        };
+        Some(Self { queue: queue?, layout: layout? })
+    }
+}
+
+impl From<Queue> for v1::SetQueueLayoutResponse {
+    fn from(queue: Queue) -> Self {
+        Self { queue: Some(queue.into()) }
     }
 }
 

@@ -3,7 +3,9 @@
 use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_DELAY};
-use crate::domain::{self, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Receipt, Schedule};
+use crate::domain::{
+    self, DeduplicationId, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Receipt, Schedule, Sent,
+};
 use crate::proto::v1;
 use crate::queue;
 
@@ -39,10 +41,13 @@ pub(super) fn outgoing(
     headers: String,
     group: &str,
     schedule: Option<Schedule>,
+    deduplication_id: String,
 ) -> Option<OutgoingMessage> {
     // A refused schedule is remembered already; the texts are still worth checking.
     let parsed = OutgoingMessage::parse(message, headers, group, schedule.unwrap_or(Schedule::NOW), limits);
-    fields.take_all(parsed).filter(|_| schedule.is_some())
+    let message = fields.take_all(parsed).filter(|_| schedule.is_some());
+    let id = fields.take("deduplication_id", DeduplicationId::parse(deduplication_id));
+    Some(message?.under(id?))
 }
 
 /// A batch of 1 to 1,000 messages.
@@ -54,9 +59,9 @@ pub(super) fn outgoing_batch(
     fields.take("messages", bounds::length(messages.len(), MAX_BATCH))?;
     let parsed = messages.into_iter().enumerate().map(|(index, message)| {
         fields.within(&format!("messages[{index}]."), |fields| {
-            let v1::OutgoingMessage { message, headers, group, schedule } = message;
+            let v1::OutgoingMessage { message, headers, group, deduplication_id, schedule } = message;
             let schedule = schedule!(fields, schedule, v1::outgoing_message::Schedule);
-            outgoing(fields, limits, message, headers, &group, schedule)
+            outgoing(fields, limits, message, headers, &group, schedule, deduplication_id)
         })
     });
     // All are checked, so that all that are wrong are named.
@@ -70,17 +75,17 @@ impl FromRequest<v1::SendRequest> for queue::Send {
     }
 
     fn parse(request: v1::SendRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
-        let v1::SendRequest { queue, message, headers, group, schedule } = request;
+        let v1::SendRequest { queue, message, headers, group, deduplication_id, schedule } = request;
         let queue = queue_name(fields, queue);
         let schedule = schedule!(fields, schedule, v1::send_request::Schedule);
-        let message = outgoing(fields, limits, message, headers, &group, schedule);
+        let message = outgoing(fields, limits, message, headers, &group, schedule, deduplication_id);
         Some(Self { queue: queue?, message: message? })
     }
 }
 
-impl From<i64> for v1::SendResponse {
-    fn from(msg_id: i64) -> Self {
-        Self { msg_id }
+impl From<Sent> for v1::SendResponse {
+    fn from(sent: Sent) -> Self {
+        Self { msg_id: sent.msg_id, deduplicated: sent.deduplicated }
     }
 }
 
@@ -96,9 +101,15 @@ impl FromRequest<v1::SendBatchRequest> for queue::SendBatch {
     }
 }
 
-impl From<Vec<i64>> for v1::SendBatchResponse {
-    fn from(msg_ids: Vec<i64>) -> Self {
-        Self { results: msg_ids.into_iter().map(|msg_id| v1::SendResult { msg_id }).collect() }
+impl From<Vec<Sent>> for v1::SendBatchResponse {
+    fn from(sent: Vec<Sent>) -> Self {
+        Self { results: each(sent) }
+    }
+}
+
+impl From<Sent> for v1::SendResult {
+    fn from(sent: Sent) -> Self {
+        Self { msg_id: sent.msg_id, deduplicated: sent.deduplicated }
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Fields, FromRequest};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{MeasuredQueue, Metrics, Partitioning};
 use crate::domain::topic::{Pattern, RoutingKey};
-use crate::domain::{Error, Invalid, Kind, Limits, NewQueueName, Queue, QueueKind, QueueName};
+use crate::domain::{Error, Invalid, Kind, Limits, NewQueueName, Queue, QueueKind, QueueLayout, QueueName};
 use crate::proto::v1;
 use crate::queue::{self, CreatedQueue, ServerInfo};
 use crate::service::status::code_and_reason;
@@ -16,12 +16,21 @@ pub(super) fn partitioning(fields: &mut Fields, given: v1::Partitioning) -> Opti
     fields.take("partitioning", Partitioning::parse(given.interval, given.retention, given.premake))
 }
 
+/// A layout, or none where it is left open.
+pub(super) fn layout(fields: &mut Fields, given: i32) -> Option<Option<QueueLayout>> {
+    fields.take("layout", known::<v1::QueueLayout>(given)).map(|layout| match layout {
+        v1::QueueLayout::Unspecified => None,
+        v1::QueueLayout::Tuned => Some(QueueLayout::Tuned),
+        v1::QueueLayout::Pgmq => Some(QueueLayout::Pgmq),
+    })
+}
+
 impl FromRequest<v1::CreateQueueRequest> for queue::CreateQueue {
     fn queue(request: &v1::CreateQueueRequest) -> Option<&str> {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::CreateQueueRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::CreateQueueRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
         let queue = fields.take("queue", NewQueueName::try_from(request.queue));
         let kind = fields.take("kind", known::<v1::QueueKind>(request.kind)).map(|kind| match kind {
             v1::QueueKind::Unspecified | v1::QueueKind::Standard => QueueKind::Standard,
@@ -37,8 +46,9 @@ impl FromRequest<v1::CreateQueueRequest> for queue::CreateQueue {
             }
             Some(given) => partitioning(fields, given).map(Some),
         };
+        let layout = layout(fields, request.layout).map(|given| given.unwrap_or(limits.queue_layout));
         let fail_if_exists = request.fail_if_exists;
-        Some(Self { queue: queue?, kind: kind?, partitioning: cut?, fail_if_exists })
+        Some(Self { queue: queue?, kind: kind?, partitioning: cut?, layout: layout?, fail_if_exists })
     }
 }
 
@@ -49,11 +59,17 @@ impl From<Queue> for v1::Queue {
             QueueKind::Unlogged => v1::QueueKind::Unlogged,
             QueueKind::Partitioned => v1::QueueKind::Partitioned,
         };
+        let layout = match queue.layout {
+            None => v1::QueueLayout::Unspecified,
+            Some(QueueLayout::Tuned) => v1::QueueLayout::Tuned,
+            Some(QueueLayout::Pgmq) => v1::QueueLayout::Pgmq,
+        };
         Self {
             id: queue.id,
             name: queue.name,
             kind: kind.into(),
             created_at: Some(timestamp(queue.created_at)),
+            layout: layout.into(),
         }
     }
 }

@@ -92,10 +92,18 @@ impl From<Vec<TopicBinding>> for v1::TestRoutingResponse {
 
 impl FromRequest<v1::SendTopicRequest> for queue::SendTopic {
     fn parse(request: v1::SendTopicRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
-        let v1::SendTopicRequest { routing_key, message, headers, group, require_match, schedule } = request;
+        let v1::SendTopicRequest {
+            routing_key,
+            message,
+            headers,
+            group,
+            deduplication_id,
+            require_match,
+            schedule,
+        } = request;
         let routing_key = fields.take("routing_key", RoutingKey::try_from(routing_key));
         let schedule = schedule!(fields, schedule, v1::send_topic_request::Schedule);
-        let message = outgoing(fields, limits, message, headers, &group, schedule);
+        let message = outgoing(fields, limits, message, headers, &group, schedule, deduplication_id);
         Some(Self { routing_key: routing_key?, message: message?, require_match })
     }
 }
@@ -110,13 +118,19 @@ impl FromRequest<v1::SendTopicBatchRequest> for queue::SendTopicBatch {
 
 impl From<TopicCopy> for v1::TopicCopy {
     fn from(copy: TopicCopy) -> Self {
-        Self { queue: copy.queue.to_string(), msg_id: copy.msg_id, message_index: copy.message_index }
+        Self {
+            queue: copy.queue.to_string(),
+            msg_id: copy.msg_id,
+            message_index: copy.message_index,
+            deduplicated: copy.deduplicated,
+        }
     }
 }
 
 impl From<Vec<TopicCopy>> for v1::SendTopicResponse {
     fn from(copies: Vec<TopicCopy>) -> Self {
-        Self { copies: each(copies) }
+        let deduplicated = !copies.is_empty() && copies.iter().all(|copy| copy.deduplicated);
+        Self { copies: each(copies), deduplicated }
     }
 }
 

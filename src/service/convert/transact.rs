@@ -2,11 +2,11 @@
 
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{MAX_BATCH, MAX_OPERATIONS, MAX_REPLY_BYTES, length};
-use crate::domain::{Invalid, Kind, Limits};
+use crate::domain::{DeduplicationId, Invalid, Kind, Limits};
 use crate::proto::v1;
 use crate::proto::v1::transact_operation::Operation;
 use crate::proto::v1::transact_result::Result as Reply;
-use crate::queue::{Transact, TransactOperation, TransactResult};
+use crate::queue::{Transact, TransactOperation, TransactResult, Transacted};
 
 impl FromRequest<v1::TransactRequest> for Transact {
     fn parse(request: v1::TransactRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
@@ -28,9 +28,10 @@ impl FromRequest<v1::TransactRequest> for Transact {
                 fields.within(&format!("operations[{index}]."), |fields| operation(given, limits, fields))
             })
             .collect();
+        let id = fields.take("deduplication_id", DeduplicationId::parse(request.deduplication_id));
         let mut operations: Vec<TransactOperation> = parsed.into_iter().collect::<Option<_>>()?;
         share_reply(&mut operations);
-        Some(Self { operations })
+        Some(Self { operations, deduplication_id: id? })
     }
 }
 
@@ -93,9 +94,10 @@ fn operation(
     }
 }
 
-impl From<Vec<TransactResult>> for v1::TransactResponse {
-    fn from(results: Vec<TransactResult>) -> Self {
-        Self { results: results.into_iter().map(v1::TransactResult::from).collect() }
+impl From<Transacted> for v1::TransactResponse {
+    fn from(transacted: Transacted) -> Self {
+        let results = transacted.results.into_iter().map(v1::TransactResult::from).collect();
+        Self { results, deduplicated: transacted.deduplicated }
     }
 }
 
