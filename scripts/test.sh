@@ -3,7 +3,7 @@
 #
 #   unit     unit tests, the tidy test, and the commands of the README
 #   18       the integration suite on Postgres 18 and the newest pgmq
-#   14       the same on Postgres 14, the oldest that is supported
+#   14       the same on Postgres 14, the oldest that is supported, with queues laid out as pgmq makes them
 #   pgmq     the same on Postgres 18 and pgmq 1.11
 #   partman  the tests of partitioned queues, on an installed Postgres that has pg_partman
 #
@@ -81,7 +81,8 @@ for run in "${runs[@]}"; do
   case "$run" in
     unit) run_unit ;;
     # The downloaded Postgres has no pg_partman; the run partman is there for what needs it.
-    18 | 14) PGMQ_GRPC_TEST_POSTGRES=$run suite "Postgres $run" --skip partitioned:: ;;
+    18) PGMQ_GRPC_TEST_POSTGRES=18 suite "Postgres 18, tuned layout" --skip partitioned:: ;;
+    14) PGMQ_GRPC_TEST_POSTGRES=14 PGMQ_GRPC_TEST_LAYOUT=pgmq suite "Postgres 14, pgmq's layout" --skip partitioned:: ;;
     pgmq) PGMQ_GRPC_TEST_POSTGRES=18 PGMQ_GRPC_TEST_PGMQ=1.11 suite "pgmq 1.11" --skip partitioned:: ;;
     partman) run_partman ;;
   esac

@@ -28,6 +28,7 @@ pub enum Kind {
     InvalidRoutingKey,
     InvalidPartitioning,
     MetadataMismatch,
+    StreamProtocol,
     QueueNotFound,
     QueueAlreadyExists,
     QueueKindMismatch,
@@ -41,6 +42,8 @@ pub enum Kind {
     DeduplicationIdReused,
     Conflict,
     QueueBusy,
+    TransactionFailed,
+    TransactionExpired,
     Overloaded,
     DatabaseUnavailable,
     OutcomeUnknown,
@@ -176,6 +179,18 @@ impl Error {
             .retry_after(Duration::from_secs(1))
     }
 
+    /// The same before a commit: nothing was applied, even where the failed statement alone could not tell.
+    #[must_use]
+    pub fn before_commit(self) -> Self {
+        match self.kind() {
+            Kind::OutcomeUnknown | Kind::OutcomeUnknownRetrySafe => self.reworded(
+                Kind::DatabaseUnavailable,
+                "the connection to the database was lost before the commit; nothing was applied",
+            ),
+            _ => self,
+        }
+    }
+
     /// Adds a fact that the caller's program can read.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
@@ -265,6 +280,9 @@ impl Error {
             | Kind::DeduplicationIdReused
             | Kind::Conflict
             | Kind::QueueBusy
+            | Kind::TransactionFailed
+            | Kind::TransactionExpired
+            | Kind::StreamProtocol
             | Kind::Overloaded
             | Kind::DatabaseUnavailable
             | Kind::Draining

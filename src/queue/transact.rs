@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::topics::tell_of_copies;
 use super::{
-    Archive, Broker, Delete, OnConnection, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout,
-    Settled, Targets, transact_record,
+    Archive, Delete, OnConnection, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout, Settled,
+    Targets, transact_record,
 };
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::queue::TopicCopy;
 use crate::domain::{DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
+use crate::engine::Changes;
 use crate::pg::Connection;
 
 /// One step of a transaction.
@@ -66,12 +67,12 @@ impl OnConnection for Transact {
         connection.conclude(transacted, self.deduplication_id.is_some()).await
     }
 
-    fn tell(&self, transacted: &Transacted, broker: &Broker) {
+    fn tell(&self, transacted: &Transacted, changes: &mut Changes) {
         if transacted.deduplicated {
             return;
         }
         for (operation, result) in self.operations.iter().zip(&transacted.results) {
-            operation.tell(result, broker);
+            operation.tell(result, changes);
         }
     }
 }
@@ -178,17 +179,17 @@ impl TransactOperation {
         }
     }
 
-    fn tell(&self, result: &TransactResult, broker: &Broker) {
+    fn tell(&self, result: &TransactResult, changes: &mut Changes) {
         match (self, result) {
-            (Self::Send(send), TransactResult::Send(output)) => send.tell(output, broker),
-            (Self::SendBatch(send), TransactResult::SendBatch(output)) => send.tell(output, broker),
-            (Self::Delete(delete), TransactResult::Delete(output)) => delete.tell(output, broker),
-            (Self::Archive(archive), TransactResult::Archive(output)) => archive.tell(output, broker),
-            (Self::Release(release), TransactResult::Release(output)) => release.tell(output, broker),
+            (Self::Send(send), TransactResult::Send(output)) => send.tell(output, changes),
+            (Self::SendBatch(send), TransactResult::SendBatch(output)) => send.tell(output, changes),
+            (Self::Delete(delete), TransactResult::Delete(output)) => delete.tell(output, changes),
+            (Self::Archive(archive), TransactResult::Archive(output)) => archive.tell(output, changes),
+            (Self::Release(release), TransactResult::Release(output)) => release.tell(output, changes),
             (Self::SetVisibilityTimeout(set), TransactResult::SetVisibilityTimeout(output)) => {
-                set.tell(output, broker);
+                set.tell(output, changes);
             }
-            (_, TransactResult::SendTopic(copies)) => tell_of_copies(copies, broker),
+            (_, TransactResult::SendTopic(copies)) => tell_of_copies(copies, changes),
             _ => {}
         }
     }

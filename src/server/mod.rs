@@ -21,7 +21,7 @@ use crate::domain::Limits;
 use crate::engine::Events;
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader, remove_expired_keys};
-use crate::queue::Broker;
+use crate::queue::{Broker, Transactions};
 use crate::service::Service;
 
 use connection::Connections;
@@ -127,6 +127,7 @@ async fn serve_on(
         events: Events::default(),
         upgrader: Upgrader::new(&url, !config.no_install),
         limits: Limits { max_message_bytes: config.max_message_bytes, queue_layout: config.queue_layout },
+        transactions: Transactions::new(config.transactions),
         replica: replica(),
         max_stream_age: config.max_stream_age,
         drain: CancellationToken::new(),

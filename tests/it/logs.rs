@@ -126,7 +126,7 @@ async fn every_call(test: &mut Test) {
     calls.set_visibility_timeout(set).await.unwrap();
     let operation = Some(transact_operation::Operation::Send(send()));
     let operations = vec![TransactOperation { operation }];
-    calls.transact(TransactRequest { operations }).await.unwrap();
+    calls.transact(TransactRequest { operations, ..Default::default() }).await.unwrap();
     let stream = ReadRequest { queue: queue(), max_messages: 1, ..Default::default() };
     let mut stream = calls.read(stream).await.unwrap().into_inner();
     while stream.message().await.unwrap().is_some() {}
@@ -162,7 +162,8 @@ async fn failing_calls(test: &mut Test) {
     let batch = SendBatchRequest { queue: queue(), messages: vec![outgoing()] };
     assert!(test.client.queue.send_batch(batch).await.is_err());
     let operation = Some(transact_operation::Operation::Send(send()));
-    let transact = TransactRequest { operations: vec![TransactOperation { operation }] };
+    let transact =
+        TransactRequest { operations: vec![TransactOperation { operation }], ..Default::default() };
     assert!(test.client.queue.transact(transact).await.is_err());
 }
 

@@ -272,7 +272,7 @@ async fn a_partitioned_queue_takes_part_in_transactions_and_topics() {
         let operations = [Operation::Delete(delete), Operation::Send(send)];
         let operations =
             operations.map(|operation| TransactOperation { operation: Some(operation) }).to_vec();
-        let request = TransactRequest { operations };
+        let request = TransactRequest { operations, ..Default::default() };
         test.client.queue.transact(request.clone()).await.unwrap();
         let status = test.client.queue.transact(request).await.unwrap_err();
         Refusal::expect(&status, Code::FailedPrecondition, "RECEIPT_NOT_FOUND");

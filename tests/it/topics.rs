@@ -55,7 +55,7 @@ async fn send(test: &mut Test, request: SendTopicRequest) -> Result<Vec<TopicCop
 }
 
 fn copy(queue: &str, msg_id: i64, message_index: i32) -> TopicCopy {
-    TopicCopy { queue: queue.to_owned(), msg_id, message_index }
+    TopicCopy { queue: queue.to_owned(), msg_id, message_index, deduplicated: false }
 }
 
 #[tokio::test]

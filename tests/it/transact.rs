@@ -35,7 +35,8 @@ fn archive(queue: &str, messages: &[&Message]) -> TransactOperation {
 }
 
 async fn transact(client: &mut Client, operations: Vec<TransactOperation>) -> Result<Vec<Done>, Status> {
-    let answer = client.queue.transact(TransactRequest { operations }).await?.into_inner();
+    let answer =
+        client.queue.transact(TransactRequest { operations, ..Default::default() }).await?.into_inner();
     Ok(answer.results.into_iter().map(|result| result.result.expect("a result")).collect())
 }
 

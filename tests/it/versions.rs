@@ -231,7 +231,9 @@ async fn topics_need_1_11() {
             .unwrap_err(),
     ];
     let operations = vec![TransactOperation { operation: Some(Operation::SendTopic(send)) }];
-    refused.push(test.client.queue.transact(TransactRequest { operations }).await.unwrap_err());
+    refused.push(
+        test.client.queue.transact(TransactRequest { operations, ..Default::default() }).await.unwrap_err(),
+    );
     expect_unsupported(&mut test, "1.11.0", "topics", refused).await;
 }
 

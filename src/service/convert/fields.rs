@@ -1,15 +1,31 @@
 //! The fields of a request as they are checked: every refused one is remembered with its path.
 
-use crate::domain::{Error, Invalid, Result, Violation};
+use crate::domain::{DeduplicationId, Error, Invalid, Kind, Result, Violation};
 
 /// Collects what is wrong with a request.
 #[derive(Debug, Default)]
 pub(in crate::service) struct Fields {
     path: String,
     violations: Vec<Violation>,
+    in_open_transaction: bool,
 }
 
 impl Fields {
+    /// For a command of an interactive transaction, which takes no deduplication ids.
+    pub(in crate::service) fn of_open_transaction() -> Self {
+        Self { in_open_transaction: true, ..Self::default() }
+    }
+
+    /// Takes the field `deduplication_id`; empty means none.
+    pub(super) fn deduplication_id(&mut self, given: String) -> Option<Option<DeduplicationId>> {
+        if self.in_open_transaction && !given.is_empty() {
+            let why = "an open transaction takes none: others would wait for it until it ends; use Transact";
+            self.refuse("deduplication_id", Invalid::new(Kind::InvalidDeduplicationId, why));
+            return None;
+        }
+        self.take("deduplication_id", DeduplicationId::parse(given))
+    }
+
     /// Takes a field's value, or remembers why it was refused.
     pub(super) fn take<T>(&mut self, field: &str, parsed: Result<T, Invalid>) -> Option<T> {
         parsed.map_err(|invalid| self.refuse(field, invalid)).ok()
@@ -34,7 +50,7 @@ impl Fields {
     }
 
     /// Checks fields below a path such as `messages[17].`.
-    pub(super) fn within<T>(&mut self, segment: &str, check: impl FnOnce(&mut Self) -> T) -> T {
+    pub(in crate::service) fn within<T>(&mut self, segment: &str, check: impl FnOnce(&mut Self) -> T) -> T {
         let outer = self.path.len();
         self.path.push_str(segment);
         let checked = check(self);

@@ -3,9 +3,7 @@
 use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_DELAY};
-use crate::domain::{
-    self, DeduplicationId, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Receipt, Schedule, Sent,
-};
+use crate::domain::{self, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Receipt, Schedule, Sent};
 use crate::proto::v1;
 use crate::queue;
 
@@ -46,7 +44,7 @@ pub(super) fn outgoing(
     // A refused schedule is remembered already; the texts are still worth checking.
     let parsed = OutgoingMessage::parse(message, headers, group, schedule.unwrap_or(Schedule::NOW), limits);
     let message = fields.take_all(parsed).filter(|_| schedule.is_some());
-    let id = fields.take("deduplication_id", DeduplicationId::parse(deduplication_id));
+    let id = fields.deduplication_id(deduplication_id);
     Some(message?.under(id?))
 }
 

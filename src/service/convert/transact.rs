@@ -2,7 +2,7 @@
 
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{MAX_BATCH, MAX_OPERATIONS, MAX_REPLY_BYTES, length};
-use crate::domain::{DeduplicationId, Invalid, Kind, Limits};
+use crate::domain::{Invalid, Kind, Limits};
 use crate::proto::v1;
 use crate::proto::v1::transact_operation::Operation;
 use crate::proto::v1::transact_result::Result as Reply;
@@ -28,7 +28,7 @@ impl FromRequest<v1::TransactRequest> for Transact {
                 fields.within(&format!("operations[{index}]."), |fields| operation(given, limits, fields))
             })
             .collect();
-        let id = fields.take("deduplication_id", DeduplicationId::parse(request.deduplication_id));
+        let id = fields.deduplication_id(request.deduplication_id);
         let mut operations: Vec<TransactOperation> = parsed.into_iter().collect::<Option<_>>()?;
         share_reply(&mut operations);
         Some(Self { operations, deduplication_id: id? })

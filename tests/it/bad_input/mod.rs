@@ -106,6 +106,7 @@ fn transact(operations: impl IntoIterator<Item = transact_operation::Operation>)
     let operations = operations.into_iter();
     TransactRequest {
         operations: operations.map(|operation| TransactOperation { operation: Some(operation) }).collect(),
+        ..Default::default()
     }
 }
 

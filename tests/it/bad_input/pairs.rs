@@ -56,7 +56,7 @@ async fn a_oneof_without_a_choice_is_refused() {
         receipts: vec![never_given("orders")],
         ..Default::default()
     };
-    let unset = TransactRequest { operations: vec![TransactOperation::default()] };
+    let unset = TransactRequest { operations: vec![TransactOperation::default()], ..Default::default() };
     let index = |target| call(CreateFifoIndexRequest { target });
     let name = |name| call(ValidateNameRequest { name });
     let cases = [

@@ -145,6 +145,7 @@ fn everywhere(message: String, headers: String, group: &str, reason: &'static st
             headers: headers.clone(),
             group: group.to_owned(),
             schedule: None,
+            ..Default::default()
         };
         vec![good_message(), bad]
     };

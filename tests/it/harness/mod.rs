@@ -2,6 +2,7 @@
 //!
 //! `PGMQ_GRPC_TEST_POSTGRES` chooses the Postgres: a major version such as `14` (downloaded once), or `system` for the
 //! installed one; 18 by default. `PGMQ_GRPC_TEST_PGMQ=1.11` runs the suite on pgmq 1.11.1 instead of the newest.
+//! `PGMQ_GRPC_TEST_LAYOUT=pgmq` lays out the queues that tests create as pgmq makes them.
 
 pub(crate) mod client;
 pub(crate) mod database;
@@ -103,6 +104,12 @@ pub(crate) fn moment_in(seconds: i64) -> prost_types::Timestamp {
 #[expect(clippy::disallowed_methods, reason = "the suite is set up by the environment")]
 pub(crate) fn is_old_pgmq() -> bool {
     std::env::var("PGMQ_GRPC_TEST_PGMQ").is_ok_and(|version| version.starts_with("1.11"))
+}
+
+/// The layout of queues that a test creates without one.
+#[expect(clippy::disallowed_methods, reason = "the suite is set up by the environment")]
+pub(crate) fn default_layout() -> String {
+    std::env::var("PGMQ_GRPC_TEST_LAYOUT").unwrap_or_else(|_| "tuned".to_owned())
 }
 
 /// Says aloud that a test cannot run here, or fails where it must (`CI=true`).

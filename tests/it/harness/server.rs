@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{PATIENCE, TestDatabase};
+use super::{PATIENCE, TestDatabase, default_layout};
 
 /// A running server. Dropped, it is killed; a panic or an error in its log then fails the test.
 pub(crate) struct Server {
@@ -65,6 +65,7 @@ impl Server {
             command.env_remove(variable);
         }
         command.env_remove("DATABASE_URL").env_remove("RUST_LOG");
+        command.env("PGMQ_GRPC_QUEUE_LAYOUT", default_layout());
         command
     }
 

@@ -58,7 +58,7 @@ async fn a_transaction_makes_room() {
         ..Default::default()
     };
     let operations = vec![TransactOperation { operation: Some(Operation::Delete(delete)) }];
-    test.client.queue.transact(TransactRequest { operations }).await.unwrap();
+    test.client.queue.transact(TransactRequest { operations, ..Default::default() }).await.unwrap();
     assert_eq!(stream.message().await.msg_id, 3);
 }
 
