@@ -1,7 +1,10 @@
 //! What happens between calls: who waits for a queue, who wakes them, and how much each may hold.
 
+pub mod dispatch;
 mod events;
+mod wake;
 mod window;
 
-pub use events::{Events, QueueEvents, Waiter};
+pub use dispatch::{Dispatch, Handover, Subscription};
+pub use events::{Events, Happening, QueueEvents};
 pub use window::Window;

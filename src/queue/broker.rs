@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::{Deadline, Error, Kind, Limits, Result};
-use crate::engine::Events;
+use crate::engine::{Dispatch, Events};
 use crate::pg::{Connection, Database, Upgrader};
 
 /// How often an operation is tried that collides with others.
@@ -18,8 +18,10 @@ const ATTEMPTS: u32 = 3;
 pub struct Broker {
     /// The database.
     pub database: Database,
-    /// Who waits for which queue.
+    /// What happens to queues, and whom it wakes.
     pub events: Events,
+    /// Reads on behalf of many.
+    pub dispatch: Dispatch,
     /// Installs and upgrades pgmq.
     pub upgrader: Upgrader,
     /// The operator's limits.
