@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Broker, Call, OnConnection, Operation};
 use crate::domain::message::Message;
 use crate::domain::{OutgoingMessage, QueueName, ReadOrder, Result};
-use crate::engine::Handover;
+use crate::engine::{Changes, Handover};
 use crate::pg::Connection;
 
 /// How long before its caller's deadline a waiting read gives up, so that the empty answer still arrives.
@@ -32,8 +32,8 @@ impl OnConnection for Send {
         msg_ids.first().copied().ok_or_else(|| crate::domain::Error::internal("a send gave no id"))
     }
 
-    fn tell(&self, _: &i64, broker: &Broker) {
-        broker.events.arrived(&self.queue);
+    fn tell(&self, _: &i64, changes: &mut Changes) {
+        changes.arrived(&self.queue);
     }
 }
 
@@ -54,8 +54,8 @@ impl OnConnection for SendBatch {
         connection.send(&self.queue, &self.messages).await
     }
 
-    fn tell(&self, _: &Vec<i64>, broker: &Broker) {
-        broker.events.arrived(&self.queue);
+    fn tell(&self, _: &Vec<i64>, changes: &mut Changes) {
+        changes.arrived(&self.queue);
     }
 }
 
@@ -76,8 +76,8 @@ impl OnConnection for Pop {
         connection.pop(&self.queue, self.count).await
     }
 
-    fn tell(&self, popped: &Vec<Message>, broker: &Broker) {
-        broker.events.settled(&self.queue, popped.iter().map(|message| message.msg_id));
+    fn tell(&self, popped: &Vec<Message>, changes: &mut Changes) {
+        changes.settled(&self.queue, popped.iter().map(|message| message.msg_id));
     }
 }
 

@@ -21,7 +21,7 @@ use crate::domain::Limits;
 use crate::engine::{Dispatch, Events};
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader};
-use crate::queue::Broker;
+use crate::queue::{Broker, Transactions};
 use crate::service::Service;
 
 use connection::Connections;
@@ -131,6 +131,7 @@ async fn serve_on(
         events,
         dispatch,
         upgrader: Upgrader::new(&url, !config.no_install),
+        transactions: Transactions::new(config.transactions),
         limits: Limits { max_message_bytes: config.max_message_bytes },
         replica: replica(),
         max_stream_age: config.max_stream_age,
