@@ -23,6 +23,7 @@ mod read;
 mod row;
 mod schema;
 mod send;
+mod sequences;
 mod settle;
 mod statement;
 mod tls;

@@ -40,6 +40,7 @@ pub struct Monitor {
     installed_once: bool,
     schema_checked: bool,
     schema_failing: bool,
+    sequences_checked: bool,
     state: watch::Sender<DatabaseState>,
 }
 
@@ -58,6 +59,7 @@ impl Monitor {
             installed_once: false,
             schema_checked: false,
             schema_failing: false,
+            sequences_checked: false,
             state: watch::Sender::new(DatabaseState::Unknown),
         })
     }
@@ -106,8 +108,11 @@ impl Monitor {
                 if state == DatabaseState::Ready {
                     self.check_schema().await;
                 }
-                // Before the state is told: who hears of it asks what was found.
+                // Before the state is told: who hears of it asks what was found, and sends.
                 let found = self.database.remember(found);
+                if state == DatabaseState::Ready && !std::mem::replace(&mut self.sequences_checked, true) {
+                    super::sequences::repair(&self.database).await;
+                }
                 self.enter(state, None, Some(&found));
             }
             Err(error) => {
@@ -153,6 +158,7 @@ impl Monitor {
             None => {
                 // Perhaps another database, restored or promoted: what stood in the old one may be missing.
                 self.schema_checked = false;
+                self.sequences_checked = false;
                 self.manager.connect().await.map_err(super::error::of_connecting)?
             }
         };

@@ -26,6 +26,7 @@ mod read_stream;
 mod replicas;
 mod schema;
 mod send;
+mod sequences;
 mod settle;
 mod start;
 mod throughput;
