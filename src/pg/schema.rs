@@ -72,15 +72,15 @@ impl Schema {
                 return Err(not_usable(message));
             }
             Self::Closed => {
-                let message = "this server's role may not use the schema pgmq_grpc; grant it USAGE on the schema, and \
-                               SELECT, INSERT, UPDATE and DELETE on its tables";
+                let message = "this server's role may not use the schema pgmq_grpc; grant it usage of the schema, and \
+                               the rights to read and change its tables";
                 return Err(Error::new(Kind::PermissionDenied, message).with("schema", "pgmq_grpc"));
             }
         };
         Err(not_usable(&format!(
             "this call needs what this server may not make: {why}. Start a server once without --no-install and with a \
              role that may create it, or grant this server's role CREATE on the database; a role that owns nothing \
-             needs USAGE on the schema and SELECT, INSERT, UPDATE and DELETE on its tables"
+             needs usage of the schema and the rights to read and change its tables"
         )))
     }
 

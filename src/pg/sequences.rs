@@ -22,11 +22,10 @@ const LIST: Statement = Statement::new(
     "-- pgmq-grpc: list_sequences
 SELECT t.queue_name, format('SELECT %L::text AS sequence, %L::text AS queue_table, %L::text AS archive_table,
     (SELECT CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END FROM %s AS s) AS last_id, greatest(%s, %s) AS largest_id',
-    t.sequence, t.queue_table, t.archive_table, t.sequence, t.queue_largest, t.archive_largest) AS comparison,
-  t.sequence IS NOT NULL AND t.archive_oid IS NOT NULL AS has_tables
+    t.sequence, t.queue_table, t.archive_table, t.sequence, t.queue_largest, t.archive_largest) AS comparison
 FROM (SELECT m.queue_name::text AS queue_name, format('pgmq.%I', q.relname) AS queue_table,
-    format('pgmq.%I', a.relname) AS archive_table, a.oid AS archive_oid,
-    CASE WHEN q.oid IS NOT NULL THEN pg_get_serial_sequence(format('pgmq.%I', q.relname), 'msg_id') END AS sequence,
+    format('pgmq.%I', a.relname) AS archive_table,
+    pg_get_serial_sequence(format('pgmq.%I', q.relname), 'msg_id') AS sequence,
     CASE WHEN EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS c ON c.attrelid = i.indrelid AND c.attnum = i.indkey[0]
       WHERE i.indrelid = q.oid AND c.attname = 'msg_id')
       THEN format('(SELECT max(msg_id) FROM pgmq.%I)', q.relname) ELSE '0' END AS queue_largest,
@@ -34,9 +33,9 @@ FROM (SELECT m.queue_name::text AS queue_name, format('pgmq.%I', q.relname) AS q
       WHERE i.indrelid = a.oid AND c.attname = 'msg_id')
       THEN format('(SELECT max(msg_id) FROM pgmq.%I)', a.relname) ELSE '0' END AS archive_largest
   FROM pgmq.meta AS m
-  LEFT JOIN pg_class AS q ON q.oid = to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))
-  LEFT JOIN pg_class AS a ON a.oid = to_regclass(format('pgmq.%I', left(lower('a_' || m.queue_name), 63)))) AS t
-WHERE t.queue_name COLLATE \"C\" > $1::text ORDER BY t.queue_name COLLATE \"C\" LIMIT $2::bigint",
+  JOIN pg_class AS q ON q.oid = to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))
+  JOIN pg_class AS a ON a.oid = to_regclass(format('pgmq.%I', left(lower('a_' || m.queue_name), 63)))) AS t
+WHERE t.sequence IS NOT NULL AND t.queue_name COLLATE \"C\" > $1::text ORDER BY t.queue_name COLLATE \"C\" LIMIT $2::bigint",
 );
 
 /// A sequence that is behind.
@@ -70,12 +69,8 @@ impl Connection {
             let rows = self.query(&LIST, &[(&after.as_str(), Type::TEXT), (&STEP, Type::INT8)]).await?;
             let Some(last) = rows.last() else { return Ok(moved) };
             after = column(last, "queue_name")?;
-            let mut comparisons = Vec::new();
-            for row in &rows {
-                if column(row, "has_tables")? {
-                    comparisons.push(column::<String>(row, "comparison")?);
-                }
-            }
+            let comparisons: Vec<String> =
+                rows.iter().map(|row| column(row, "comparison")).collect::<Result<_>>()?;
             for behind in self.behind(&comparisons).await? {
                 if self.move_on(&behind).await? {
                     moved += 1;
@@ -86,9 +81,6 @@ impl Connection {
 
     /// Compares all at once; one by one if a queue among them is gone or closed to us.
     async fn behind(&mut self, comparisons: &[String]) -> Result<Vec<Behind>> {
-        if comparisons.is_empty() {
-            return Ok(Vec::new());
-        }
         match self.compare(&comparisons.join("\nUNION ALL ")).await {
             Err(error)
                 if matches!(error.kind(), Kind::QueueNotFound | Kind::PermissionDenied | Kind::QueueBusy) => {

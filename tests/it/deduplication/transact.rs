@@ -1,5 +1,7 @@
 //! Transactions with deduplication ids: applied once, and their results given again.
 
+use std::time::Instant;
+
 use pgmq_grpc::proto::v1::transact_operation::Operation;
 use pgmq_grpc::proto::v1::{
     DeleteRequest, SendBatchRequest, SetVisibilityTimeoutRequest, TransactOperation, TransactRequest,
@@ -10,7 +12,7 @@ use tonic::{Code, Status};
 
 use super::{bodies, expect_reused, item, keyed, send};
 use crate::harness::client::outgoing;
-use crate::harness::{Client, Refusal, Server, Test, seconds};
+use crate::harness::{Client, PATIENCE, Refusal, Server, Test, seconds};
 
 fn transaction(id: &str, operations: Vec<Operation>) -> TransactRequest {
     let operations = operations.into_iter().map(|operation| TransactOperation { operation: Some(operation) });
@@ -19,6 +21,30 @@ fn transaction(id: &str, operations: Vec<Operation>) -> TransactRequest {
 
 async fn apply(client: &mut Client, request: TransactRequest) -> Result<TransactResponse, Status> {
     Ok(client.queue.transact(request).await?.into_inner())
+}
+
+/// Repeats while others hold the keys for longer than the server waits, as a client does; nothing else is forgiven.
+async fn apply_patiently(client: &mut Client, request: TransactRequest) -> TransactResponse {
+    let started = Instant::now();
+    loop {
+        match apply(client, request.clone()).await {
+            Ok(answer) => return answer,
+            Err(status) => busy(&status, started),
+        }
+    }
+}
+
+/// The same for a batch.
+async fn send_patiently(client: &mut Client, request: SendBatchRequest) {
+    let started = Instant::now();
+    while let Err(status) = client.queue.send_batch(request.clone()).await {
+        busy(&status, started);
+    }
+}
+
+fn busy(status: &Status, since: Instant) {
+    Refusal::expect(status, Code::Aborted, "QUEUE_BUSY");
+    assert!(since.elapsed() < PATIENCE, "busy for too long");
 }
 
 fn delete(receipt: &str) -> Operation {
@@ -101,7 +127,8 @@ async fn one_transaction_wins_among_many_at_once() {
     for n in 0..12 {
         let mut client = if n % 2 == 0 { test.client.clone() } else { elsewhere.clone() };
         callers.spawn(async move {
-            apply(&mut client, transaction("t1", vec![batch(&["1", "2"]), batch(&["3"])])).await.unwrap()
+            let request = transaction("t1", vec![batch(&["1", "2"]), batch(&["3"])]);
+            apply_patiently(&mut client, request).await
         });
     }
     let answers = callers.join_all().await;
@@ -139,17 +166,16 @@ async fn ids_of_messages_count_inside_a_transaction_and_do_not_collide_with_batc
             let keys: Vec<String> = (0..8).map(|key| format!("x{key}")).collect();
             if n % 2 == 0 {
                 let sends = keys.iter().rev().map(|key| Operation::Send(keyed("orders", key, "0")));
-                apply(&mut client, transaction("", sends.collect())).await.map(drop)
+                let request = transaction("", sends.collect());
+                apply_patiently(&mut client, request).await;
             } else {
                 let messages = keys.iter().map(|key| item(key, "0")).collect();
                 let request = SendBatchRequest { queue: "orders".to_owned(), messages };
-                client.queue.send_batch(request).await.map(drop)
+                send_patiently(&mut client, request).await;
             }
         });
     }
-    for answer in callers.join_all().await {
-        answer.unwrap();
-    }
+    callers.join_all().await;
     assert_eq!(bodies(&test, "orders").await.len(), 10);
     assert_eq!(
         test.value::<i64>("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").await,
