@@ -20,21 +20,25 @@ const LIST: Statement = Statement::new(
     "list_sequences",
     Effect::Reads,
     "-- pgmq-grpc: list_sequences
+WITH found AS MATERIALIZED (
+  SELECT m.queue_name::text AS queue_name, q.oid AS queue_oid, q.relname AS queue_table, a.oid AS archive_oid,
+    a.relname AS archive_table
+  FROM pgmq.meta AS m
+  JOIN pg_class AS q ON q.oid = to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))
+  JOIN pg_class AS a ON a.oid = to_regclass(format('pgmq.%I', left(lower('a_' || m.queue_name), 63))))
 SELECT t.queue_name, format('SELECT %L::text AS sequence, %L::text AS queue_table, %L::text AS archive_table,
     (SELECT CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END FROM %s AS s) AS last_id, greatest(%s, %s) AS largest_id',
     t.sequence, t.queue_table, t.archive_table, t.sequence, t.queue_largest, t.archive_largest) AS comparison
-FROM (SELECT m.queue_name::text AS queue_name, format('pgmq.%I', q.relname) AS queue_table,
-    format('pgmq.%I', a.relname) AS archive_table,
-    pg_get_serial_sequence(format('pgmq.%I', q.relname), 'msg_id') AS sequence,
+FROM (SELECT f.queue_name, format('pgmq.%I', f.queue_table) AS queue_table,
+    format('pgmq.%I', f.archive_table) AS archive_table,
+    pg_get_serial_sequence(format('pgmq.%I', f.queue_table), 'msg_id') AS sequence,
     CASE WHEN EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS c ON c.attrelid = i.indrelid AND c.attnum = i.indkey[0]
-      WHERE i.indrelid = q.oid AND c.attname = 'msg_id')
-      THEN format('(SELECT max(msg_id) FROM pgmq.%I)', q.relname) ELSE '0' END AS queue_largest,
+      WHERE i.indrelid = f.queue_oid AND c.attname = 'msg_id')
+      THEN format('(SELECT max(msg_id) FROM pgmq.%I)', f.queue_table) ELSE '0' END AS queue_largest,
     CASE WHEN EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS c ON c.attrelid = i.indrelid AND c.attnum = i.indkey[0]
-      WHERE i.indrelid = a.oid AND c.attname = 'msg_id')
-      THEN format('(SELECT max(msg_id) FROM pgmq.%I)', a.relname) ELSE '0' END AS archive_largest
-  FROM pgmq.meta AS m
-  JOIN pg_class AS q ON q.oid = to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))
-  JOIN pg_class AS a ON a.oid = to_regclass(format('pgmq.%I', left(lower('a_' || m.queue_name), 63)))) AS t
+      WHERE i.indrelid = f.archive_oid AND c.attname = 'msg_id')
+      THEN format('(SELECT max(msg_id) FROM pgmq.%I)', f.archive_table) ELSE '0' END AS archive_largest
+  FROM found AS f) AS t
 WHERE t.sequence IS NOT NULL AND t.queue_name COLLATE \"C\" > $1::text ORDER BY t.queue_name COLLATE \"C\" LIMIT $2::bigint",
 );
 

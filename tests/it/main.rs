@@ -7,6 +7,7 @@ mod deadlines;
 mod deduplication;
 mod drain;
 mod embedded;
+mod failover;
 mod functions;
 mod grpcurl;
 mod harness;

@@ -59,6 +59,7 @@ fn uses_of(queue: &str) -> Vec<(Call, &'static str)> {
             "operations[0].set_visibility_timeout.queue",
         ),
         (call(BindTopicRequest { pattern: pattern(), queue: queue() }), "queue"),
+        (call(SetQueueLayoutRequest { queue: queue(), layout: 1 }), "queue"),
         (call(CreateFifoIndexRequest { target: Some(Target::Queue(queue())) }), "queue"),
         (call(ConvertArchivePartitionedRequest { queue: queue(), ..Default::default() }), "queue"),
         (call(EnableNotificationsRequest { queue: queue(), throttle_interval: None }), "queue"),

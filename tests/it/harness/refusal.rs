@@ -38,7 +38,8 @@ impl Refusal {
             "postgres://",
             "postgresql://",
             ".rs",
-            "q_",
+            ".q_",
+            "\"q_",
             "/tmp",
         ] {
             assert!(!status.message().contains(inside), "{inside:?} shows in {:?}", status.message());

@@ -60,6 +60,7 @@ rpcs! {
     SendTopicRequest => TopicService/SendTopic,
     SendTopicBatchRequest => TopicService/SendTopicBatch,
     InstallPgmqRequest => AdminService/InstallPgmq,
+    SetQueueLayoutRequest => AdminService/SetQueueLayout,
     CreateFifoIndexRequest => AdminService/CreateFifoIndex,
     ConvertArchivePartitionedRequest => AdminService/ConvertArchivePartitioned,
     EnableNotificationsRequest => AdminService/EnableNotifications,
