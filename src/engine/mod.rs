@@ -1,6 +1,7 @@
 //! What happens between calls: who waits for a queue, who wakes them, and how much each may hold.
 
 mod events;
+pub mod merge;
 mod window;
 
 pub use events::{Events, QueueEvents, Waiter};

@@ -19,6 +19,7 @@ mod read;
 mod row;
 mod send;
 mod settle;
+mod settle_many;
 mod statement;
 mod tls;
 mod topics;
@@ -28,8 +29,10 @@ mod value;
 mod version;
 
 pub use database::{Connection, Database, PoolLimits};
+pub use error::may_be_one_items_fault;
 pub use install::CARRIED_VERSION;
 pub use monitor::{DatabaseState, Monitor};
 pub use settle::Settlement;
+pub use settle_many::FirstLook;
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};

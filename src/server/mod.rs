@@ -19,9 +19,10 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, DatabaseSource, DatabaseUrl, Tls};
 use crate::domain::Limits;
 use crate::engine::Events;
+use crate::engine::merge::Bounds;
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader};
-use crate::queue::Broker;
+use crate::queue::{Broker, Merging};
 use crate::service::Service;
 
 use connection::Connections;
@@ -122,15 +123,18 @@ async fn serve_on(
     let database = Database::new(&url, limits)?;
     let monitor = Monitor::new(database.clone(), &url, !config.no_install, config.health_interval)?;
     let mut state = monitor.subscribe();
+    let (events, tasks) = (Events::default(), TaskTracker::new());
+    let waiting = Bounds { items: config.max_waiting_messages, bytes: config.max_waiting_bytes };
     let broker = Arc::new(Broker {
         database: database.clone(),
-        events: Events::default(),
+        merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks),
+        events,
         upgrader: Upgrader::new(&url, !config.no_install),
         limits: Limits { max_message_bytes: config.max_message_bytes },
         replica: replica(),
         max_stream_age: config.max_stream_age,
         drain: CancellationToken::new(),
-        tasks: TaskTracker::new(),
+        tasks,
     });
     let health = health::Health::new(monitor.subscribe(), broker.drain.clone()).await;
     let service = Service::new(Arc::clone(&broker), config.default_deadline);
