@@ -27,6 +27,7 @@ pub enum Kind {
     InvalidRoutingKey,
     InvalidPartitioning,
     MetadataMismatch,
+    StreamProtocol,
     QueueNotFound,
     QueueAlreadyExists,
     QueueKindMismatch,
@@ -39,6 +40,8 @@ pub enum Kind {
     ReceiptNotFound,
     Conflict,
     QueueBusy,
+    TransactionFailed,
+    TransactionExpired,
     Overloaded,
     DatabaseUnavailable,
     OutcomeUnknown,
@@ -261,6 +264,9 @@ impl Error {
             | Kind::ReceiptNotFound
             | Kind::Conflict
             | Kind::QueueBusy
+            | Kind::TransactionFailed
+            | Kind::TransactionExpired
+            | Kind::StreamProtocol
             | Kind::Overloaded
             | Kind::DatabaseUnavailable
             | Kind::Draining

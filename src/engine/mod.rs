@@ -1,8 +1,10 @@
 //! What happens between calls: who waits for a queue, who wakes them, and how much each may hold.
 
+mod changes;
 mod events;
 pub mod merge;
 mod window;
 
+pub use changes::Changes;
 pub use events::{Events, QueueEvents, Waiter};
 pub use window::Window;

@@ -8,12 +8,15 @@ use bb8::{Pool, PooledConnection, RunError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::catalog::Catalog;
 use super::error;
 use super::failures::ConnectFailures;
 use super::manager::{Manager, Session};
+use super::schema::{self, Schema};
 use super::statement::{Effect, Statement, TimeLimit};
+use super::tls;
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
 use crate::domain::{Deadline, Error, Kind, Result};
@@ -26,6 +29,9 @@ const TIMEOUTS_MS: [u32; 9] = [250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 40
 
 /// The longest that a database may say nothing: more than any `statement_timeout` of ours.
 const SILENCE: Duration = Duration::from_secs(70);
+
+/// The longest that a request to end a statement may take.
+const CANCEL_TIME: Duration = Duration::from_secs(5);
 
 /// A parameter with the type under which the statement takes it.
 pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -47,12 +53,14 @@ pub struct Database {
 
 struct Shared {
     pool: Pool<Manager>,
+    tls: MakeRustlsConnect,
     failures: ConnectFailures,
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
     limits: PoolLimits,
     catalog: Catalog,
     installation: std::sync::RwLock<Option<Arc<Installation>>>,
+    schema: std::sync::RwLock<Option<Schema>>,
 }
 
 impl Database {
@@ -72,12 +80,14 @@ impl Database {
             .build_unchecked(Manager::new(url)?);
         let shared = Shared {
             pool,
+            tls: tls::connector(url)?,
             failures,
             turns: Arc::new(Semaphore::new(limits.connections as usize)),
             waiting: AtomicUsize::new(0),
             limits,
             catalog: Catalog::new(),
             installation: std::sync::RwLock::new(None),
+            schema: std::sync::RwLock::new(None),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -96,12 +106,17 @@ impl Database {
             .await
             .map_err(|_| error::unavailable("the database does not answer"))??;
         tracing::trace!(operation, wait_us = asked.elapsed().as_micros(), "connection taken");
-        Ok(Connection { session, database: self.clone(), operation, deadline, _turn: turn })
+        Ok(Connection { session, database: self.clone(), marked: false, operation, deadline, _turn: turn })
     }
 
     /// The last probe's findings, if the database was reached before.
     pub fn known_installation(&self) -> Option<Arc<Installation>> {
         self.shared.installation.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Forgets what is remembered of a queue's tables, because it was made, dropped or changed.
+    pub fn forget(&self, queue: &crate::domain::QueueName) {
+        self.shared.catalog.forget(queue);
     }
 
     pub(super) fn remember(&self, found: Installation) -> Arc<Installation> {
@@ -112,6 +127,23 @@ impl Database {
         }
         *known = Some(Arc::clone(&found));
         found
+    }
+
+    /// Whether this server's own schema is known to be ready, which deduplication needs.
+    pub fn has_own_schema(&self) -> bool {
+        matches!(self.known_schema(), Some(Schema::Ready { .. }))
+    }
+
+    pub(super) fn known_schema(&self) -> Option<Schema> {
+        *self.shared.schema.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Keeps what was found of this server's own schema, and logs it if it is news.
+    pub(super) fn remember_schema(&self, found: Schema) {
+        let mut known = self.shared.schema.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if known.replace(found) != Some(found) {
+            found.log();
+        }
     }
 
     async fn turn(&self, patience: Duration) -> Result<OwnedSemaphorePermit> {
@@ -177,6 +209,7 @@ impl Drop for Place<'_> {
 pub struct Connection {
     session: PooledConnection<'static, Manager>,
     database: Database,
+    marked: bool,
     operation: &'static str,
     deadline: Deadline,
     _turn: OwnedSemaphorePermit,
@@ -195,6 +228,18 @@ impl Connection {
         Ok(self.database.remember(found))
     }
 
+    /// Checks that this server's own schema can be used, by a look at it if nobody has looked before.
+    ///
+    /// # Errors
+    /// `PgmqNotInstalled`, naming the remedy; `PermissionDenied`.
+    #[expect(dead_code, reason = "keyed sends are the first to need it, and come next")]
+    pub(super) async fn require_schema(&self) -> Result<()> {
+        if let Some(known) = self.database.known_schema() {
+            return known.require();
+        }
+        schema::find(&self.session.client).await?.require()
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors
@@ -202,6 +247,7 @@ impl Connection {
     pub async fn begin(&mut self) -> Result<()> {
         self.query(&BEGIN, &[]).await?;
         self.session.in_transaction = true;
+        self.marked = false;
         Ok(())
     }
 
@@ -216,9 +262,65 @@ impl Connection {
         self.session.busy = true;
         let committed = self.session.client.batch_execute("SELECT 1; COMMIT").await;
         self.session.busy = committed.as_ref().is_err_and(error::ends_session);
-        committed.map_err(|failed| error::of_statement(failed, effect))?;
+        committed.map_err(|failed| error::of_commit(failed, effect))?;
         self.session.in_transaction = false;
         Ok(())
+    }
+
+    /// Lets the open transaction check its constraints at the commit, where they can be put off until then: pgmq's
+    /// trigger of insert notifications would otherwise keep other senders waiting until the end.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn defer_constraints(&mut self) -> Result<()> {
+        self.query(&DEFER_CONSTRAINTS, &[]).await.map(drop)
+    }
+
+    /// Sets a mark to which the open transaction can return after a failed statement. Without one it does nothing.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn mark(&mut self) -> Result<()> {
+        if !self.session.in_transaction {
+            return Ok(());
+        }
+        let text = if self.marked { "RELEASE SAVEPOINT mark; SAVEPOINT mark" } else { "SAVEPOINT mark" };
+        self.batch(text).await?;
+        self.marked = true;
+        Ok(())
+    }
+
+    /// Undoes what the open transaction did since the last mark. Without one it does nothing.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn return_to_mark(&mut self) -> Result<()> {
+        match self.session.in_transaction && self.marked {
+            true => self.batch("ROLLBACK TO SAVEPOINT mark").await,
+            false => Ok(()),
+        }
+    }
+
+    async fn batch(&mut self, text: &str) -> Result<()> {
+        self.session.busy = true;
+        let done = self.session.client.batch_execute(text).await;
+        self.session.busy = done.as_ref().is_err_and(error::ends_session);
+        done.map_err(|failed| error::of_statement(failed, Effect::Reads))
+    }
+
+    /// Ends the statement that was left while it ran, if one was, and closes the connection; with it goes the open
+    /// transaction. Without this, the database would go on with the statement to its end.
+    pub async fn abandon(self) {
+        if self.session.busy && !self.session.client.is_closed() {
+            let cancel = self.session.client.cancel_token();
+            let _ = tokio::time::timeout(CANCEL_TIME, cancel.cancel_query(self.database.shared.tls.clone()))
+                .await;
+        }
+    }
+
+    /// Whether a statement was left while it ran: the connection is of no more use.
+    pub fn is_spoilt(&self) -> bool {
+        self.session.busy
     }
 
     /// Whether a transaction is open.
@@ -302,5 +404,8 @@ impl Connection {
         (wanted != self.session.statement_timeout_ms).then_some(wanted)
     }
 }
+
+const DEFER_CONSTRAINTS: Statement =
+    Statement::new("defer_constraints", Effect::Reads, "SET CONSTRAINTS ALL DEFERRED");
 
 const BEGIN: Statement = Statement::new("begin", Effect::Reads, "BEGIN");

@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Merging;
+use super::{Merging, Transactions};
 use crate::domain::{Deadline, Error, Kind, Limits, Result};
-use crate::engine::Events;
+use crate::engine::{Changes, Events};
 use crate::pg::{Connection, Database, Upgrader};
 
 /// How often an operation is tried that collides with others.
@@ -25,6 +25,8 @@ pub struct Broker {
     pub merging: Merging,
     /// Installs and upgrades pgmq.
     pub upgrader: Upgrader,
+    /// The transactions that callers hold open.
+    pub transactions: Transactions,
     /// The operator's limits.
     pub limits: Limits,
     /// This server's name among those on the same database.
@@ -81,8 +83,8 @@ pub trait OnConnection: Send + Sync + 'static {
     /// Does it on a connection.
     fn apply(&self, connection: &mut Connection) -> impl Future<Output = Result<Self::Output>> + Send;
 
-    /// Tells those who wait what has changed, after the commit.
-    fn tell(&self, _output: &Self::Output, _broker: &Broker) {}
+    /// Says what has changed, for those who wait; they hear of it after the commit.
+    fn tell(&self, _output: &Self::Output, _changes: &mut Changes) {}
 
     /// Serves a caller, who may leave before it is done: on a connection of its own, or merged with others.
     fn call(
@@ -111,7 +113,9 @@ impl<T: OnConnection> Operation for T {
             }
         };
         drop(connection);
-        self.tell(&output, broker);
+        let mut changes = Changes::default();
+        self.tell(&output, &mut changes);
+        broker.tell(changes);
         Ok(output)
     }
 
@@ -125,6 +129,14 @@ impl<T: OnConnection> Operation for T {
 }
 
 impl Broker {
+    /// Tells those who wait of changes that are committed.
+    pub fn tell(&self, changes: Changes) {
+        for queue in changes.remade_queues() {
+            self.database.forget(queue);
+        }
+        changes.tell(&self.events);
+    }
+
     /// Serves a caller. What is handed to the database runs to its end, whether the caller stays or not.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use super::merged::Change;
 use super::{Broker, OnConnection};
 use crate::domain::message::{ItemResult, Message, Outcome};
 use crate::domain::{Deadline, QueueName, Receipt, Result};
+use crate::engine::Changes;
 use crate::pg::{Connection, Settlement};
 
 /// Which messages are meant: by id, whoever holds them, or by receipt, if this delivery still holds them.
@@ -130,8 +131,8 @@ impl OnConnection for Delete {
         broker.until(deadline, broker.merging.settle(self.queue, self.targets, Change::Delete)).await
     }
 
-    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
-        broker.events.settled(&self.queue, done_ids(&self.targets, results));
+    fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
+        changes.settled(&self.queue, done_ids(&self.targets, results));
     }
 }
 
@@ -156,8 +157,8 @@ impl OnConnection for Archive {
         broker.until(deadline, broker.merging.settle(self.queue, self.targets, Change::Archive)).await
     }
 
-    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
-        broker.events.settled(&self.queue, done_ids(&self.targets, results));
+    fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
+        changes.settled(&self.queue, done_ids(&self.targets, results));
     }
 }
 
@@ -187,9 +188,9 @@ impl OnConnection for Release {
         broker.until(deadline, broker.merging.settle(self.queue, targets, change)).await
     }
 
-    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
+    fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
         let done = self.receipts.iter().zip(results).filter(|(_, result)| result.outcome == Outcome::Done);
-        broker.events.released(&self.queue, done.map(|(receipt, _)| *receipt));
+        changes.released(&self.queue, done.map(|(receipt, _)| *receipt));
     }
 }
 
@@ -249,8 +250,8 @@ impl OnConnection for SetVisibilityTimeout {
         Ok(self.settled(results, messages))
     }
 
-    fn tell(&self, _: &Settled, broker: &Broker) {
-        broker.events.rescheduled(&self.queue);
+    fn tell(&self, _: &Settled, changes: &mut Changes) {
+        changes.rescheduled(&self.queue);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::engine::Events;
 use crate::engine::merge::Bounds;
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader};
-use crate::queue::{Broker, Merging};
+use crate::queue::{Broker, Merging, Transactions};
 use crate::service::Service;
 
 use connection::Connections;
@@ -130,6 +130,7 @@ async fn serve_on(
         merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks),
         events,
         upgrader: Upgrader::new(&url, !config.no_install),
+        transactions: Transactions::new(config.transactions),
         limits: Limits { max_message_bytes: config.max_message_bytes },
         replica: replica(),
         max_stream_age: config.max_stream_age,
