@@ -1,10 +1,14 @@
 //! What happens between calls: who waits for a queue, who wakes them, and how much each may hold.
 
 mod changes;
+pub mod dispatch;
 mod events;
 pub mod merge;
+mod wake;
 mod window;
 
 pub use changes::Changes;
-pub use events::{Events, QueueEvents, Waiter};
+pub use dispatch::{Dispatch, Handover, Subscription};
+pub use events::{Events, Happening, QueueEvents};
+pub use wake::Wake;
 pub use window::Window;

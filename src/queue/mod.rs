@@ -3,24 +3,24 @@
 mod admin;
 mod batch;
 mod broker;
-mod handover;
 mod info;
 mod merged;
 mod metrics;
 mod queues;
 mod settle;
+mod source;
 mod stream;
 mod topics;
 mod transact;
 mod transaction;
 
+pub use crate::engine::Handover;
 pub use admin::{
     ConvertArchivePartitioned, CreateFifoIndex, DisableNotifications, EnableNotifications, InstallPgmq,
     ListNotifications, UpdateNotifications,
 };
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
-pub use handover::Handover;
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
 pub use merged::{Change, Merging, Sent};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};

@@ -4,7 +4,7 @@
 //! there. It stops reading while too many messages are unanswered, while the merger has no room, and while the client
 //! does not take its answers.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,6 +25,7 @@ use super::status::to_command_error;
 use super::{RequestId, Service, to_status};
 use crate::domain::bounds::MAX_BATCH;
 use crate::domain::{Deadline, Error, Invalid, Kind, OutgoingMessage, QueueName, Result};
+use crate::engine::merge::Verdict;
 use crate::proto::v1::{
     OutgoingMessage as WireMessage, ProduceFailure, ProduceRequest, ProduceResponse, ProduceStarted,
 };
@@ -94,6 +95,9 @@ impl Stream for Answers {
 /// A frame whose verdicts are on their way.
 type Pending = BoxFuture<'static, (Frame, Result<Sent>)>;
 
+/// A frame for which the merger has no room yet.
+type Entering = BoxFuture<'static, (Frame, Verdict<Sent>)>;
+
 struct Producer {
     broker: Arc<Broker>,
     request_id: RequestId,
@@ -104,8 +108,8 @@ struct Producer {
     frames: Streaming<ProduceRequest>,
     answers: mpsc::Sender<Result<ProduceResponse>>,
     pending: FuturesUnordered<Pending>,
-    /// A frame for which the merger has no room yet. No other is read meanwhile, or it could overtake.
-    entering: Option<BoxFuture<'static, Pending>>,
+    /// No other frame is read while one enters, or it could overtake.
+    entering: Option<Entering>,
     in_flight: usize,
 }
 
@@ -209,13 +213,11 @@ impl Producer {
         }
         self.in_flight += frame.length;
         let broker = Arc::clone(&self.broker);
-        let mut entering: BoxFuture<'static, Pending> = Box::pin(async move {
-            let verdict = broker.merging.send_when_room(queue, messages).await;
-            Box::pin(async move { (frame, verdict.wait().await) }) as Pending
-        });
+        let mut entering: Entering =
+            Box::pin(async move { (frame, broker.merging.send_when_room(queue, messages).await) });
         // There is room as a rule.
         match futures_util::poll!(entering.as_mut()) {
-            Poll::Ready(pending) => self.pending.push(pending),
+            Poll::Ready((frame, verdict)) => self.pending.push(waiting(frame, verdict)),
             Poll::Pending => self.entering = Some(entering),
         }
         Next::Go
@@ -294,19 +296,26 @@ impl Producer {
     }
 }
 
+fn waiting(frame: Frame, verdict: Verdict<Sent>) -> Pending {
+    Box::pin(async move { (frame, verdict.wait().await) })
+}
+
 /// The next verdict. A frame that gets its place meanwhile is pending from then on.
 async fn verdict(
-    entering: &mut Option<BoxFuture<'static, Pending>>,
+    entering: &mut Option<Entering>,
     pending: &mut FuturesUnordered<Pending>,
 ) -> (Frame, Result<Sent>) {
     loop {
-        tokio::select! {
+        let enters = poll_fn(|context| match entering.as_mut() {
+            Some(frame) => frame.as_mut().poll(context),
+            None => Poll::Pending,
+        });
+        let (frame, verdict) = tokio::select! {
             Some(verdict) = pending.next(), if !pending.is_empty() => return verdict,
-            entered = async { entering.as_mut().expect("a frame that enters").await }, if entering.is_some() => {
-                *entering = None;
-                pending.push(entered);
-            }
-        }
+            entered = enters => entered,
+        };
+        *entering = None;
+        pending.push(waiting(frame, verdict));
     }
 }
 

@@ -229,8 +229,10 @@ async fn a_call_whose_turn_does_not_come_before_its_deadline_was_not_applied() {
     });
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pgmq.q_orders'::regclass";
     eventually("a waiting send", async || (test.value::<i64>(waits).await == 1).then_some(())).await;
-    let status =
-        patient(&test.server).send_batch(with_timeout(send_alone(), Duration::from_millis(500))).await.unwrap_err();
+    let status = patient(&test.server)
+        .send_batch(with_timeout(send_alone(), Duration::from_millis(500)))
+        .await
+        .unwrap_err();
     Refusal::expect(&status, Code::Unavailable, "OVERLOADED");
     test.run("COMMIT").await;
     holder.await.unwrap().unwrap();

@@ -37,7 +37,8 @@ impl Jam {
         let gate = Gate::close(&test, "orders", "INSERT").await;
         let first = tokio::spawn(send(test.client.clone(), "\"first\"".to_owned()));
         gate.arrival(&test, "send").await;
-        let others = bodies.into_iter().map(|body| (body.clone(), tokio::spawn(send(test.client.clone(), body))));
+        let others =
+            bodies.into_iter().map(|body| (body.clone(), tokio::spawn(send(test.client.clone(), body))));
         let others = others.collect();
         Self { test, gate, first, others }
     }
@@ -148,7 +149,9 @@ async fn a_message_is_settled_once_however_many_ask() {
         };
         let callers = (0..20).map(|_| {
             let (mut client, request) = (test.client.clone(), request.clone());
-            tokio::spawn(async move { client.queue.delete(request).await.expect("a delete").into_inner().results })
+            tokio::spawn(
+                async move { client.queue.delete(request).await.expect("a delete").into_inner().results },
+            )
         });
         let mut done = 0;
         for caller in callers.collect::<Vec<_>>() {
@@ -179,7 +182,8 @@ async fn each_of_many_changes_of_visibility_has_its_own_time() {
     for caller in callers.collect::<Vec<_>>() {
         caller.await.expect("a caller").expect("a change");
     }
-    let right = "SELECT bool_and(abs(extract(epoch FROM vt - now()) - 1000 * msg_id) < 500) FROM pgmq.q_orders";
+    let right =
+        "SELECT bool_and(abs(extract(epoch FROM vt - now()) - 1000 * msg_id) < 500) FROM pgmq.q_orders";
     assert!(test.value::<bool>(right).await);
 }
 
@@ -189,8 +193,9 @@ async fn a_locked_message_holds_up_its_own_caller_only() {
     test.client.send_all("orders", &["{}"; 21]).await;
     let read = test.client.read("orders", 21).await;
     test.run("BEGIN; SELECT FROM pgmq.q_orders WHERE msg_id = 1 FOR UPDATE").await;
+    let deleting = test.client.clone();
     let delete = |receipt: String| {
-        let mut client = test.client.clone();
+        let mut client = deleting.clone();
         let request = DeleteRequest { queue: "orders".to_owned(), receipts: vec![receipt], msg_ids: vec![] };
         tokio::spawn(async move { client.queue.delete(request).await })
     };

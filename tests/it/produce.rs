@@ -88,7 +88,10 @@ async fn bad_messages_fail_alone_and_bad_frames_leave_the_stream_alive() {
     let answer = stream.answer().await;
     assert_eq!((answer.first_sequence, &answer.msg_ids[..]), (7, &[1, 0, 2, 0][..]));
     let invalid = i32::from(Code::InvalidArgument);
-    assert_eq!(reasons(&answer), [(1, "INVALID_JSON".to_owned(), invalid), (3, "MISSING_FIELD".to_owned(), invalid)]);
+    assert_eq!(
+        reasons(&answer),
+        [(1, "INVALID_JSON".to_owned(), invalid), (3, "MISSING_FIELD".to_owned(), invalid)]
+    );
 
     let large = vec![outgoing(&format!("\"{}\"", "x".repeat(600_000))); 2];
     for (queue, messages, reason) in [
