@@ -10,6 +10,7 @@ mod error;
 mod failures;
 mod hold;
 mod install;
+mod lookout;
 mod maintenance;
 mod manager;
 mod metrics;
