@@ -216,7 +216,8 @@ impl Watched {
         self.looked = looks;
         self.end_suspicion(view, looks);
         self.fruitless = if visible && !moved { self.fruitless + 1 } else { 0 };
-        let wake = replaced || visible && (self.fruitless <= 1 || self.fruitless % MOST_FRUITLESS == 0);
+        let wake =
+            replaced || visible && (self.fruitless <= 1 || self.fruitless.is_multiple_of(MOST_FRUITLESS));
         Verdict { wake, after: sight.next_visible }
     }
 
