@@ -4,6 +4,7 @@ mod admin;
 mod batch;
 mod broker;
 mod info;
+mod merged;
 mod metrics;
 mod queues;
 mod settle;
@@ -21,6 +22,7 @@ pub use admin::{
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
+pub use merged::{Change, Merging, Sent};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};
 pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue};
 pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};
