@@ -276,6 +276,11 @@ impl Connection {
         i64::try_from(self.database.shared.deduplication_window.as_millis()).unwrap_or(i64::MAX)
     }
 
+    /// Sets anew until when statements may run, so that the wait for the connection does not count.
+    pub fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors

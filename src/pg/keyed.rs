@@ -4,6 +4,7 @@
 //! the message, in the same statement; whoever finds it there gets the id of the message that is stored. Keys are
 //! always inserted in their order, so that those who insert several cannot wait for each other in a ring.
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -97,8 +98,9 @@ impl Connection {
     pub async fn send_keyed(
         &mut self,
         queue: &QueueName,
-        messages: &[OutgoingMessage],
+        messages: &[impl Borrow<OutgoingMessage> + Sync],
     ) -> Result<Vec<Result<Sent>>> {
+        let messages: Vec<&OutgoingMessage> = messages.iter().map(Borrow::borrow).collect();
         self.require_schema().await?;
         let table = self.table(queue).await?;
         let mut verdicts: Vec<Option<Result<Sent>>> = vec![None; messages.len()];
@@ -107,7 +109,7 @@ impl Connection {
             if open.is_empty() {
                 break;
             }
-            let tried = self.try_keys(queue, &table, messages, &open, &mut verdicts).await;
+            let tried = self.try_keys(queue, &table, &messages, &open, &mut verdicts).await;
             if let Err(error) = tried {
                 if round == 0 && verdicts.iter().all(Option::is_none) {
                     return Err(error);
@@ -142,7 +144,7 @@ impl Connection {
         &mut self,
         queue: &QueueName,
         table: &Arc<QueueTable>,
-        messages: &[OutgoingMessage],
+        messages: &[&OutgoingMessage],
         open: &[usize],
         verdicts: &mut [Option<Result<Sent>>],
     ) -> Result<()> {
@@ -162,7 +164,7 @@ impl Connection {
         }
         for (index, msg_id, same_content) in self.find_keys(queue, messages, &repeats).await? {
             let sent = Sent { msg_id, deduplicated: true };
-            verdicts[index] = Some(if same_content { Ok(sent) } else { Err(reused(&messages[index])) });
+            verdicts[index] = Some(if same_content { Ok(sent) } else { Err(reused(messages[index])) });
         }
         Ok(())
     }
@@ -172,10 +174,11 @@ impl Connection {
         &mut self,
         queue: &QueueName,
         table: &Arc<QueueTable>,
-        messages: &[OutgoingMessage],
+        messages: &[&OutgoingMessage],
         places: &[usize],
     ) -> Result<Vec<(usize, i64)>> {
-        let columns = Columns::of(places.iter().map(|&place| &messages[place]));
+        let chosen: Vec<&OutgoingMessage> = places.iter().map(|&place| messages[place]).collect();
+        let columns = Columns::of(&chosen);
         let mut statement = SEND_KEYED.on(table);
         if columns.deduplication_ids.iter().all(Option::is_some) {
             statement.effect = Effect::Repeatable;
@@ -214,7 +217,7 @@ impl Connection {
     async fn find_keys(
         &mut self,
         queue: &QueueName,
-        messages: &[OutgoingMessage],
+        messages: &[&OutgoingMessage],
         places: &[usize],
     ) -> Result<Vec<(usize, i64, bool)>> {
         let id = |&place: &usize| messages[place].deduplication_id().map(DeduplicationId::as_str);

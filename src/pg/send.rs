@@ -1,5 +1,7 @@
 //! Messages into a queue.
 
+use std::borrow::Borrow;
+
 use tokio_postgres::types::Type;
 
 use super::database::Connection;
@@ -32,13 +34,13 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn of(messages: impl IntoIterator<Item = &'a OutgoingMessage> + Clone) -> Self {
-        let each = || messages.clone().into_iter();
-        let schedules = || each().map(OutgoingMessage::schedule);
+    pub(super) fn of(messages: &'a [impl Borrow<OutgoingMessage>]) -> Self {
+        let messages = || messages.iter().map(Borrow::borrow);
+        let schedules = || messages().map(OutgoingMessage::schedule);
         Self {
-            messages: each().map(OutgoingMessage::message).collect(),
-            headers: each().map(OutgoingMessage::headers).collect(),
-            deduplication_ids: each()
+            messages: messages().map(OutgoingMessage::message).collect(),
+            headers: messages().map(OutgoingMessage::headers).collect(),
+            deduplication_ids: messages()
                 .map(|message| message.deduplication_id().map(DeduplicationId::as_str))
                 .collect(),
             delays_ms: schedules()
@@ -65,7 +67,11 @@ impl Connection {
     /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile.
     ///
     /// It looks at no deduplication id; [`Connection::send_keyed`] does.
-    pub async fn send(&mut self, queue: &QueueName, messages: &[OutgoingMessage]) -> Result<Vec<i64>> {
+    pub async fn send(
+        &mut self,
+        queue: &QueueName,
+        messages: &[impl Borrow<OutgoingMessage> + Sync],
+    ) -> Result<Vec<i64>> {
         let table = self.table(queue).await?;
         let columns = Columns::of(messages);
         let rows = self

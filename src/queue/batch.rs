@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Broker, Call, OnConnection, Operation};
 use crate::domain::message::Message;
-use crate::domain::{OutgoingMessage, QueueName, ReadOrder, Result, Sent};
+use crate::domain::{Deadline, Error, OutgoingMessage, QueueName, ReadOrder, Result, Sent};
 use crate::engine::{Changes, Handover};
 use crate::pg::Connection;
 
@@ -31,14 +31,24 @@ impl OnConnection for Send {
         let messages = std::slice::from_ref(&self.message);
         let sent = match self.message.deduplication_id() {
             Some(_) => connection.send_keyed(&self.queue, messages).await?.pop().transpose()?,
-            None => first_of(connection.send(&self.queue, messages).await?),
+            None => connection.send(&self.queue, messages).await?.first().copied().map(newly_sent),
         };
-        sent.ok_or_else(|| crate::domain::Error::internal("a send gave no id"))
+        sent.ok_or_else(no_id)
+    }
+
+    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Sent> {
+        let verdict = broker.merging.send(self.queue, vec![self.message])?;
+        let sent = broker.until(deadline, verdict.wait()).await?;
+        sent.into_iter().next().unwrap_or_else(|| Err(no_id()))
     }
 
     fn tell(&self, _: &Sent, changes: &mut Changes) {
         changes.arrived(&self.queue);
     }
+}
+
+fn no_id() -> Error {
+    Error::internal("a send gave no id")
 }
 
 /// Stores messages, all or none, in order (`pgmq.send_batch`).
@@ -85,10 +95,6 @@ impl SendBatch {
 /// Whether repeating the send of all messages stores none twice.
 pub(super) fn all_keyed(messages: &[OutgoingMessage]) -> bool {
     messages.iter().all(|message| message.deduplication_id().is_some())
-}
-
-fn first_of(msg_ids: Vec<i64>) -> Option<Sent> {
-    msg_ids.first().copied().map(newly_sent)
 }
 
 fn newly_sent(msg_id: i64) -> Sent {

@@ -4,6 +4,7 @@ mod admin;
 mod batch;
 mod broker;
 mod info;
+mod merged;
 mod metrics;
 mod queues;
 mod settle;
@@ -22,6 +23,7 @@ pub use admin::{
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
+pub use merged::{Change, Merging, SentParcel};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};
 pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue, SetQueueLayout};
 pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};

@@ -27,7 +27,7 @@ macro_rules! schedule {
 pub(super) use schedule;
 
 /// The queue's name in field `queue`.
-pub(super) fn queue_name(fields: &mut Fields, name: String) -> Option<QueueName> {
+pub(in crate::service) fn queue_name(fields: &mut Fields, name: String) -> Option<QueueName> {
     fields.take("queue", QueueName::try_from(name))
 }
 
@@ -48,6 +48,17 @@ pub(super) fn outgoing(
     Some(message?.under(id?))
 }
 
+/// One message of several.
+pub(in crate::service) fn outgoing_message(
+    fields: &mut Fields,
+    limits: &Limits,
+    message: v1::OutgoingMessage,
+) -> Option<OutgoingMessage> {
+    let v1::OutgoingMessage { message, headers, group, deduplication_id, schedule } = message;
+    let schedule = schedule!(fields, schedule, v1::outgoing_message::Schedule);
+    outgoing(fields, limits, message, headers, &group, schedule, deduplication_id)
+}
+
 /// A batch of 1 to 1,000 messages.
 pub(super) fn outgoing_batch(
     fields: &mut Fields,
@@ -56,11 +67,7 @@ pub(super) fn outgoing_batch(
 ) -> Option<Vec<OutgoingMessage>> {
     fields.take("messages", bounds::length(messages.len(), MAX_BATCH))?;
     let parsed = messages.into_iter().enumerate().map(|(index, message)| {
-        fields.within(&format!("messages[{index}]."), |fields| {
-            let v1::OutgoingMessage { message, headers, group, deduplication_id, schedule } = message;
-            let schedule = schedule!(fields, schedule, v1::outgoing_message::Schedule);
-            outgoing(fields, limits, message, headers, &group, schedule, deduplication_id)
-        })
+        fields.within(&format!("messages[{index}]."), |fields| outgoing_message(fields, limits, message))
     });
     // All are checked, so that all that are wrong are named.
     let parsed: Vec<Option<OutgoingMessage>> = parsed.collect();

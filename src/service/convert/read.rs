@@ -116,26 +116,31 @@ pub(in crate::service) fn stream_response(item: StreamItem) -> v1::ReadResponse 
         StreamItem::Messages(read) => {
             v1::ReadResponse { messages: each(read.hand_over()), ..Default::default() }
         }
-        StreamItem::Heartbeat { in_flight } => v1::ReadResponse {
-            heartbeat: Some(v1::Heartbeat {
-                server_time: Some(timestamp(Timestamp::now())),
-                in_flight: i32::try_from(in_flight).unwrap_or(i32::MAX),
-            }),
-            ..Default::default()
-        },
-        StreamItem::Closing { reason, retry_delay } => v1::ReadResponse {
-            closing: Some(v1::Closing {
-                reason: match reason {
-                    ClosingReason::Draining => v1::ClosingReason::Draining,
-                    ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
-                    ClosingReason::QueueDropped => v1::ClosingReason::QueueDropped,
-                }
-                .into(),
-                retry_delay: duration(retry_delay),
-            }),
-            ..Default::default()
-        },
+        StreamItem::Heartbeat { in_flight } => {
+            v1::ReadResponse { heartbeat: Some(heartbeat(in_flight)), ..Default::default() }
+        }
+        StreamItem::Closing { reason, retry_delay } => {
+            v1::ReadResponse { closing: Some(closing(reason, retry_delay)), ..Default::default() }
+        }
     }
+}
+
+/// A sign of life.
+pub(in crate::service) fn heartbeat(in_flight: usize) -> v1::Heartbeat {
+    v1::Heartbeat {
+        server_time: Some(timestamp(Timestamp::now())),
+        in_flight: i32::try_from(in_flight).unwrap_or(i32::MAX),
+    }
+}
+
+/// The notice of a planned end.
+pub(in crate::service) fn closing(reason: ClosingReason, retry_delay: Duration) -> v1::Closing {
+    let reason = match reason {
+        ClosingReason::Draining => v1::ClosingReason::Draining,
+        ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
+        ClosingReason::QueueDropped => v1::ClosingReason::QueueDropped,
+    };
+    v1::Closing { reason: reason.into(), retry_delay: duration(retry_delay) }
 }
 
 impl FromRequest<v1::PopRequest> for queue::Pop {
