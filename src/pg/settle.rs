@@ -26,6 +26,8 @@ pub enum Settlement {
     Archive,
     /// They become visible after so many milliseconds (`pgmq.set_vt`).
     VisibleAfterMillis(i64),
+    /// They stay hidden for at least so many milliseconds: like the one before, but never sooner than they would.
+    HiddenForMillis(i64),
     /// They become visible at a moment (`pgmq.set_vt`).
     VisibleAt(Timestamp),
 }
@@ -88,7 +90,8 @@ macro_rules! keep_gone {
 
 macro_rules! new_vt {
     () => {
-        "coalesce($8::timestamptz, clock_timestamp() + $7::bigint * interval '1 millisecond')"
+        "greatest(CASE WHEN $9::boolean THEN q.vt END,
+    coalesce($8::timestamptz, clock_timestamp() + $7::bigint * interval '1 millisecond'))"
     };
 }
 
@@ -217,7 +220,8 @@ const SET_VT_BY_ID: Statement = Statement::new(
     concat!(
         "-- pgmq-grpc: set_vt_by_id\n",
         live_by_id!(),
-        " UPDATE {q} AS q SET vt = coalesce($3::timestamptz, clock_timestamp() + $2::bigint * interval '1 millisecond')
+        " UPDATE {q} AS q SET vt = greatest(CASE WHEN $4::boolean THEN q.vt END,
+  coalesce($3::timestamptz, clock_timestamp() + $2::bigint * interval '1 millisecond'))
 FROM live AS l WHERE q.msg_id = l.msg_id AND q.enqueued_at = l.enqueued_at RETURNING q.msg_id, q.vt"
     ),
 );
@@ -267,7 +271,7 @@ impl Fences {
 impl Settlement {
     fn delay_ms(self) -> Option<i64> {
         match self {
-            Self::VisibleAfterMillis(delay_ms) => Some(delay_ms),
+            Self::VisibleAfterMillis(delay_ms) | Self::HiddenForMillis(delay_ms) => Some(delay_ms),
             Self::Delete | Self::Archive | Self::VisibleAt(_) => None,
         }
     }
@@ -275,8 +279,12 @@ impl Settlement {
     fn visible_at(self) -> Option<Timestamp> {
         match self {
             Self::VisibleAt(moment) => Some(moment),
-            Self::Delete | Self::Archive | Self::VisibleAfterMillis(_) => None,
+            Self::Delete | Self::Archive | Self::VisibleAfterMillis(_) | Self::HiddenForMillis(_) => None,
         }
+    }
+
+    fn never_sooner(self) -> bool {
+        matches!(self, Self::HiddenForMillis(_))
     }
 }
 
@@ -296,9 +304,12 @@ impl Connection {
         let (held, live) = match settlement {
             Settlement::Delete => (DELETE_HELD, DELETE_LIVE),
             Settlement::Archive => (ARCHIVE_HELD, ARCHIVE_LIVE),
-            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) => (SET_VT_HELD, SET_VT_LIVE),
+            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_) => {
+                (SET_VT_HELD, SET_VT_LIVE)
+            }
         };
         let (delay_ms, visible_at) = (settlement.delay_ms(), settlement.visible_at());
+        let never_sooner = settlement.never_sooner();
         let mut results: Vec<Option<ItemResult>> = vec![None; receipts.len()];
 
         let fences = Fences::of(receipts.iter());
@@ -311,6 +322,7 @@ impl Connection {
                 (&created_at, Type::TIMESTAMPTZ_ARRAY),
                 (&delay_ms, Type::INT8),
                 (&visible_at, Type::TIMESTAMPTZ),
+                (&never_sooner, Type::BOOL),
             ],
         ]
         .concat();
@@ -335,6 +347,7 @@ impl Connection {
                     (&created_at, Type::TIMESTAMPTZ_ARRAY),
                     (&delay_ms, Type::INT8),
                     (&visible_at, Type::TIMESTAMPTZ),
+                    (&never_sooner, Type::BOOL),
                 ],
             ]
             .concat();
@@ -383,7 +396,9 @@ impl Connection {
         let statement = match settlement {
             Settlement::Delete => DELETE_BY_ID,
             Settlement::Archive => ARCHIVE_BY_ID,
-            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) => SET_VT_BY_ID,
+            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_) => {
+                SET_VT_BY_ID
+            }
         };
         let mut statement = statement.on(&table);
         if table.unlogged {
@@ -394,7 +409,12 @@ impl Connection {
         let rows = self
             .query(
                 &statement,
-                &[(&msg_ids, Type::INT8_ARRAY), (&delay_ms, Type::INT8), (&visible_at, Type::TIMESTAMPTZ)],
+                &[
+                    (&msg_ids, Type::INT8_ARRAY),
+                    (&delay_ms, Type::INT8),
+                    (&visible_at, Type::TIMESTAMPTZ),
+                    (&settlement.never_sooner(), Type::BOOL),
+                ],
             )
             .await
             .map_err(|error| self.missing(queue, error))?;
