@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why a call failed. Each kind is one error reason of the contract.
@@ -103,17 +104,19 @@ impl Invalid {
     }
 }
 
-/// A failed call. Its `Display` text is for the caller; its sources are for the log alone.
+/// A failed call. Its `Display` text is for the caller; its sources are for the log alone. A clone shares them, for calls
+/// that failed together.
+#[derive(Clone)]
 pub struct Error(Box<Details>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Details {
     kind: Kind,
     message: String,
     violations: Vec<Violation>,
     metadata: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
@@ -188,7 +191,7 @@ impl Error {
     /// Keeps the cause for the log.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 

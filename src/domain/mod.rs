@@ -10,6 +10,7 @@ pub mod message;
 pub mod name;
 pub mod page;
 pub mod queue;
+pub mod read;
 pub mod receipt;
 pub mod time;
 pub mod topic;
@@ -19,6 +20,7 @@ pub use error::{Error, Invalid, Kind, Violation};
 pub use message::{Delivery, Message, Ordering, OutgoingMessage, Schedule};
 pub use name::{NewQueueName, QueueName};
 pub use queue::{Queue, QueueKind};
+pub use read::{ReadOrder, Taken};
 pub use receipt::Receipt;
 pub use time::{Deadline, Timestamp};
 

@@ -30,7 +30,6 @@ mod version;
 pub use database::{Connection, Database, PoolLimits};
 pub use install::CARRIED_VERSION;
 pub use monitor::{DatabaseState, Monitor};
-pub use read::{ReadOrder, Taken};
 pub use settle::Settlement;
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};

@@ -10,9 +10,9 @@ use super::row::{self, column};
 use super::settle::Fences;
 use super::statement::{Effect, Statement};
 use super::version::Feature;
-use crate::domain::bounds::{MAX_REPLY_BYTES, VisibilityTimeout};
+use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::message::Message;
-use crate::domain::{Delivery, Error, Ordering, QueueName, Receipt, Result, Timestamp};
+use crate::domain::{Delivery, Error, Ordering, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp};
 
 /// A read of one of pgmq's functions. `$1` queue, `$2` visibility timeout in seconds, `$3` number of messages,
 /// `$4` condition, `$5` bytes that a batch may take, `$6` bytes that a message may take that is alone in it.
@@ -135,32 +135,6 @@ SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.me
     'read_ct', g.read_ct, 'enqueued_at', g.enqueued_at, 'reason', $6::text))
 FROM gone AS g RETURNING msg_id",
 );
-
-/// What is to be read.
-#[derive(Debug, Clone)]
-pub struct ReadOrder {
-    /// The queue.
-    pub queue: QueueName,
-    /// How long the messages are hidden.
-    pub visibility_timeout: VisibilityTimeout,
-    /// In which order they are taken.
-    pub ordering: Ordering,
-    /// Only bodies that contain this JSON text are taken; `{}` takes all. Unordered reads only.
-    pub conditional: Option<String>,
-}
-
-/// What a read gave.
-#[derive(Debug)]
-pub struct Taken {
-    /// The messages, sorted by id or, round robin, as pgmq gave them.
-    pub deliveries: Vec<Delivery>,
-    /// When the queue was made, which tells one that was made anew from the one before.
-    pub queue_created_at: Timestamp,
-    /// The database's clock from before the read.
-    pub before_read: Timestamp,
-    /// More messages were visible than fit.
-    pub cut: bool,
-}
 
 impl Connection {
     /// Reads at most `count` messages that together take at most `bytes`, one alone at most a reply. What does not

@@ -8,9 +8,8 @@ use tokio_postgres::types::Type;
 
 use super::database::Connection;
 use super::error;
-use super::read::{ReadOrder, Taken};
 use super::statement::{Effect, Statement};
-use crate::domain::{Delivery, Error, Result};
+use crate::domain::{Delivery, Error, ReadOrder, Result, Taken};
 
 /// Renders one message, and gives only its size.
 const RENDER: Statement = Statement::new(

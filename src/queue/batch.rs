@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::{Broker, Call, Handover, OnConnection, Operation};
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::message::Message;
-use crate::domain::{Ordering, OutgoingMessage, QueueName, Result};
-use crate::pg::{Connection, ReadOrder};
+use crate::domain::{Ordering, OutgoingMessage, QueueName, ReadOrder, Result};
+use crate::pg::Connection;
 
 /// The longest pause between two reads of an idle queue, which finds what plain SQL sent.
 const IDLE_POLL: Duration = Duration::from_secs(1);

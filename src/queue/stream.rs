@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until};
 use super::batch::idle_pause;
 use super::{Broker, Handover, OnConnection};
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
-use crate::domain::{Deadline, Error, Kind, Ordering, Queue, Result, Timestamp};
+use crate::domain::{Deadline, Error, Kind, Ordering, Queue, ReadOrder, Result, Timestamp};
 use crate::engine::{Waiter, Window};
-use crate::pg::{Connection, ReadOrder};
+use crate::pg::Connection;
 
 /// How long one read of a stream may take.
 const READ_TIME: Duration = Duration::from_secs(30);

@@ -6,8 +6,7 @@ use super::message::{each, known, queue_name};
 use super::time::{duration, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, VisibilityTimeout};
-use crate::domain::{self, Invalid, Kind, Limits, Ordering, Timestamp};
-use crate::pg::ReadOrder;
+use crate::domain::{self, Invalid, Kind, Limits, Ordering, ReadOrder, Timestamp};
 use crate::proto::v1;
 use crate::queue::{self, ClosingReason, Handover, StreamItem, StreamOptions};
 
