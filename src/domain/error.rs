@@ -27,6 +27,7 @@ pub enum Kind {
     InvalidRoutingKey,
     InvalidPartitioning,
     MetadataMismatch,
+    StreamProtocol,
     QueueNotFound,
     QueueAlreadyExists,
     QueueKindMismatch,
@@ -249,6 +250,7 @@ impl Error {
             | Kind::InvalidRoutingKey
             | Kind::InvalidPartitioning
             | Kind::MetadataMismatch
+            | Kind::StreamProtocol
             | Kind::QueueNotFound
             | Kind::QueueAlreadyExists
             | Kind::QueueKindMismatch

@@ -4,4 +4,4 @@ mod events;
 mod window;
 
 pub use events::{Events, QueueEvents, Waiter};
-pub use window::Window;
+pub use window::{Held, Window};

@@ -68,6 +68,7 @@ pub(super) fn code_and_reason(kind: Kind) -> (Code, ErrorReason) {
         Kind::InvalidRoutingKey => (Code::InvalidArgument, Reason::InvalidRoutingKey),
         Kind::InvalidPartitioning => (Code::InvalidArgument, Reason::InvalidPartitioning),
         Kind::MetadataMismatch => (Code::InvalidArgument, Reason::MetadataMismatch),
+        Kind::StreamProtocol => (Code::InvalidArgument, Reason::StreamProtocol),
         Kind::QueueNotFound => (Code::NotFound, Reason::QueueNotFound),
         Kind::QueueAlreadyExists => (Code::AlreadyExists, Reason::QueueAlreadyExists),
         Kind::QueueKindMismatch => (Code::FailedPrecondition, Reason::QueueKindMismatch),
