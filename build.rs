@@ -16,6 +16,8 @@ const PROTOS: [&str; 5] = [
 #[expect(clippy::disallowed_methods, reason = "cargo tells build scripts where to write by the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
+    // A new file of the directory is embedded too.
+    println!("cargo:rerun-if-changed=src/pg/migrations");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let target = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(target, descriptors.encode_to_vec())?;

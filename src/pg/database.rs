@@ -13,6 +13,7 @@ use super::catalog::Catalog;
 use super::error;
 use super::failures::ConnectFailures;
 use super::manager::{Manager, Session};
+use super::schema::{self, Schema};
 use super::statement::{Effect, Statement, TimeLimit};
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
@@ -53,6 +54,7 @@ struct Shared {
     limits: PoolLimits,
     catalog: Catalog,
     installation: std::sync::RwLock<Option<Arc<Installation>>>,
+    schema: std::sync::RwLock<Option<Schema>>,
 }
 
 impl Database {
@@ -78,6 +80,7 @@ impl Database {
             limits,
             catalog: Catalog::new(),
             installation: std::sync::RwLock::new(None),
+            schema: std::sync::RwLock::new(None),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -112,6 +115,23 @@ impl Database {
         }
         *known = Some(Arc::clone(&found));
         found
+    }
+
+    /// Whether this server's own schema is known to be ready, which deduplication needs.
+    pub fn has_own_schema(&self) -> bool {
+        matches!(self.known_schema(), Some(Schema::Ready { .. }))
+    }
+
+    pub(super) fn known_schema(&self) -> Option<Schema> {
+        *self.shared.schema.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Keeps what was found of this server's own schema, and logs it if it is news.
+    pub(super) fn remember_schema(&self, found: Schema) {
+        let mut known = self.shared.schema.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if known.replace(found) != Some(found) {
+            found.log();
+        }
     }
 
     async fn turn(&self, patience: Duration) -> Result<OwnedSemaphorePermit> {
@@ -193,6 +213,18 @@ impl Connection {
         }
         let found = version::probe(&self.session.client).await?;
         Ok(self.database.remember(found))
+    }
+
+    /// Checks that this server's own schema can be used, by a look at it if nobody has looked before.
+    ///
+    /// # Errors
+    /// `PgmqNotInstalled`, naming the remedy; `PermissionDenied`.
+    #[expect(dead_code, reason = "keyed sends are the first to need it, and come next")]
+    pub(super) async fn require_schema(&self) -> Result<()> {
+        if let Some(known) = self.database.known_schema() {
+            return known.require();
+        }
+        schema::find(&self.session.client).await?.require()
     }
 
     /// Begins a transaction.

@@ -8,6 +8,7 @@ use tokio_postgres::config::Host;
 use tokio_postgres::types::Type;
 
 use super::manager::Manager;
+use super::schema::{self, Schema};
 use super::version::{self, Installation, InstalledBy};
 use crate::config::{DatabaseUrl, Tls};
 use crate::domain::{Error, Kind, Result};
@@ -78,6 +79,15 @@ impl Installer {
             }
         }
         Ok((found, version::probe(&client).await?))
+    }
+
+    /// Creates the schema of the servers or brings it up to date.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if the role may not; `DatabaseUnavailable`.
+    pub(super) async fn migrate(&self) -> Result<Schema> {
+        let mut client = self.locked_client().await?;
+        schema::migrate(&mut client).await
     }
 
     /// A session that holds the installation lock until it is closed.

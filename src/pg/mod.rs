@@ -17,6 +17,7 @@ mod monitor;
 mod queues;
 mod read;
 mod row;
+mod schema;
 mod send;
 mod settle;
 mod statement;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::database::Database;
 use super::install::Installer;
 use super::manager::{Manager, Session};
+use super::schema::Schema;
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
 use crate::domain::{Error, Kind, Result, error};
@@ -37,6 +38,8 @@ pub struct Monitor {
     interval: Duration,
     session: Option<Session>,
     installed_once: bool,
+    schema_checked: bool,
+    schema_failing: bool,
     state: watch::Sender<DatabaseState>,
 }
 
@@ -53,6 +56,8 @@ impl Monitor {
             interval,
             session: None,
             installed_once: false,
+            schema_checked: false,
+            schema_failing: false,
             state: watch::Sender::new(DatabaseState::Unknown),
         })
     }
@@ -98,6 +103,9 @@ impl Monitor {
                     None => DatabaseState::PgmqMissing,
                 };
                 self.installed_once |= state == DatabaseState::Ready;
+                if state == DatabaseState::Ready {
+                    self.check_schema().await;
+                }
                 // Before the state is told: who hears of it asks what was found.
                 let found = self.database.remember(found);
                 self.enter(state, None, Some(&found));
@@ -111,10 +119,42 @@ impl Monitor {
         }
     }
 
+    /// Makes or updates the servers' own schema as soon as it may. Without it all goes on but what needs it.
+    async fn check_schema(&mut self) {
+        let Some(session) = &self.session else { return };
+        if self.schema_checked && self.database.has_own_schema() {
+            return;
+        }
+        let found = match tokio::time::timeout(CHECK_TIMEOUT, super::schema::find(&session.client)).await {
+            Ok(found) => found,
+            Err(_) => return,
+        };
+        let found = match (found, &self.installer) {
+            (Ok(Schema::Migratable { .. }), Some(installer)) => installer.migrate().await,
+            (found, _) => found,
+        };
+        match found {
+            Ok(found) => {
+                self.schema_checked = true;
+                self.schema_failing = false;
+                self.database.remember_schema(found);
+            }
+            // Once: it is tried again with every check.
+            Err(error) if !std::mem::replace(&mut self.schema_failing, true) => {
+                tracing::warn!(cause = error::chain(&error), "schema pgmq_grpc cannot be made");
+            }
+            Err(_) => {}
+        }
+    }
+
     async fn probe(&mut self) -> Result<Installation> {
         let session = match self.session.take().filter(|session| !session.client.is_closed()) {
             Some(session) => session,
-            None => self.manager.connect().await.map_err(super::error::of_connecting)?,
+            None => {
+                // Perhaps another database, restored or promoted: what stood in the old one may be missing.
+                self.schema_checked = false;
+                self.manager.connect().await.map_err(super::error::of_connecting)?
+            }
         };
         let found = version::probe(&session.client).await?;
         self.session = Some(session);

@@ -30,6 +30,8 @@ pub struct ServerInfo {
     pub replica: String,
     /// What is installed in the database.
     pub installation: Arc<Installation>,
+    /// What works here, in alphabetical order.
+    pub capabilities: Vec<String>,
 }
 
 impl Operation for GetServerInfo {
@@ -41,6 +43,12 @@ impl Operation for GetServerInfo {
             Some(known) => known,
             None => broker.database.connect(Self::NAME, call.deadline).await?.installation().await?,
         };
-        Ok(ServerInfo { replica: broker.replica.clone(), installation })
+        let mut capabilities = installation.capabilities();
+        // The schema is looked at once pgmq is there.
+        if installation.installed_by.is_some() && broker.database.has_own_schema() {
+            capabilities.push("deduplication".to_owned());
+            capabilities.sort_unstable();
+        }
+        Ok(ServerInfo { replica: broker.replica.clone(), installation, capabilities })
     }
 }

@@ -22,6 +22,7 @@ mod queues;
 mod read_batch;
 mod read_stream;
 mod replicas;
+mod schema;
 mod send;
 mod settle;
 mod start;

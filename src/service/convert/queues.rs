@@ -253,7 +253,7 @@ impl From<ServerInfo> for v1::GetServerInfoResponse {
             pgmq_version: installation.pgmq_version.clone().unwrap_or_default(),
             pgmq_installed_by: installation.installed_by.map_or(String::new(), |by| by.word().to_owned()),
             postgres_version: installation.postgres_version.clone(),
-            capabilities: installation.capabilities(),
+            capabilities: info.capabilities,
         }
     }
 }
