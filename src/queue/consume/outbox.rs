@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 use super::{CommandResult, Started};
 use crate::domain::Result;
-use crate::queue::{ClosingReason, Handover};
+use crate::engine::Handover;
+use crate::queue::ClosingReason;
+use crate::queue::stream::PIECE_BYTES;
 
 /// A planned end, as the client is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,13 @@ impl Piece {
     }
 }
 
+/// Whether messages fill a reply by themselves.
+fn is_large(messages: &Handover) -> bool {
+    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let messages = messages.deliveries().iter().map(|delivery| &delivery.message);
+    messages.map(|message| length(&message.message) + length(&message.headers)).sum::<usize>() > PIECE_BYTES
+}
+
 /// Both ends' meeting point.
 pub(super) struct Outbox {
     state: Mutex<State>,
@@ -68,6 +77,8 @@ struct State {
     /// The end, once all else is taken; none of it when the end was taken too.
     end: Option<Option<Result<()>>>,
     waker: Option<Waker>,
+    /// How many receipts the results are about.
+    items: usize,
     closed: bool,
 }
 
@@ -80,6 +91,7 @@ impl Outbox {
             slow: false,
             end: None,
             waker: None,
+            items: 0,
             closed: false,
         };
         Arc::new(Self { state: Mutex::new(state), changed: Notify::new() })
@@ -91,7 +103,14 @@ impl Outbox {
         if !state.piece.is_empty() {
             state.last_taken = Instant::now();
             state.waiting_since = None;
-            let piece = mem::take(&mut state.piece);
+            let piece = match state.piece.messages.take_if(|messages| is_large(messages)) {
+                // The rest would be too much for one reply.
+                Some(large) => Piece { messages: Some(large), ..Piece::default() },
+                None => {
+                    state.items = 0;
+                    mem::take(&mut state.piece)
+                }
+            };
             drop(state);
             self.changed.notify_one();
             return Poll::Ready(Some(Ok(piece)));
@@ -176,9 +195,17 @@ impl Outbox {
         state.piece.messages.is_none() && !state.slow && !state.closed
     }
 
-    /// How many results wait to be taken.
-    pub(super) fn results(&self) -> usize {
-        self.lock().piece.results.len()
+    /// Adds results of commands.
+    pub(super) fn put_results(&self, results: Vec<CommandResult>) {
+        let items = results.iter().map(|result| result.results.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        self.lock().items += items;
+        self.put(|piece| piece.results.extend(results));
+    }
+
+    /// How many commands' results wait to be taken, and of how many receipts.
+    pub(super) fn results(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.piece.results.len(), state.items)
     }
 
     /// When the transport took something last; now, if something waits that would do for a heartbeat.
@@ -220,7 +247,7 @@ mod tests {
         outbox.put(|piece| piece.heartbeat = Some(3));
         outbox.put(|piece| piece.results.push(result(2)));
         outbox.end(Err(Error::deadline_exceeded()));
-        assert_eq!(outbox.results(), 2);
+        assert_eq!(outbox.results().0, 2);
 
         let piece = next(&outbox).await.expect("a piece").expect("no error");
         assert_eq!(piece.results.iter().map(|result| result.request_id).collect::<Vec<_>>(), [1, 2]);
@@ -246,7 +273,7 @@ mod tests {
         outbox.close();
         outbox.put(|piece| piece.results.push(result(2)));
         assert!(outbox.is_closed() && !outbox.wants_messages());
-        assert_eq!(outbox.results(), 0);
+        assert_eq!(outbox.results().0, 0);
     }
 
     #[tokio::test]

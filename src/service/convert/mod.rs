@@ -1,6 +1,7 @@
 //! Requests into operations, and outputs into replies.
 
 mod admin;
+mod consume;
 mod fields;
 mod message;
 mod queues;
@@ -12,6 +13,7 @@ mod transact;
 
 use std::time::Duration;
 
+pub(super) use consume::{Commands, consume_response};
 pub(super) use fields::Fields;
 pub(super) use read::stream_response;
 
