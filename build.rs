@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "pgmq/v1/admin_service.proto",
     "pgmq/v1/error.proto",
     "pgmq/v1/message.proto",
     "pgmq/v1/queue_service.proto",
     "pgmq/v1/topic_service.proto",
+    "pgmq/v1/transaction_service.proto",
 ];
 
 #[expect(clippy::disallowed_methods, reason = "cargo tells build scripts where to write by the environment")]

@@ -27,8 +27,9 @@ pub use sources::{Flags, Sources};
 
 use settings::{
     DATA_DIR, DATABASE_CA_FILE, DATABASE_URL, DEFAULT_DEADLINE, DRAIN_TIMEOUT, EPHEMERAL, HEALTH_INTERVAL,
-    LISTEN, LOG, LOG_FORMAT, MAX_CONNECTIONS, MAX_MESSAGE_BYTES, MAX_STREAM_AGE, MAX_WAITING_CALLS,
-    NO_INSTALL, POOL_SIZE, POSTGRES_BIN_DIR, POSTGRES_PORT,
+    LISTEN, LOG, LOG_FORMAT, MAX_CONNECTIONS, MAX_MESSAGE_BYTES, MAX_STREAM_AGE, MAX_TRANSACTIONS,
+    MAX_WAITING_CALLS, NO_INSTALL, POOL_SIZE, POSTGRES_BIN_DIR, POSTGRES_PORT, TRANSACTION_IDLE_TIMEOUT,
+    TRANSACTION_TIMEOUT, TRANSACTION_WAIT,
 };
 use values::Values;
 
@@ -59,10 +60,25 @@ pub struct Config {
     pub max_connections: usize,
     /// Age at which a stream is asked to end, 1 s to 720 h; `None` means never. Default: 1 h.
     pub max_stream_age: Option<Duration>,
+    /// How many interactive transactions there may be, and for how long.
+    pub transactions: TransactionLimits,
     /// Time between two checks of the database, 100 ms to 1 h. Default: 2 s.
     pub health_interval: Duration,
     /// What to log, and how.
     pub log: LogOptions,
+}
+
+/// How many interactive transactions there may be, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransactionLimits {
+    /// Open ones at a time, 1 to the pool's size. Default: a quarter of the pool, at least 1.
+    pub at_once: usize,
+    /// Longest wait for a turn, up to 1 h. Default: 5 s.
+    pub wait: Duration,
+    /// Longest silence of the client, 1 ms to 30 s. Default: 5 s.
+    pub idle: Duration,
+    /// Longest life, 1 ms to 1 h. Default: 60 s.
+    pub total: Duration,
 }
 
 /// Which Postgres the server uses.
@@ -95,13 +111,15 @@ impl Config {
     /// All problems of all sources at once.
     pub fn load(flags: &Flags, sources: Sources<'_>) -> Result<Config, Problems> {
         let mut values = Values::gather(flags, sources);
+        let database = database(&mut values);
+        let pool_size: u32 = values.one(&POOL_SIZE, |text| value::count(text, 1..=1000));
         let config = Config {
             listen: listen(&mut values),
             drain_timeout: values.one(&DRAIN_TIMEOUT, |text| value::duration(text, Duration::ZERO..=HOUR)),
             health_interval: values.one(&HEALTH_INTERVAL, |text| value::duration(text, TENTH_SECOND..=HOUR)),
-            database: database(&mut values),
+            database,
             no_install: values.one(&NO_INSTALL, value::boolean),
-            pool_size: values.one(&POOL_SIZE, |text| value::count(text, 1..=1000)),
+            pool_size,
             max_waiting_calls: values.one(&MAX_WAITING_CALLS, |text| value::count(text, 1..=1_000_000)),
             default_deadline: values
                 .one(&DEFAULT_DEADLINE, |text| value::duration(text, TENTH_SECOND..=HOUR)),
@@ -109,6 +127,7 @@ impl Config {
             max_connections: values.one(&MAX_CONNECTIONS, |text| value::count(text, 1..=1_000_000)),
             max_stream_age: values
                 .one(&MAX_STREAM_AGE, |text| value::duration_or_none(text, SECOND..=720 * HOUR)),
+            transactions: transactions(&mut values, pool_size as usize),
             log: LogOptions {
                 filter: values.one(&LOG, str::parse),
                 format: values.one(&LOG_FORMAT, str::parse),
@@ -177,6 +196,21 @@ fn database(values: &mut Values<'_>) -> DatabaseSource {
         values.check_readable(&DATABASE_URL, &client.key);
     }
     DatabaseSource::External(Box::new(url))
+}
+
+fn transactions(values: &mut Values<'_>, pool_size: usize) -> TransactionLimits {
+    let millisecond = Duration::from_millis(1);
+    let at_once = values.optional(&MAX_TRANSACTIONS, |text| value::count(text, 1..=1000));
+    // A wrong size of the pool is noted where it is read.
+    if pool_size > 0 && at_once.is_some_and(|at_once| at_once > pool_size) {
+        values.complain(&MAX_TRANSACTIONS, "is more than the connections of pool-size");
+    }
+    TransactionLimits {
+        at_once: at_once.unwrap_or((pool_size / 4).max(1)),
+        wait: values.one(&TRANSACTION_WAIT, |text| value::duration(text, Duration::ZERO..=HOUR)),
+        idle: values.one(&TRANSACTION_IDLE_TIMEOUT, |text| value::duration(text, millisecond..=30 * SECOND)),
+        total: values.one(&TRANSACTION_TIMEOUT, |text| value::duration(text, millisecond..=HOUR)),
+    }
 }
 
 fn embedded(values: &mut Values<'_>) -> EmbeddedOptions {

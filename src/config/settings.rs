@@ -22,6 +22,10 @@ pub const SETTINGS: &[Setting] = &[
     MAX_MESSAGE_BYTES,
     MAX_CONNECTIONS,
     MAX_STREAM_AGE,
+    MAX_TRANSACTIONS,
+    TRANSACTION_WAIT,
+    TRANSACTION_IDLE_TIMEOUT,
+    TRANSACTION_TIMEOUT,
     LOG,
     LOG_FORMAT,
 ];
@@ -183,6 +187,42 @@ pub(super) const MAX_STREAM_AGE: Setting = Setting::new(
 )
 .value("DURATION")
 .default("1h");
+
+pub(super) const MAX_TRANSACTIONS: Setting = Setting::new(
+    "max-transactions",
+    "PGMQ_GRPC_MAX_TRANSACTIONS",
+    Limits,
+    "At most this many interactive transactions are open at a time, up to pool-size. Without it, a quarter of \
+     pool-size, at least 1.",
+)
+.value("COUNT");
+
+pub(super) const TRANSACTION_WAIT: Setting = Setting::new(
+    "transaction-wait",
+    "PGMQ_GRPC_TRANSACTION_WAIT",
+    Limits,
+    "An interactive transaction waits this long for its turn to begin, and is refused then.",
+)
+.value("DURATION")
+.default("5s");
+
+pub(super) const TRANSACTION_IDLE_TIMEOUT: Setting = Setting::new(
+    "transaction-idle-timeout",
+    "PGMQ_GRPC_TRANSACTION_IDLE_TIMEOUT",
+    Limits,
+    "An interactive transaction is rolled back when its client sends nothing for this long.",
+)
+.value("DURATION")
+.default("5s");
+
+pub(super) const TRANSACTION_TIMEOUT: Setting = Setting::new(
+    "transaction-timeout",
+    "PGMQ_GRPC_TRANSACTION_TIMEOUT",
+    Limits,
+    "An interactive transaction is rolled back when it has lasted this long.",
+)
+.value("DURATION")
+.default("60s");
 
 pub(super) const LOG: Setting = Setting::new(
     "log",

@@ -70,6 +70,10 @@ fn nothing_given_means_the_documented_defaults() {
     assert_eq!(config.drain_timeout, 25 * SECOND);
     assert_eq!(config.health_interval, 2 * SECOND);
     assert_eq!(config.max_stream_age, Some(HOUR));
+    let second = Duration::from_secs(1);
+    let transactions =
+        TransactionLimits { at_once: 2, wait: 5 * second, idle: 5 * second, total: 60 * second };
+    assert_eq!(config.transactions, transactions);
     assert_eq!(config.log.filter, "info".parse().expect("a filter"));
     assert_eq!((config.log.format, config.log.color), (LogFormat::Auto, true));
 }
@@ -170,6 +174,11 @@ fn each_wrong_value_names_flag_variable_value_and_what_is_right() {
         ("max-message-bytes", "4MiB", "is not a size from 1 to 3MiB, such as"),
         ("max-connections", "-1", "is not a whole number from 1 to 1000000"),
         ("max-stream-age", "31d", "is not a duration from 1s to 720h, such as"),
+        ("max-transactions", "0", "is not a whole number from 1 to 1000"),
+        ("max-transactions", "9", "is more than the connections of pool-size"),
+        ("transaction-wait", "2h", "is not a duration from 0s to 1h, such as"),
+        ("transaction-idle-timeout", "31s", "is not a duration from 1ms to 30s, such as"),
+        ("transaction-timeout", "0", "is not a duration from 1ms to 1h, such as"),
         ("log", "inof", "is not a log filter, for \"inof\" is not a level: give a level (error,"),
         ("log-format", "xml", "is none of auto, text and json"),
         ("data-dir", "\u{fffd}", "is not valid UTF-8"),

@@ -40,6 +40,8 @@ pub enum Kind {
     ReceiptNotFound,
     Conflict,
     QueueBusy,
+    TransactionFailed,
+    TransactionExpired,
     Overloaded,
     DatabaseUnavailable,
     OutcomeUnknown,
@@ -263,6 +265,8 @@ impl Error {
             | Kind::ReceiptNotFound
             | Kind::Conflict
             | Kind::QueueBusy
+            | Kind::TransactionFailed
+            | Kind::TransactionExpired
             | Kind::Overloaded
             | Kind::DatabaseUnavailable
             | Kind::Draining

@@ -8,6 +8,7 @@ use bb8::{Pool, PooledConnection, RunError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::catalog::Catalog;
 use super::error;
@@ -15,6 +16,7 @@ use super::failures::ConnectFailures;
 use super::manager::{Manager, Session};
 use super::schema::{self, Schema};
 use super::statement::{Effect, Statement, TimeLimit};
+use super::tls;
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
 use crate::domain::{Deadline, Error, Kind, Result};
@@ -27,6 +29,9 @@ const TIMEOUTS_MS: [u32; 9] = [250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 40
 
 /// The longest that a database may say nothing: more than any `statement_timeout` of ours.
 const SILENCE: Duration = Duration::from_secs(70);
+
+/// The longest that a request to end a statement may take.
+const CANCEL_TIME: Duration = Duration::from_secs(5);
 
 /// A parameter with the type under which the statement takes it.
 pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -48,6 +53,7 @@ pub struct Database {
 
 struct Shared {
     pool: Pool<Manager>,
+    tls: MakeRustlsConnect,
     failures: ConnectFailures,
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -74,6 +80,7 @@ impl Database {
             .build_unchecked(Manager::new(url)?);
         let shared = Shared {
             pool,
+            tls: tls::connector(url)?,
             failures,
             turns: Arc::new(Semaphore::new(limits.connections as usize)),
             waiting: AtomicUsize::new(0),
@@ -99,12 +106,17 @@ impl Database {
             .await
             .map_err(|_| error::unavailable("the database does not answer"))??;
         tracing::trace!(operation, wait_us = asked.elapsed().as_micros(), "connection taken");
-        Ok(Connection { session, database: self.clone(), operation, deadline, _turn: turn })
+        Ok(Connection { session, database: self.clone(), marked: false, operation, deadline, _turn: turn })
     }
 
     /// The last probe's findings, if the database was reached before.
     pub fn known_installation(&self) -> Option<Arc<Installation>> {
         self.shared.installation.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Forgets what is remembered of a queue's tables, because it was made, dropped or changed.
+    pub fn forget(&self, queue: &crate::domain::QueueName) {
+        self.shared.catalog.forget(queue);
     }
 
     pub(super) fn remember(&self, found: Installation) -> Arc<Installation> {
@@ -197,6 +209,7 @@ impl Drop for Place<'_> {
 pub struct Connection {
     session: PooledConnection<'static, Manager>,
     database: Database,
+    marked: bool,
     operation: &'static str,
     deadline: Deadline,
     _turn: OwnedSemaphorePermit,
@@ -234,6 +247,7 @@ impl Connection {
     pub async fn begin(&mut self) -> Result<()> {
         self.query(&BEGIN, &[]).await?;
         self.session.in_transaction = true;
+        self.marked = false;
         Ok(())
     }
 
@@ -248,9 +262,65 @@ impl Connection {
         self.session.busy = true;
         let committed = self.session.client.batch_execute("SELECT 1; COMMIT").await;
         self.session.busy = committed.as_ref().is_err_and(error::ends_session);
-        committed.map_err(|failed| error::of_statement(failed, effect))?;
+        committed.map_err(|failed| error::of_commit(failed, effect))?;
         self.session.in_transaction = false;
         Ok(())
+    }
+
+    /// Lets the open transaction check its constraints at the commit, where they can be put off until then: pgmq's
+    /// trigger of insert notifications would otherwise keep other senders waiting until the end.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn defer_constraints(&mut self) -> Result<()> {
+        self.query(&DEFER_CONSTRAINTS, &[]).await.map(drop)
+    }
+
+    /// Sets a mark to which the open transaction can return after a failed statement. Without one it does nothing.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn mark(&mut self) -> Result<()> {
+        if !self.session.in_transaction {
+            return Ok(());
+        }
+        let text = if self.marked { "RELEASE SAVEPOINT mark; SAVEPOINT mark" } else { "SAVEPOINT mark" };
+        self.batch(text).await?;
+        self.marked = true;
+        Ok(())
+    }
+
+    /// Undoes what the open transaction did since the last mark. Without one it does nothing.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn return_to_mark(&mut self) -> Result<()> {
+        match self.session.in_transaction && self.marked {
+            true => self.batch("ROLLBACK TO SAVEPOINT mark").await,
+            false => Ok(()),
+        }
+    }
+
+    async fn batch(&mut self, text: &str) -> Result<()> {
+        self.session.busy = true;
+        let done = self.session.client.batch_execute(text).await;
+        self.session.busy = done.as_ref().is_err_and(error::ends_session);
+        done.map_err(|failed| error::of_statement(failed, Effect::Reads))
+    }
+
+    /// Ends the statement that was left while it ran, if one was, and closes the connection; with it goes the open
+    /// transaction. Without this, the database would go on with the statement to its end.
+    pub async fn abandon(self) {
+        if self.session.busy && !self.session.client.is_closed() {
+            let cancel = self.session.client.cancel_token();
+            let _ = tokio::time::timeout(CANCEL_TIME, cancel.cancel_query(self.database.shared.tls.clone()))
+                .await;
+        }
+    }
+
+    /// Whether a statement was left while it ran: the connection is of no more use.
+    pub fn is_spoilt(&self) -> bool {
+        self.session.busy
     }
 
     /// Whether a transaction is open.
@@ -334,5 +404,8 @@ impl Connection {
         (wanted != self.session.statement_timeout_ms).then_some(wanted)
     }
 }
+
+const DEFER_CONSTRAINTS: Statement =
+    Statement::new("defer_constraints", Effect::Reads, "SET CONSTRAINTS ALL DEFERRED");
 
 const BEGIN: Statement = Statement::new("begin", Effect::Reads, "BEGIN");

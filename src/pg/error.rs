@@ -19,6 +19,22 @@ pub(super) fn of_statement(error: tokio_postgres::Error, effect: Effect) -> Erro
     of_database(database_error, effect).caused_by(Cause::of(database_error))
 }
 
+/// The error of a commit. What the database refuses is not committed; only a connection that was lost leaves it open.
+pub(super) fn of_commit(error: tokio_postgres::Error, effect: Effect) -> Error {
+    let Some(refused) = error.as_db_error().filter(|_| !ends_session(&error)) else {
+        return of_statement(error, effect);
+    };
+    match &refused.code().code()[..2] {
+        "40" => conflict().caused_by(Cause::of(refused)),
+        "08" | "57" => of_statement(error, effect),
+        _ => Error::new(
+            Kind::TransactionFailed,
+            "the database refused the commit, because of a statement or a deferred constraint; nothing was applied",
+        )
+        .caused_by(Cause::of(refused)),
+    }
+}
+
 /// What a log may show of an error: no detail, which can hold the whole row, and no text in which Postgres or a
 /// trigger quotes a value.
 #[derive(Debug, thiserror::Error)]

@@ -144,8 +144,10 @@ impl Connection {
     /// `QueueNotFound`; `PgmqVersionUnsupported` for an ordering that this pgmq lacks.
     pub async fn read(&mut self, order: &ReadOrder, count: i32, bytes: i64) -> Result<Taken> {
         self.check_ordering(order.ordering).await?;
+        self.mark().await?;
         match self.take(order, count, bytes, Statement::clone).await {
             Err(error) if error::is_unrenderable(&error) => {
+                self.return_to_mark().await?;
                 self.read_around_unrenderable(order, count, error).await
             }
             taken => taken,

@@ -57,9 +57,11 @@ impl Connection {
     }
 
     async fn move_if_unrenderable(&mut self, order: &ReadOrder, delivery: &Delivery) -> Result<bool> {
+        self.mark().await?;
         match self.render(order, delivery).await {
             Ok(()) => Ok(false),
             Err(error) if error::is_unrenderable(&error) => {
+                self.return_to_mark().await?;
                 self.set_aside(&order.queue, delivery, "the database cannot render it").await.map(|()| true)
             }
             Err(error) => Err(error),

@@ -10,6 +10,7 @@ use super::{Broker, Call, Handover, OnConnection, Operation};
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::message::Message;
 use crate::domain::{Ordering, OutgoingMessage, QueueName, ReadOrder, Result};
+use crate::engine::Changes;
 use crate::pg::Connection;
 
 /// The longest pause between two reads of an idle queue, which finds what plain SQL sent.
@@ -36,8 +37,8 @@ impl OnConnection for Send {
         msg_ids.first().copied().ok_or_else(|| crate::domain::Error::internal("a send gave no id"))
     }
 
-    fn tell(&self, _: &i64, broker: &Broker) {
-        broker.events.arrived(&self.queue);
+    fn tell(&self, _: &i64, changes: &mut Changes) {
+        changes.arrived(&self.queue);
     }
 }
 
@@ -58,8 +59,8 @@ impl OnConnection for SendBatch {
         connection.send(&self.queue, &self.messages).await
     }
 
-    fn tell(&self, _: &Vec<i64>, broker: &Broker) {
-        broker.events.arrived(&self.queue);
+    fn tell(&self, _: &Vec<i64>, changes: &mut Changes) {
+        changes.arrived(&self.queue);
     }
 }
 
@@ -80,8 +81,8 @@ impl OnConnection for Pop {
         connection.pop(&self.queue, self.count).await
     }
 
-    fn tell(&self, popped: &Vec<Message>, broker: &Broker) {
-        broker.events.settled(&self.queue, popped.iter().map(|message| message.msg_id));
+    fn tell(&self, popped: &Vec<Message>, changes: &mut Changes) {
+        changes.settled(&self.queue, popped.iter().map(|message| message.msg_id));
     }
 }
 

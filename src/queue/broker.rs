@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Transactions;
 use crate::domain::{Deadline, Error, Kind, Limits, Result};
-use crate::engine::Events;
+use crate::engine::{Changes, Events};
 use crate::pg::{Connection, Database, Upgrader};
 
 /// How often an operation is tried that collides with others.
@@ -22,6 +23,8 @@ pub struct Broker {
     pub events: Events,
     /// Installs and upgrades pgmq.
     pub upgrader: Upgrader,
+    /// The transactions that callers hold open.
+    pub transactions: Transactions,
     /// The operator's limits.
     pub limits: Limits,
     /// This server's name among those on the same database.
@@ -71,8 +74,8 @@ pub trait OnConnection: Send + Sync + 'static {
     /// Does it on a connection.
     fn apply(&self, connection: &mut Connection) -> impl Future<Output = Result<Self::Output>> + Send;
 
-    /// Tells those who wait what has changed, after the commit.
-    fn tell(&self, _output: &Self::Output, _broker: &Broker) {}
+    /// Says what has changed, for those who wait; they hear of it after the commit.
+    fn tell(&self, _output: &Self::Output, _changes: &mut Changes) {}
 }
 
 impl<T: OnConnection> Operation for T {
@@ -89,12 +92,22 @@ impl<T: OnConnection> Operation for T {
             }
         };
         drop(connection);
-        self.tell(&output, broker);
+        let mut changes = Changes::default();
+        self.tell(&output, &mut changes);
+        broker.tell(changes);
         Ok(output)
     }
 }
 
 impl Broker {
+    /// Tells those who wait of changes that are committed.
+    pub fn tell(&self, changes: Changes) {
+        for queue in changes.remade_queues() {
+            self.database.forget(queue);
+        }
+        changes.tell(&self.events);
+    }
+
     /// Runs an operation to its end, whether its caller stays or not: a dropped future does not stop SQL, and a half
     /// done one would spoil its connection.
     ///

@@ -1,8 +1,6 @@
 //! Measures of one queue and of all.
 
-use std::sync::Arc;
-
-use super::{Broker, Call, OnConnection, Operation};
+use super::OnConnection;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::MeasuredQueue;
 use crate::domain::{Error, Kind, QueueName, Result};
@@ -38,15 +36,15 @@ pub struct ListQueueMetrics {
     pub include_archive: bool,
 }
 
-impl Operation for ListQueueMetrics {
+impl OnConnection for ListQueueMetrics {
     const NAME: &'static str = "list_queue_metrics";
     type Output = Paged<MeasuredQueue>;
 
-    async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<Self::Output> {
-        let mut connection = broker.database.connect(Self::NAME, call.deadline).await?;
+    async fn apply(&self, connection: &mut Connection) -> Result<Self::Output> {
         let queues = connection.list_queues(&self.prefix, &self.page).await?;
         let mut measured = Vec::with_capacity(queues.items.len());
         for queue in queues.items {
+            connection.mark().await?;
             let metrics = match QueueName::try_from(queue.name.clone()) {
                 Ok(name) => connection.metrics(&name, self.include_archive).await,
                 Err(invalid) => Err(Error::new(invalid.kind, invalid.description)),
@@ -55,6 +53,10 @@ impl Operation for ListQueueMetrics {
                 // The whole call fails with the database, not with one queue.
                 Err(error) if matches!(error.kind(), Kind::DatabaseUnavailable | Kind::DeadlineExceeded) => {
                     return Err(error);
+                }
+                Err(error) => {
+                    connection.return_to_mark().await?;
+                    measured.push(MeasuredQueue { name: queue.name, measured: Err(error) });
                 }
                 measures => measured.push(MeasuredQueue { name: queue.name, measured: measures }),
             }

@@ -11,6 +11,7 @@ mod settle;
 mod stream;
 mod topics;
 mod transact;
+mod transaction;
 
 pub use admin::{
     ConvertArchivePartitioned, CreateFifoIndex, DisableNotifications, EnableNotifications, InstallPgmq,
@@ -26,3 +27,4 @@ pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Target
 pub use stream::{ClosingReason, ReadStream, StreamItem, StreamOptions};
 pub use topics::{BindTopic, ListTopicBindings, SendTopic, SendTopicBatch, TestRouting, UnbindTopic};
 pub use transact::{Transact, TransactOperation, TransactResult};
+pub use transaction::{InTransaction, Transaction, Transactions};

@@ -1,9 +1,10 @@
 //! Queues themselves: made, looked at, emptied, dropped.
 
-use super::{Broker, OnConnection};
+use super::OnConnection;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::Partitioning;
 use crate::domain::{Error, Kind, NewQueueName, Queue, QueueKind, QueueName, Result};
+use crate::engine::Changes;
 use crate::pg::Connection;
 
 /// Makes a queue, or finds that it is there as asked (`pgmq.create` and its kin).
@@ -33,6 +34,9 @@ impl OnConnection for CreateQueue {
     type Output = CreatedQueue;
 
     async fn apply(&self, connection: &mut Connection) -> Result<CreatedQueue> {
+        if connection.in_transaction() {
+            return self.create_in_transaction(connection).await;
+        }
         connection.begin().await?;
         match self.create_in_transaction(connection).await {
             Ok(created) => {
@@ -46,8 +50,8 @@ impl OnConnection for CreateQueue {
         }
     }
 
-    fn tell(&self, _: &CreatedQueue, broker: &Broker) {
-        broker.events.arrived(self.queue.as_existing());
+    fn tell(&self, _: &CreatedQueue, changes: &mut Changes) {
+        changes.remade(self.queue.as_existing());
     }
 }
 
@@ -140,8 +144,8 @@ impl OnConnection for DropQueue {
         connection.drop_queue(&self.queue).await
     }
 
-    fn tell(&self, (): &(), broker: &Broker) {
-        broker.events.rescheduled(&self.queue);
+    fn tell(&self, (): &(), changes: &mut Changes) {
+        changes.remade(&self.queue);
     }
 }
 
@@ -160,7 +164,7 @@ impl OnConnection for PurgeQueue {
         connection.purge_queue(&self.queue).await
     }
 
-    fn tell(&self, _: &i64, broker: &Broker) {
-        broker.events.rescheduled(&self.queue);
+    fn tell(&self, _: &i64, changes: &mut Changes) {
+        changes.rescheduled(&self.queue);
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::{Broker, OnConnection};
+use super::OnConnection;
 use crate::domain::message::{ItemResult, Message, Outcome};
 use crate::domain::{QueueName, Receipt, Result};
+use crate::engine::Changes;
 use crate::pg::{Connection, Settlement};
 
 /// Which messages are meant: by id, whoever holds them, or by receipt, if this delivery still holds them.
@@ -96,8 +97,8 @@ impl OnConnection for Delete {
         self.targets.settle(connection, &self.queue, Settlement::Delete).await
     }
 
-    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
-        broker.events.settled(&self.queue, done_ids(&self.targets, results));
+    fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
+        changes.settled(&self.queue, done_ids(&self.targets, results));
     }
 }
 
@@ -118,8 +119,8 @@ impl OnConnection for Archive {
         self.targets.settle(connection, &self.queue, Settlement::Archive).await
     }
 
-    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
-        broker.events.settled(&self.queue, done_ids(&self.targets, results));
+    fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
+        changes.settled(&self.queue, done_ids(&self.targets, results));
     }
 }
 
@@ -143,9 +144,9 @@ impl OnConnection for Release {
         targets.settle(connection, &self.queue, Settlement::VisibleAfterMillis(self.delay_ms)).await
     }
 
-    fn tell(&self, results: &Vec<ItemResult>, broker: &Broker) {
+    fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
         let done = self.receipts.iter().zip(results).filter(|(_, result)| result.outcome == Outcome::Done);
-        broker.events.released(&self.queue, done.map(|(receipt, _)| *receipt));
+        changes.released(&self.queue, done.map(|(receipt, _)| *receipt));
     }
 }
 
@@ -204,7 +205,7 @@ impl OnConnection for SetVisibilityTimeout {
         Ok(Settled { results, messages })
     }
 
-    fn tell(&self, _: &Settled, broker: &Broker) {
-        broker.events.rescheduled(&self.queue);
+    fn tell(&self, _: &Settled, changes: &mut Changes) {
+        changes.rescheduled(&self.queue);
     }
 }

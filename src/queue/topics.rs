@@ -1,10 +1,11 @@
 //! Topics: bindings, routing, and sends to every queue that matches.
 
-use super::{Broker, OnConnection};
+use super::OnConnection;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{TopicBinding, TopicCopy};
 use crate::domain::topic::{Pattern, RoutingKey};
 use crate::domain::{Error, Kind, OutgoingMessage, QueueName, Result};
+use crate::engine::Changes;
 use crate::pg::Connection;
 
 /// Binds a pattern to a queue (`pgmq.bind_topic`); gives whether it was not bound before.
@@ -96,8 +97,8 @@ impl OnConnection for SendTopic {
         send(connection, &self.routing_key, std::slice::from_ref(&self.message), self.require_match).await
     }
 
-    fn tell(&self, copies: &Vec<TopicCopy>, broker: &Broker) {
-        tell_of_copies(copies, broker);
+    fn tell(&self, copies: &Vec<TopicCopy>, changes: &mut Changes) {
+        tell_of_copies(copies, changes);
     }
 }
 
@@ -120,8 +121,8 @@ impl OnConnection for SendTopicBatch {
         send(connection, &self.routing_key, &self.messages, self.require_match).await
     }
 
-    fn tell(&self, copies: &Vec<TopicCopy>, broker: &Broker) {
-        tell_of_copies(copies, broker);
+    fn tell(&self, copies: &Vec<TopicCopy>, changes: &mut Changes) {
+        tell_of_copies(copies, changes);
     }
 }
 
@@ -143,11 +144,11 @@ async fn send(
 }
 
 /// Wakes the readers of each queue once.
-pub(super) fn tell_of_copies(copies: &[TopicCopy], broker: &Broker) {
+pub(super) fn tell_of_copies(copies: &[TopicCopy], changes: &mut Changes) {
     let mut queues: Vec<&QueueName> = copies.iter().map(|copy| &copy.queue).collect();
     queues.sort_unstable();
     queues.dedup();
     for queue in queues {
-        broker.events.arrived(queue);
+        changes.arrived(queue);
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::topics::tell_of_copies;
 use super::{
-    Archive, Broker, Delete, OnConnection, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout,
-    Settled, Targets,
+    Archive, Delete, OnConnection, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout, Settled,
+    Targets,
 };
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::queue::TopicCopy;
 use crate::domain::{Error, Kind, QueueName, Result};
+use crate::engine::Changes;
 use crate::pg::Connection;
 
 /// One step of a transaction.
@@ -63,15 +64,15 @@ impl OnConnection for Transact {
         }
     }
 
-    fn tell(&self, results: &Vec<TransactResult>, broker: &Broker) {
+    fn tell(&self, results: &Vec<TransactResult>, changes: &mut Changes) {
         for (operation, result) in self.operations.iter().zip(results) {
-            operation.tell(result, broker);
+            operation.tell(result, changes);
         }
     }
 }
 
 /// A failure before the commit has applied nothing, even where the statement alone could not tell.
-fn nothing_applied(error: Error) -> Error {
+pub(super) fn nothing_applied(error: Error) -> Error {
     match error.kind() {
         Kind::OutcomeUnknown | Kind::OutcomeUnknownRetrySafe => error.reworded(
             Kind::DatabaseUnavailable,
@@ -144,17 +145,17 @@ impl TransactOperation {
         }
     }
 
-    fn tell(&self, result: &TransactResult, broker: &Broker) {
+    fn tell(&self, result: &TransactResult, changes: &mut Changes) {
         match (self, result) {
-            (Self::Send(send), TransactResult::Send(output)) => send.tell(output, broker),
-            (Self::SendBatch(send), TransactResult::SendBatch(output)) => send.tell(output, broker),
-            (Self::Delete(delete), TransactResult::Delete(output)) => delete.tell(output, broker),
-            (Self::Archive(archive), TransactResult::Archive(output)) => archive.tell(output, broker),
-            (Self::Release(release), TransactResult::Release(output)) => release.tell(output, broker),
+            (Self::Send(send), TransactResult::Send(output)) => send.tell(output, changes),
+            (Self::SendBatch(send), TransactResult::SendBatch(output)) => send.tell(output, changes),
+            (Self::Delete(delete), TransactResult::Delete(output)) => delete.tell(output, changes),
+            (Self::Archive(archive), TransactResult::Archive(output)) => archive.tell(output, changes),
+            (Self::Release(release), TransactResult::Release(output)) => release.tell(output, changes),
             (Self::SetVisibilityTimeout(set), TransactResult::SetVisibilityTimeout(output)) => {
-                set.tell(output, broker);
+                set.tell(output, changes);
             }
-            (_, TransactResult::SendTopic(copies)) => tell_of_copies(copies, broker),
+            (_, TransactResult::SendTopic(copies)) => tell_of_copies(copies, changes),
             _ => {}
         }
     }

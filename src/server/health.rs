@@ -16,7 +16,13 @@ use crate::config::Listen;
 use crate::pg::DatabaseState;
 
 /// The services with a health of their own; the empty name stands for the whole server.
-const SERVICES: [&str; 4] = ["", "pgmq.v1.QueueService", "pgmq.v1.TopicService", "pgmq.v1.AdminService"];
+const SERVICES: [&str; 5] = [
+    "",
+    "pgmq.v1.QueueService",
+    "pgmq.v1.TopicService",
+    "pgmq.v1.AdminService",
+    "pgmq.v1.TransactionService",
+];
 
 /// Reports what the database monitor finds; never serving while draining.
 pub(super) struct Health {

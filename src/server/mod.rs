@@ -21,7 +21,7 @@ use crate::domain::Limits;
 use crate::engine::Events;
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader};
-use crate::queue::Broker;
+use crate::queue::{Broker, Transactions};
 use crate::service::Service;
 
 use connection::Connections;
@@ -129,6 +129,7 @@ async fn serve_on(
         database: database.clone(),
         events: Events::default(),
         upgrader: Upgrader::new(&url, !config.no_install),
+        transactions: Transactions::new(config.transactions),
         limits: Limits { max_message_bytes: config.max_message_bytes },
         replica: replica(),
         max_stream_age: config.max_stream_age,

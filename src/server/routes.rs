@@ -10,6 +10,7 @@ use crate::proto::DESCRIPTORS;
 use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::queue_service_server::QueueServiceServer;
 use crate::proto::v1::topic_service_server::TopicServiceServer;
+use crate::proto::v1::transaction_service_server::TransactionServiceServer;
 use crate::service::{MAX_REQUEST_BYTES, Service};
 
 const MAX_REPLY_BYTES: usize = 4 << 20;
@@ -39,7 +40,8 @@ pub(super) fn build(service: Service, health: HealthServer<impl Health>) -> Resu
     };
     let routes = TonicRoutes::new(limited!(QueueServiceServer::new(service.clone())))
         .add_service(limited!(TopicServiceServer::new(service.clone())))
-        .add_service(limited!(AdminServiceServer::new(service)))
+        .add_service(limited!(AdminServiceServer::new(service.clone())))
+        .add_service(limited!(TransactionServiceServer::new(service)))
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

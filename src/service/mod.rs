@@ -4,10 +4,12 @@ mod admin_service;
 mod call;
 mod consume;
 mod convert;
+mod incoming;
 mod queue_service;
 mod request_id;
 mod status;
 mod topic_service;
+mod transaction_service;
 
 pub use call::Service;
 pub use request_id::RequestId;

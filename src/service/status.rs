@@ -114,6 +114,8 @@ pub(super) fn code_and_reason(kind: Kind) -> (Code, ErrorReason) {
         Kind::ReceiptNotFound => (Code::FailedPrecondition, Reason::ReceiptNotFound),
         Kind::Conflict => (Code::Aborted, Reason::Conflict),
         Kind::QueueBusy => (Code::Aborted, Reason::QueueBusy),
+        Kind::TransactionFailed => (Code::Aborted, Reason::TransactionFailed),
+        Kind::TransactionExpired => (Code::Aborted, Reason::TransactionExpired),
         Kind::Overloaded => (Code::Unavailable, Reason::Overloaded),
         Kind::DatabaseUnavailable => (Code::Unavailable, Reason::DatabaseUnavailable),
         Kind::OutcomeUnknown => (Code::Unknown, Reason::OutcomeUnknown),

@@ -30,4 +30,5 @@ mod throughput;
 mod tls;
 mod topics;
 mod transact;
+mod transaction;
 mod versions;

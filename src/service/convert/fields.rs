@@ -34,7 +34,7 @@ impl Fields {
     }
 
     /// Checks fields below a path such as `messages[17].`.
-    pub(super) fn within<T>(&mut self, segment: &str, check: impl FnOnce(&mut Self) -> T) -> T {
+    pub(in crate::service) fn within<T>(&mut self, segment: &str, check: impl FnOnce(&mut Self) -> T) -> T {
         let outer = self.path.len();
         self.path.push_str(segment);
         let checked = check(self);

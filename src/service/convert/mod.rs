@@ -10,12 +10,14 @@ mod settle;
 mod time;
 mod topics;
 mod transact;
+mod transaction;
 
 use std::time::Duration;
 
 pub(super) use consume::{Commands, consume_response};
 pub(super) use fields::Fields;
 pub(super) use read::stream_response;
+pub(super) use transaction::idle_timeout;
 
 use crate::domain::Limits;
 

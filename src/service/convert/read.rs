@@ -89,6 +89,12 @@ impl From<Handover> for v1::ReadBatchResponse {
     }
 }
 
+impl From<Vec<domain::Delivery>> for v1::ReadBatchResponse {
+    fn from(read: Vec<domain::Delivery>) -> Self {
+        Self { messages: each(read) }
+    }
+}
+
 impl FromRequest<v1::ReadRequest> for StreamOptions {
     fn queue(request: &v1::ReadRequest) -> Option<&str> {
         Some(&request.queue)

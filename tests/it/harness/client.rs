@@ -3,6 +3,7 @@
 use pgmq_grpc::proto::v1::admin_service_client::AdminServiceClient;
 use pgmq_grpc::proto::v1::queue_service_client::QueueServiceClient;
 use pgmq_grpc::proto::v1::topic_service_client::TopicServiceClient;
+use pgmq_grpc::proto::v1::transaction_service_client::TransactionServiceClient;
 use pgmq_grpc::proto::v1::{
     CreateQueueRequest, DeleteRequest, Message, Outcome, OutgoingMessage, ReadBatchRequest, SendBatchRequest,
     SendRequest,
@@ -18,6 +19,7 @@ pub(crate) struct Client {
     pub(crate) queue: QueueServiceClient<Channel>,
     pub(crate) topic: TopicServiceClient<Channel>,
     pub(crate) admin: AdminServiceClient<Channel>,
+    pub(crate) transaction: TransactionServiceClient<Channel>,
     pub(crate) channel: Channel,
 }
 
@@ -36,6 +38,7 @@ impl Client {
             queue: QueueServiceClient::new(channel.clone()).max_decoding_message_size(LIMIT),
             topic: TopicServiceClient::new(channel.clone()).max_decoding_message_size(LIMIT),
             admin: AdminServiceClient::new(channel.clone()).max_decoding_message_size(LIMIT),
+            transaction: TransactionServiceClient::new(channel.clone()).max_decoding_message_size(LIMIT),
             channel,
         }
     }

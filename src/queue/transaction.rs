@@ -1,0 +1,164 @@
+//! Interactive transactions: one pinned connection, operations one after the other, a commit or a rollback.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use super::batch::idle_pause;
+use super::transact::nothing_applied;
+use super::{Broker, OnConnection, ReadBatch};
+use crate::config::TransactionLimits;
+use crate::domain::bounds::MAX_REPLY_BYTES;
+use crate::domain::{Deadline, Delivery, Error, Kind, Ordering, Result};
+use crate::engine::Changes;
+use crate::pg::Connection;
+
+/// The transactions that callers hold open, each with a connection of the pool: few at once, in turn.
+pub struct Transactions {
+    /// How many there may be, and for how long.
+    pub limits: TransactionLimits,
+    turns: Arc<Semaphore>,
+}
+
+impl Transactions {
+    /// None are open yet.
+    pub fn new(limits: TransactionLimits) -> Self {
+        Self { limits, turns: Arc::new(Semaphore::new(limits.at_once)) }
+    }
+
+    async fn turn(&self, patience: Duration) -> Result<OwnedSemaphorePermit> {
+        match timeout(patience, Arc::clone(&self.turns).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) => Err(Error::draining()),
+            Err(_) => {
+                let at_once = self.limits.at_once;
+                let message =
+                    format!("all {at_once} transactions that may be open at once are; nothing was applied");
+                Err(Error::new(Kind::Overloaded, message).retry_after(Duration::from_secs(1)))
+            }
+        }
+    }
+}
+
+/// An open transaction. Dropped, it is rolled back, and its connection is closed.
+pub struct Transaction {
+    connection: Connection,
+    broker: Arc<Broker>,
+    changes: Changes,
+    ends: Deadline,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// An operation that can be a part of an open transaction.
+pub trait InTransaction: Sized + Send + 'static {
+    /// What it gives.
+    type Output: Send + 'static;
+
+    /// Does it in a transaction.
+    fn run_in(self, transaction: &mut Transaction) -> impl Future<Output = Result<Self::Output>> + Send;
+}
+
+impl<T: OnConnection> InTransaction for T {
+    type Output = T::Output;
+
+    async fn run_in(self, transaction: &mut Transaction) -> Result<Self::Output> {
+        let output = self.apply(&mut transaction.connection).await?;
+        self.tell(&output, &mut transaction.changes);
+        Ok(output)
+    }
+}
+
+impl InTransaction for ReadBatch {
+    /// The messages, which are nobody's to give back: a rollback does that.
+    type Output = Vec<Delivery>;
+
+    async fn run_in(self, transaction: &mut Transaction) -> Result<Vec<Delivery>> {
+        let until = Instant::now() + self.wait;
+        let queue = &self.order.queue;
+        let grouped = self.order.ordering != Ordering::Unordered;
+        let mut waiter = transaction.broker.events.follow(queue).waiter(grouped);
+        loop {
+            waiter.reset();
+            let taken = transaction.connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
+            let left = until.saturating_duration_since(Instant::now());
+            if !taken.deliveries.is_empty() || (left.is_zero() && !taken.cut) {
+                return Ok(taken.deliveries);
+            }
+            if !taken.cut {
+                let next = transaction.connection.next_visible(queue, taken.before_read).await?;
+                waiter.wait(idle_pause(next).min(left)).await;
+            }
+        }
+    }
+}
+
+impl Transaction {
+    /// Waits for a turn, takes a connection and begins.
+    ///
+    /// # Errors
+    /// `Overloaded` when no turn came in time; whatever prevents a connection.
+    pub async fn begin(broker: &Arc<Broker>, deadline: Deadline) -> Result<Self> {
+        let limits = broker.transactions.limits;
+        let turn = broker.transactions.turn(limits.wait.min(deadline.remaining())).await?;
+        let ends = Deadline::within(limits.total);
+        let mut connection = broker.database.connect("open_transaction", ends.min(deadline)).await?;
+        // Outside, because what is looked up for the first time may fail, and then is looked up in another way.
+        connection.installation().await?;
+        connection.begin().await?;
+        connection.defer_constraints().await?;
+        let broker = Arc::clone(broker);
+        Ok(Self { connection, broker, changes: Changes::default(), ends, _turn: turn })
+    }
+
+    /// When it has lasted too long.
+    pub fn ends(&self) -> Deadline {
+        self.ends
+    }
+
+    /// Does one operation. After an error the transaction can only be rolled back.
+    ///
+    /// # Errors
+    /// The operation's own, without those that leave open what was applied: nothing is before the commit.
+    pub async fn run<O: InTransaction>(&mut self, operation: O) -> Result<O::Output> {
+        operation.run_in(self).await.map_err(nothing_applied)
+    }
+
+    /// Commits, and tells those who wait what has changed.
+    ///
+    /// # Errors
+    /// `TransactionFailed` or `Conflict` where nothing was applied; `OutcomeUnknown` if the connection was lost.
+    pub async fn commit(mut self) -> Result<()> {
+        match self.connection.commit(false).await {
+            Ok(()) => {
+                let Self { connection, broker, changes, .. } = self;
+                drop(connection);
+                broker.tell(changes);
+                Ok(())
+            }
+            Err(error) if error.kind() == Kind::OutcomeUnknown => {
+                // It may be committed: whoever waits looks.
+                let Self { broker, changes, .. } = self;
+                broker.tell(changes);
+                Err(error)
+            }
+            Err(error) => {
+                self.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Undoes everything. A statement that was left while it ran is ended with its connection, which does it too.
+    pub async fn roll_back(mut self) {
+        // What was remembered of queues that were made inside does not hold.
+        for queue in self.changes.remade_queues() {
+            self.broker.database.forget(queue);
+        }
+        match self.connection.is_spoilt() {
+            true => self.connection.abandon().await,
+            false => self.connection.roll_back().await,
+        }
+    }
+}
