@@ -3,6 +3,7 @@
 mod changes;
 pub mod dispatch;
 mod events;
+pub mod merge;
 mod wake;
 mod window;
 

@@ -20,6 +20,7 @@ mod row;
 mod schema;
 mod send;
 mod settle;
+mod settle_many;
 mod statement;
 mod tls;
 mod topics;
@@ -29,8 +30,10 @@ mod value;
 mod version;
 
 pub use database::{Connection, Database, PoolLimits};
+pub use error::may_be_one_items_fault;
 pub use install::CARRIED_VERSION;
 pub use monitor::{DatabaseState, Monitor};
 pub use settle::Settlement;
+pub use settle_many::FirstLook;
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};

@@ -5,6 +5,7 @@ mod batch;
 mod broker;
 mod consume;
 mod info;
+mod merged;
 mod metrics;
 mod queues;
 mod settle;
@@ -25,6 +26,7 @@ pub use consume::{
     Closing, Command, CommandResult, ConsumeOptions, ConsumeStream, FlowControl, MAX_CREDIT, Piece, Settle, Started,
 };
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
+pub use merged::{Change, Merging, Sent};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};
 pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue};
 pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};

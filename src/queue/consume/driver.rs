@@ -23,7 +23,7 @@ use crate::pg::Settlement;
 use crate::queue::stream::{
     CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, check_window, end_of_life, retry_delay,
 };
-use crate::queue::{Broker, settle_parcel};
+use crate::queue::{Broker, Change, Targets};
 
 /// How long a client may take to send `start`.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -269,7 +269,14 @@ impl Consumer {
         let (broker, queue) = (Arc::clone(&self.broker), self.options.order.queue.clone());
         self.working.push(Box::pin(async move {
             let began = Instant::now();
-            let results = settle_parcel(&broker, queue, &parcel.receipts, parcel.settlement).await;
+            let targets = Targets::Receipts(parcel.receipts.clone());
+            let change = match parcel.settlement {
+                Settlement::Delete => Change::Delete,
+                Settlement::Archive => Change::Archive,
+                Settlement::VisibleAfterMillis(delay_ms) => Change::Release { delay_ms },
+                other @ (Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_)) => Change::Reschedule(other),
+            };
+            let results = broker.merging.settle(queue, targets, change).await;
             Done::Settled(parcel, results, began)
         }));
     }
