@@ -10,4 +10,5 @@ mod window;
 pub use changes::Changes;
 pub use dispatch::{Dispatch, Handover, Subscription};
 pub use events::{Events, Happening, QueueEvents};
+pub use wake::Wake;
 pub use window::{Held, Window};

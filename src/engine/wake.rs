@@ -85,6 +85,16 @@ impl Wake {
         self.changed.notified().await;
     }
 
+    /// Waits until something may be there, or for `longest`.
+    pub async fn wait(&self, longest: Duration) {
+        let until = Instant::now() + longest;
+        while !self.is_due() && Instant::now() < until {
+            let moment = self.next().map_or(until, |next| next.min(until));
+            // Whatever ends it, the state says what is to be done.
+            let _ = tokio::time::timeout_at(moment, self.changed()).await;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

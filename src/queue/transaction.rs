@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::batch::idle_pause;
 use super::transact::nothing_applied;
 use super::{Broker, OnConnection, ReadBatch};
 use crate::config::TransactionLimits;
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::{Deadline, Delivery, Error, Kind, Ordering, Result};
-use crate::engine::Changes;
+use crate::engine::{Changes, Wake};
 use crate::pg::Connection;
+
+/// The longest pause between two reads of an empty queue in a transaction.
+const IDLE_POLL: Duration = Duration::from_secs(1);
 
 /// The transactions that callers hold open, each with a connection of the pool: few at once, in turn.
 pub struct Transactions {
@@ -78,9 +81,10 @@ impl InTransaction for ReadBatch {
         let until = Instant::now() + self.wait;
         let queue = &self.order.queue;
         let grouped = self.order.ordering != Ordering::Unordered;
-        let mut waiter = transaction.broker.events.follow(queue).waiter(grouped);
+        let (followed, wake) = (transaction.broker.events.follow(queue), Arc::new(Wake::default()));
+        followed.add_reader(&wake, grouped);
         loop {
-            waiter.reset();
+            wake.take();
             let taken = transaction.connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
             let left = until.saturating_duration_since(Instant::now());
             if !taken.deliveries.is_empty() || (left.is_zero() && !taken.cut) {
@@ -88,10 +92,17 @@ impl InTransaction for ReadBatch {
             }
             if !taken.cut {
                 let next = transaction.connection.next_visible(queue, taken.before_read).await?;
-                waiter.wait(idle_pause(next).min(left)).await;
+                wake.wait(idle_pause(next).min(left)).await;
             }
         }
     }
+}
+
+/// How long to leave an empty queue alone: until its next message is due, and no longer than a poll that finds what
+/// nobody announces.
+fn idle_pause(next_visible: Option<Duration>) -> Duration {
+    let poll = IDLE_POLL.mul_f64(rand::rng().random_range(0.75..1.0));
+    next_visible.map_or(poll, |next| next.min(poll))
 }
 
 impl Transaction {

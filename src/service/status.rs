@@ -47,7 +47,7 @@ pub fn to_status(error: &Error, request_id: &RequestId) -> Status {
 ///
 /// tonic calls a message that it cannot decode INTERNAL, one that is too long OUT_OF_RANGE, and one that unpacks to
 /// too much RESOURCE_EXHAUSTED; what the transport says has a cause.
-pub fn of_broken_stream(status: Status) -> Option<Error> {
+pub(super) fn of_broken_stream(status: Status) -> Option<Error> {
     if std::error::Error::source(&status).is_some() {
         return None;
     }

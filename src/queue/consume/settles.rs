@@ -107,16 +107,16 @@ impl Settles {
                 continue;
             }
             let room = MAX_PARCEL.saturating_sub(settle.receipts.len());
-            let parcel = parcels.iter_mut().find(|parcel| {
+            let place = parcels.iter().position(|parcel| {
                 parcel.settlement == settle.settlement && parcel.receipts.len() <= room
             });
-            if parcel.is_none() && self.parcels + parcels.len() >= MAX_PARCELS {
+            if place.is_none() && self.parcels + parcels.len() >= MAX_PARCELS {
                 left.push_back(settle);
                 break;
             }
             self.busy.extend(settle.receipts.iter().map(Receipt::msg_id));
             let command = (settle.request_id, settle.receipts.len());
-            match parcel {
+            match place.and_then(|place| parcels.get_mut(place)) {
                 Some(parcel) => {
                     parcel.receipts.extend(settle.receipts);
                     if let Sender::Commands(commands) = &mut parcel.sender {
