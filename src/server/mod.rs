@@ -136,7 +136,7 @@ async fn serve_on(
         merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks),
         dispatch,
         events,
-        upgrader: Upgrader::new(&url, !config.no_install),
+        upgrader: Upgrader::new(&database, &url, !config.no_install),
         transactions: Transactions::new(config.transactions),
         limits: Limits { max_message_bytes: config.max_message_bytes },
         replica: replica(),
