@@ -23,7 +23,8 @@ pub use admin::{
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
 pub use consume::{
-    Closing, Command, CommandResult, ConsumeOptions, ConsumeStream, FlowControl, MAX_CREDIT, Piece, Settle, Started,
+    Closing, Command, CommandResult, ConsumeOptions, ConsumeStream, FlowControl, MAX_CREDIT, Piece, Settle,
+    Started,
 };
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
 pub use merged::{Change, Merging, Sent};

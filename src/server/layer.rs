@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tonic::body::Body;
 use tonic::Status;
+use tonic::body::Body;
 use tower::Service;
 
 use crate::domain::{Deadline, Error};

@@ -14,9 +14,9 @@ use super::{RequestId, Service, to_status};
 use crate::domain::{Deadline, Error};
 use crate::proto::v1::queue_service_server::QueueService;
 use crate::proto::v1::{
-    ArchiveRequest, ArchiveResponse, ConsumeRequest, CreateQueueRequest, CreateQueueResponse, DeleteRequest, DeleteResponse,
-    DropQueueRequest, DropQueueResponse, GetQueueMetricsRequest, GetQueueMetricsResponse, GetQueueRequest,
-    GetQueueResponse, GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest,
+    ArchiveRequest, ArchiveResponse, ConsumeRequest, CreateQueueRequest, CreateQueueResponse, DeleteRequest,
+    DeleteResponse, DropQueueRequest, DropQueueResponse, GetQueueMetricsRequest, GetQueueMetricsResponse,
+    GetQueueRequest, GetQueueResponse, GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest,
     ListQueueMetricsResponse, ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse,
     PurgeQueueRequest, PurgeQueueResponse, ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse,
     ReleaseRequest, ReleaseResponse, SendBatchRequest, SendBatchResponse, SendRequest, SendResponse,

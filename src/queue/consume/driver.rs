@@ -21,7 +21,8 @@ use crate::domain::{Deadline, Error, Kind, Result};
 use crate::engine::{Handover, QueueEvents, Subscription, Window};
 use crate::pg::Settlement;
 use crate::queue::stream::{
-    CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, check_window, end_of_life, retry_delay,
+    CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, check_window, end_of_life,
+    retry_delay,
 };
 use crate::queue::{Broker, Change, Targets};
 
@@ -274,7 +275,9 @@ impl Consumer {
                 Settlement::Delete => Change::Delete,
                 Settlement::Archive => Change::Archive,
                 Settlement::VisibleAfterMillis(delay_ms) => Change::Release { delay_ms },
-                other @ (Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_)) => Change::Reschedule(other),
+                other @ (Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_)) => {
+                    Change::Reschedule(other)
+                }
             };
             let results = broker.merging.settle(queue, targets, change).await;
             Done::Settled(parcel, results, began)
@@ -299,7 +302,8 @@ impl Consumer {
     fn settled(&mut self, parcel: &Parcel, results: &Result<Vec<ItemResult>>, began: Instant) {
         match results {
             Ok(results) => {
-                let outcomes = || parcel.receipts.iter().copied().zip(results.iter().map(|result| result.outcome));
+                let outcomes =
+                    || parcel.receipts.iter().copied().zip(results.iter().map(|result| result.outcome));
                 if let Settlement::HiddenForMillis(millis) = parcel.settlement {
                     let hidden = Duration::from_millis(millis.unsigned_abs());
                     let done = outcomes().filter(|(_, outcome)| *outcome == Outcome::Done);
@@ -493,7 +497,8 @@ impl Consumer {
         self.next_look = Instant::now() + WINDOW_CHECK;
         let (broker, window) = (Arc::clone(&self.broker), Arc::clone(&self.window));
         let queue = self.options.order.queue.clone();
-        self.working.push(Box::pin(async move { Done::Looked(check_window(&broker, &queue, &window).await) }));
+        self.working
+            .push(Box::pin(async move { Done::Looked(check_window(&broker, &queue, &window).await) }));
     }
 }
 

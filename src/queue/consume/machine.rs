@@ -270,7 +270,9 @@ mod tests {
             GraceOver,
         ];
         for phase in [Opening, Delivering, Stopped, Closing, Finishing] {
-            for (flow, input) in [Automatic, Manual].into_iter().flat_map(|flow| inputs.map(|input| (flow, input))) {
+            for (flow, input) in
+                [Automatic, Manual].into_iter().flat_map(|flow| inputs.map(|input| (flow, input)))
+            {
                 let mut machine = machine(phase, flow);
                 let reaction = machine.on(input);
                 let failure = machine.failure.as_ref().map(Error::kind);

@@ -107,9 +107,9 @@ impl Settles {
                 continue;
             }
             let room = MAX_PARCEL.saturating_sub(settle.receipts.len());
-            let place = parcels.iter().position(|parcel| {
-                parcel.settlement == settle.settlement && parcel.receipts.len() <= room
-            });
+            let place = parcels
+                .iter()
+                .position(|parcel| parcel.settlement == settle.settlement && parcel.receipts.len() <= room);
             if place.is_none() && self.parcels + parcels.len() >= MAX_PARCELS {
                 left.push_back(settle);
                 break;
@@ -197,7 +197,8 @@ mod tests {
         assert_eq!(parcels.iter().map(msg_ids).collect::<Vec<_>>(), [vec![1, 2, 4], vec![3]]);
         assert_eq!((settles.commands(), settles.receipts()), (3, 4));
 
-        let results = settles.done(&parcels[0], &outcomes(&[Outcome::Done, Outcome::Stale, Outcome::NotFound]));
+        let results =
+            settles.done(&parcels[0], &outcomes(&[Outcome::Done, Outcome::Stale, Outcome::NotFound]));
         let found: Vec<(u64, Vec<Outcome>)> = results
             .into_iter()
             .map(|result| {

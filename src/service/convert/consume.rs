@@ -8,11 +8,11 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tonic::Streaming;
 
+use super::Fields;
 use super::message::{each, known};
 use super::read::{closing, heartbeat, heartbeat_pause, in_flight_limit, read_order};
 use super::settle::{receipts, release_delay};
 use super::time::{duration, span};
-use super::Fields;
 use crate::domain::bounds::{self, MAX_VISIBILITY, VisibilityTimeout};
 use crate::domain::{Error, Invalid, Kind, QueueName, Result};
 use crate::pg::Settlement;
@@ -35,10 +35,7 @@ pub(in crate::service) struct Commands {
 
 impl Commands {
     /// The commands of a call that names a queue in its metadata, or does not.
-    pub(in crate::service) fn new(
-        stream: Streaming<v1::ConsumeRequest>,
-            named: Option<Bytes>,
-    ) -> Self {
+    pub(in crate::service) fn new(stream: Streaming<v1::ConsumeRequest>, named: Option<Bytes>) -> Self {
         Self { stream, named, queue: None }
     }
 
@@ -172,9 +169,7 @@ fn settle(fields: &mut Fields, queue: &QueueName, request_id: u64, wanted: v1::S
         }
         v1::SettleAction::Delete => Some(Settlement::Delete),
         v1::SettleAction::Archive => Some(Settlement::Archive),
-        v1::SettleAction::Release => {
-            release_delay(fields, wanted.delay).map(Settlement::VisibleAfterMillis)
-        }
+        v1::SettleAction::Release => release_delay(fields, wanted.delay).map(Settlement::VisibleAfterMillis),
     };
     Some(Settle { request_id, receipts: receipts?, settlement: settlement? })
 }

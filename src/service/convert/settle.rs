@@ -36,7 +36,11 @@ fn targets(
 }
 
 /// Reads receipts of a queue; each bad one is remembered with its index.
-pub(super) fn receipts(fields: &mut Fields, queue: Option<&QueueName>, texts: &[String]) -> Option<Vec<Receipt>> {
+pub(super) fn receipts(
+    fields: &mut Fields,
+    queue: Option<&QueueName>,
+    texts: &[String],
+) -> Option<Vec<Receipt>> {
     fields.take("receipts", bounds::length(texts.len(), MAX_BATCH))?;
     let queue = queue?;
     let parsed = texts.iter().enumerate();

@@ -1,9 +1,7 @@
 //! Settles and extends: what each does, its one result, and what is wrong with a command alone.
 
 use pgmq_grpc::proto::v1::consume_request::Command;
-use pgmq_grpc::proto::v1::{
-    ErrorReason, Extend, ItemResult, Message, Outcome, Settle, SettleAction, consume_request,
-};
+use pgmq_grpc::proto::v1::{ErrorReason, Extend, ItemResult, Message, Outcome, Settle, SettleAction};
 use tonic::Code;
 
 use super::{Consumer, extend, settle, settle_receipts, start};
@@ -43,7 +41,10 @@ async fn a_released_message_comes_again() {
     assert_eq!(consumer.settle(SettleAction::Release, &[&held[1]]).await, [Outcome::Done]);
     let again = consumer.message().await;
     assert_eq!((again.msg_id, again.read_ct), (2, 2));
-    assert_eq!(consumer.settle(SettleAction::Delete, &[&held[1], &again]).await, [Outcome::Stale, Outcome::Done]);
+    assert_eq!(
+        consumer.settle(SettleAction::Delete, &[&held[1], &again]).await,
+        [Outcome::Stale, Outcome::Done]
+    );
 }
 
 #[tokio::test]
@@ -139,7 +140,7 @@ async fn a_bad_command_fails_alone_and_names_its_fields() {
     let mixed = vec![good().remove(0), foreign];
     let many = vec![good().remove(0); 1_001];
     use ErrorReason as Reason;
-    let cases: Vec<(consume_request::Command, ErrorReason, &str)> = vec![
+    let cases: Vec<(Command, ErrorReason, &str)> = vec![
         (settled(delete, Vec::new(), None), Reason::MissingField, "settle.receipts"),
         (settled(delete, many.clone(), None), Reason::InvalidCount, "settle.receipts"),
         (settled(delete, mixed.clone(), None), Reason::InvalidReceipt, "settle.receipts[1]"),

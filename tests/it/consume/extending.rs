@@ -114,7 +114,11 @@ async fn without_it_a_message_comes_back() {
         holding(ConsumeStart { auto_extend: false, ..extending("orders") }).await;
     loop {
         consumer.send(alive());
-        consumer.until("a reply", |this| this.heartbeats.pop().map(drop).or((!this.messages.is_empty()).then_some(()))).await;
+        consumer
+            .until("a reply", |this| {
+                this.heartbeats.pop().map(drop).or((!this.messages.is_empty()).then_some(()))
+            })
+            .await;
         if let Some(again) = consumer.messages.pop() {
             assert_eq!((again.msg_id, again.read_ct), (held.msg_id, 2));
             return;

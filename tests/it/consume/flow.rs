@@ -27,7 +27,8 @@ async fn a_window_gives_the_backlog_and_then_what_comes() {
 async fn a_client_holds_at_most_its_window() {
     let mut test = Test::with_queue("orders").await;
     test.client.send_all("orders", &["{}"; 5]).await;
-    let mut consumer = Consumer::start(&test.client, ConsumeStart { max_in_flight: 2, ..start("orders") }).await;
+    let mut consumer =
+        Consumer::start(&test.client, ConsumeStart { max_in_flight: 2, ..start("orders") }).await;
     let held = consumer.take(2).await;
     assert_eq!(consumer.heartbeat().await.in_flight, 2);
     assert_eq!(consumer.settle(SettleAction::Delete, &[&held[0]]).await, [Outcome::Done]);
@@ -129,7 +130,8 @@ async fn two_streams_share_and_see_each_message_once() {
     let mut test = Test::with_queue("orders").await;
     let mut streams = Vec::new();
     for _ in 0..2 {
-        streams.push(Consumer::start(&test.client, ConsumeStart { max_in_flight: 5, ..start("orders") }).await);
+        streams
+            .push(Consumer::start(&test.client, ConsumeStart { max_in_flight: 5, ..start("orders") }).await);
     }
     test.client.send_all("orders", &["{}"; 40]).await;
     let seen = std::sync::Mutex::new(Vec::new());
