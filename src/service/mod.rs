@@ -5,6 +5,7 @@ mod call;
 mod consume;
 mod convert;
 mod incoming;
+mod produce;
 mod queue_service;
 mod request_id;
 mod status;

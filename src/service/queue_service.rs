@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::call::request_id;
 use super::consume::ConsumeReplies;
 use super::convert::stream_response;
+use super::produce::Answers;
 use super::{RequestId, Service, to_status};
 use crate::domain::{Deadline, Error};
 use crate::proto::v1::queue_service_server::QueueService;
@@ -17,7 +18,7 @@ use crate::proto::v1::{
     ArchiveRequest, ArchiveResponse, ConsumeRequest, CreateQueueRequest, CreateQueueResponse, DeleteRequest,
     DeleteResponse, DropQueueRequest, DropQueueResponse, GetQueueMetricsRequest, GetQueueMetricsResponse,
     GetQueueRequest, GetQueueResponse, GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest,
-    ListQueueMetricsResponse, ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse,
+    ListQueueMetricsResponse, ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse, ProduceRequest,
     PurgeQueueRequest, PurgeQueueResponse, ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse,
     ReleaseRequest, ReleaseResponse, SendBatchRequest, SendBatchResponse, SendRequest, SendResponse,
     SetVisibilityTimeoutRequest, SetVisibilityTimeoutResponse, StreamStarted, TransactRequest,
@@ -72,6 +73,12 @@ impl QueueService for Service {
 
     async fn send_batch(&self, request: Request<SendBatchRequest>) -> Answer<SendBatchResponse> {
         self.call::<queue::SendBatch, _, _>(request).await
+    }
+
+    type ProduceStream = Answers;
+
+    async fn produce(&self, request: Request<Streaming<ProduceRequest>>) -> Answer<Answers> {
+        self.produce_stream(request).map(Response::new)
     }
 
     async fn read_batch(&self, request: Request<ReadBatchRequest>) -> Answer<ReadBatchResponse> {

@@ -16,6 +16,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::{Error, Kind, Result};
@@ -82,7 +83,16 @@ struct Shared<M: Merge> {
     merge: M,
     bounds: Bounds,
     waiting: Mutex<Waiting<M>>,
+    /// Told whenever a flush has taken its parcels.
+    room: Notify,
     tasks: TaskTracker,
+}
+
+/// A parcel for which there was no place.
+struct Refused<M: Merge> {
+    lane: M::Lane,
+    load: M::Load,
+    error: Error,
 }
 
 /// What waits. A lane is listed for exactly as long as its actor runs.
@@ -102,7 +112,7 @@ impl<M: Merge> Merger<M> {
     /// A merger whose flushes run in tasks that are waited for at the server's end.
     pub fn new(merge: M, bounds: Bounds, tasks: TaskTracker) -> Self {
         let waiting = Mutex::new(Waiting { lanes: HashMap::new(), items: 0, bytes: 0 });
-        Self { shared: Arc::new(Shared { merge, bounds, waiting, tasks }) }
+        Self { shared: Arc::new(Shared { merge, bounds, waiting, room: Notify::new(), tasks }) }
     }
 
     /// Hands in a parcel. Its verdict comes after the commit; a caller who drops the verdict before the parcel was
@@ -111,9 +121,31 @@ impl<M: Merge> Merger<M> {
     /// # Errors
     /// `Overloaded` where no place is left: nothing was applied.
     pub fn submit(&self, lane: M::Lane, load: M::Load) -> Result<Verdict<M::Answer>> {
-        let (parcel, verdict) = Parcel::new(load);
+        self.try_submit(lane, load).map_err(|refused| refused.error)
+    }
+
+    /// Hands in a parcel as soon as there is a place for it. What one caller hands in so keeps its order only if it
+    /// waits for each before it hands in the next.
+    pub async fn submit_when_room(&self, lane: M::Lane, load: M::Load) -> Verdict<M::Answer> {
+        let (mut lane, mut load) = (lane, load);
+        loop {
+            let mut room = std::pin::pin!(self.shared.room.notified());
+            // From here on no flush that begins is missed.
+            room.as_mut().enable();
+            match self.try_submit(lane, load) {
+                Ok(verdict) => return verdict,
+                Err(refused) => Refused { lane, load, .. } = *refused,
+            }
+            room.await;
+        }
+    }
+
+    fn try_submit(&self, lane: M::Lane, load: M::Load) -> Result<Verdict<M::Answer>, Box<Refused<M>>> {
         let mut waiting = self.shared.lock();
-        waiting.admit(&lane, &parcel.load, self.shared.bounds)?;
+        if let Err(error) = waiting.admit(&lane, &load, self.shared.bounds) {
+            return Err(Box::new(Refused { lane, load, error }));
+        }
+        let (parcel, verdict) = Parcel::new(load);
         let started = match waiting.lanes.entry(lane) {
             Entry::Occupied(mut running) => {
                 running.get_mut().push(parcel);
@@ -248,6 +280,7 @@ impl<M: Merge> Actor<M> {
             match self.shared.merge.open(&self.lane).await {
                 Ok(open) => {
                     let parcels = self.shared.lock().pick(&self.lane);
+                    self.shared.room.notify_waiters();
                     if !parcels.is_empty() {
                         self.shared.merge.flush(&self.lane, open, parcels).await;
                     }
@@ -258,6 +291,7 @@ impl<M: Merge> Actor<M> {
                 // Nothing was handed over for any of those that wait.
                 Err(error) => {
                     let parcels = self.shared.lock().end(&self.lane);
+                    self.shared.room.notify_waiters();
                     parcels.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
                     return;
                 }
@@ -271,6 +305,7 @@ impl<M: Merge> Drop for Actor<M> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             drop(self.shared.lock().end(&self.lane));
+            self.shared.room.notify_waiters();
         }
     }
 }

@@ -201,6 +201,21 @@ async fn beyond_the_bounds_callers_are_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_room_gets_it_with_the_next_flush() {
+    let (merger, _) = merger(Bounds { items: 8, bytes: 100_000 });
+    let first = merger.submit("a", Batch(vec![0])).expect("a place");
+    sleep(FLUSH / 2).await;
+    let full: Vec<_> = (1..=4).map(|item| merger.submit("a", Batch(vec![item])).expect("a place")).collect();
+    let begun = Instant::now();
+    let patient = merger.submit_when_room("a", Batch(vec![5])).await;
+    assert_eq!(begun.elapsed(), FLUSH / 2);
+    assert_eq!(only(patient.wait().await), 5);
+    for verdict in full.into_iter().chain([first]) {
+        only(verdict.wait().await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_opened_fails_for_all_that_wait() {
     let merge = Slow { seen: Arc::default(), fails_to_open: true };
     let merger = Merger::new(merge, BOUNDS, TaskTracker::new());

@@ -55,6 +55,11 @@ impl Merging {
         self.sends.submit(queue, messages)
     }
 
+    /// The same as soon as there is a place for them.
+    pub async fn send_when_room(&self, queue: QueueName, messages: Vec<OutgoingMessage>) -> Verdict<Sent> {
+        self.sends.submit_when_room(queue, messages).await
+    }
+
     /// Settles messages of one queue; equal targets get equal results, in the order of the targets.
     ///
     /// # Errors

@@ -41,7 +41,8 @@ impl Merge for Sends {
 
     async fn open(&self, queue: &QueueName) -> Result<Self::Open> {
         let share = self.shares.take(queue).await;
-        let connection = self.database.connect("send", Deadline::within(FLUSH_TIME)).await?;
+        let mut connection = self.database.connect("send", Deadline::within(FLUSH_TIME)).await?;
+        connection.set_deadline(Deadline::within(FLUSH_TIME));
         Ok((share, connection))
     }
 

@@ -18,7 +18,7 @@ use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, 
 use crate::pg::{Connection, Database, FirstLook, Settlement, may_be_one_items_fault};
 use crate::queue::settle::Targets;
 
-/// How long a merged statement may take, with the wait for its connection. It is the server's own limit, because no
+/// How long a merged statement may take, and the wait for its connection. It is the server's own limit, because no
 /// caller's deadline may end what strangers wait for.
 pub(super) const FLUSH_TIME: Duration = Duration::from_secs(15);
 
@@ -167,7 +167,8 @@ impl Merge for Settles {
 
     async fn open(&self, lane: &SettleLane) -> Result<Self::Open> {
         let share = self.shares.take(&lane.queue).await;
-        let connection = self.means.database.connect("settle", Deadline::within(FLUSH_TIME)).await?;
+        let mut connection = self.means.database.connect("settle", Deadline::within(FLUSH_TIME)).await?;
+        connection.set_deadline(Deadline::within(FLUSH_TIME));
         Ok((share, connection))
     }
 

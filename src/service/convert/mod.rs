@@ -16,7 +16,8 @@ use std::time::Duration;
 
 pub(super) use consume::{Commands, consume_response};
 pub(super) use fields::Fields;
-pub(super) use read::stream_response;
+pub(super) use message::{outgoing_message, queue_name};
+pub(super) use read::{closing, heartbeat, stream_response};
 pub(super) use transaction::idle_timeout;
 
 use crate::domain::Limits;

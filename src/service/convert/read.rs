@@ -138,16 +138,16 @@ pub(in crate::service) fn stream_response(item: StreamItem) -> v1::ReadResponse 
     }
 }
 
-/// A sign of life of a stream whose client holds so many messages.
-pub(super) fn heartbeat(in_flight: usize) -> v1::Heartbeat {
+/// A sign of life.
+pub(in crate::service) fn heartbeat(in_flight: usize) -> v1::Heartbeat {
     v1::Heartbeat {
         server_time: Some(timestamp(Timestamp::now())),
         in_flight: i32::try_from(in_flight).unwrap_or(i32::MAX),
     }
 }
 
-/// The announcement of a stream's end.
-pub(super) fn closing(reason: ClosingReason, retry_delay: Duration) -> v1::Closing {
+/// The notice of a planned end.
+pub(in crate::service) fn closing(reason: ClosingReason, retry_delay: Duration) -> v1::Closing {
     let reason = match reason {
         ClosingReason::Draining => v1::ClosingReason::Draining,
         ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
