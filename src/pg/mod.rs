@@ -13,6 +13,7 @@ mod hold;
 mod hosts;
 mod install;
 mod link;
+mod lookout;
 mod maintenance;
 mod manager;
 mod metrics;
