@@ -3,6 +3,7 @@
 mod admin;
 mod batch;
 mod broker;
+mod consume;
 mod info;
 mod merged;
 mod metrics;
@@ -22,6 +23,10 @@ pub use admin::{
 };
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
+pub use consume::{
+    Closing, Command, CommandResult, ConsumeOptions, ConsumeStream, FlowControl, MAX_CREDIT, Piece, Settle,
+    Started,
+};
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
 pub use merged::{Change, Merging, SentParcel};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};

@@ -3,6 +3,7 @@
 
 mod admin;
 mod bad_input;
+mod consume;
 mod deadlines;
 mod deduplication;
 mod drain;

@@ -1,6 +1,7 @@
 //! Requests into operations, and outputs into replies.
 
 mod admin;
+mod consume;
 mod fields;
 mod message;
 mod queues;
@@ -13,6 +14,7 @@ mod transaction;
 
 use std::time::Duration;
 
+pub(super) use consume::{Commands, consume_response};
 pub(super) use fields::Fields;
 pub(super) use message::{outgoing_message, queue_name};
 pub(super) use read::{closing, heartbeat, stream_response};
