@@ -1,27 +1,55 @@
-//! Who waits for which queue on this replica, and what wakes them.
+//! What happens to queues on this replica, and whom it wakes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
+use super::wake::Wake;
 use super::window::Window;
 use crate::domain::{QueueName, Receipt};
 
-/// The queues that somebody on this replica waits for.
+/// How many reads of one queue may be under way: a slow one must not hold up the others, and more of them than that
+/// would only be in each other's way.
+const READS_OF_A_QUEUE: usize = 2;
+
+/// The queues that somebody on this replica waits for, and those who tell other replicas.
 #[derive(Clone, Default)]
 pub struct Events {
-    queues: Arc<Mutex<HashMap<QueueName, Weak<QueueEvents>>>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queues: Mutex<HashMap<QueueName, Weak<QueueEvents>>>,
+    /// What other replicas were not told yet; nothing is kept while nobody asks for it.
+    untold: Mutex<Option<HashMap<QueueName, Happening>>>,
+    told: Notify,
+}
+
+/// What other replicas need to know of a queue. The greater one contains the lesser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Happening {
+    /// Messages were settled: their groups may go on, and slots are free.
+    Settled,
+    /// Messages came, became visible or changed their times, or the queue itself changed.
+    Arrived,
 }
 
 /// What happens to one queue, for those who wait for it.
 pub struct QueueEvents {
-    arrivals: watch::Sender<()>,
-    settles: watch::Sender<()>,
-    windows: Mutex<Vec<Weak<Window>>>,
     name: QueueName,
+    readers: Mutex<Vec<Reader>>,
+    windows: Mutex<Vec<Weak<Window>>>,
+    reads: Arc<Semaphore>,
     registry: Events,
+}
+
+struct Reader {
+    wake: Weak<Wake>,
+    grouped: bool,
 }
 
 impl Events {
@@ -32,10 +60,10 @@ impl Events {
             return followed;
         }
         let followed = Arc::new(QueueEvents {
-            arrivals: watch::Sender::new(()),
-            settles: watch::Sender::new(()),
-            windows: Mutex::new(Vec::new()),
             name: queue.clone(),
+            readers: Mutex::default(),
+            windows: Mutex::default(),
+            reads: Arc::new(Semaphore::new(READS_OF_A_QUEUE)),
             registry: self.clone(),
         });
         queues.insert(queue.clone(), Arc::downgrade(&followed));
@@ -44,39 +72,101 @@ impl Events {
 
     /// Tells that messages came, became visible, or that the queue itself changed.
     pub fn arrived(&self, queue: &QueueName) {
+        self.note(queue, Happening::Arrived);
+        self.wake_readers(queue);
+    }
+
+    /// Tells that messages came that become visible after a while, by which readers need not look before.
+    pub fn arrives_in(&self, queue: &QueueName, delay: Duration) {
+        self.note(queue, Happening::Arrived);
         if let Some(followed) = self.followed(queue) {
-            followed.arrivals.send_replace(());
+            followed.wake_at(Instant::now() + delay);
         }
     }
 
     /// Tells that messages were settled: their slots are free, and their groups may go on.
     pub fn settled(&self, queue: &QueueName, msg_ids: impl Iterator<Item = i64> + Clone) {
+        self.note(queue, Happening::Settled);
         if let Some(followed) = self.followed(queue) {
             for window in followed.windows() {
                 window.free(msg_ids.clone());
             }
-            followed.settles.send_replace(());
+            followed.wake(true);
         }
     }
 
     /// Tells that deliveries were released: their slots are free, and their messages are there again or will be.
     pub fn released(&self, queue: &QueueName, receipts: impl Iterator<Item = Receipt> + Clone) {
+        self.note(queue, Happening::Arrived);
         if let Some(followed) = self.followed(queue) {
             for window in followed.windows() {
                 window.free_deliveries(receipts.clone());
             }
-            followed.arrivals.send_replace(());
+            followed.wake(false);
         }
     }
 
     /// Tells that messages got another `vt`: those who count on the old one must look again.
     pub fn rescheduled(&self, queue: &QueueName) {
+        self.note(queue, Happening::Arrived);
         if let Some(followed) = self.followed(queue) {
             for window in followed.windows() {
                 window.doubt();
             }
-            followed.arrivals.send_replace(());
+            followed.wake(false);
         }
+    }
+
+    /// Takes over what another replica told, which is not told on.
+    pub fn heard(&self, queue: &QueueName, happening: Happening) {
+        if let Some(followed) = self.followed(queue) {
+            for window in followed.windows() {
+                window.suspect();
+            }
+            followed.wake(happening == Happening::Settled);
+        }
+    }
+
+    /// Wakes a queue's readers for a reason that other replicas see by themselves, such as a moment that has come.
+    pub fn wake_readers(&self, queue: &QueueName) {
+        if let Some(followed) = self.followed(queue) {
+            followed.wake(false);
+        }
+    }
+
+    /// Wakes a queue's readers at a moment.
+    pub fn wake_readers_at(&self, queue: &QueueName, moment: Instant) {
+        if let Some(followed) = self.followed(queue) {
+            followed.wake_at(moment);
+        }
+    }
+
+    /// Waits until something happened here, and takes all that other replicas were not told yet. For one announcer:
+    /// from its first call on everything is kept for it, one entry a queue.
+    pub async fn to_announce(&self) -> HashMap<QueueName, Happening> {
+        loop {
+            let told = self.shared.told.notified();
+            {
+                let mut untold = self.shared.untold.lock().unwrap_or_else(PoisonError::into_inner);
+                let untold = untold.get_or_insert_default();
+                if !untold.is_empty() {
+                    return std::mem::take(untold);
+                }
+            }
+            told.await;
+        }
+    }
+
+    fn note(&self, queue: &QueueName, happening: Happening) {
+        let mut untold = self.shared.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(untold) = untold.as_mut() else {
+            return;
+        };
+        match untold.get_mut(queue) {
+            Some(known) => *known = (*known).max(happening),
+            None => drop(untold.insert(queue.clone(), happening)),
+        }
+        self.shared.told.notify_one();
     }
 
     fn followed(&self, queue: &QueueName) -> Option<Arc<QueueEvents>> {
@@ -84,19 +174,22 @@ impl Events {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, Weak<QueueEvents>>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl QueueEvents {
-    /// Begins to wait: whatever happens from now on ends the next [`Waiter::wait`]. A grouped read also waits for
-    /// settles, because they let groups go on.
-    pub fn waiter(self: &Arc<Self>, grouped: bool) -> Waiter {
-        Waiter {
-            arrivals: self.arrivals.subscribe(),
-            settles: grouped.then(|| self.settles.subscribe()),
-            _followed: Arc::clone(self),
-        }
+    /// The queue.
+    pub fn queue(&self) -> &QueueName {
+        &self.name
+    }
+
+    /// Adds a reader, to be woken by what happens from now on. Settles wake grouped readers only, because they let
+    /// groups go on.
+    pub fn add_reader(&self, wake: &Arc<Wake>, grouped: bool) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.retain(|reader| reader.wake.strong_count() > 0);
+        readers.push(Reader { wake: Arc::downgrade(wake), grouped });
     }
 
     /// Adds a stream's window, whose slots this queue's settles free.
@@ -104,6 +197,29 @@ impl QueueEvents {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         windows.retain(|window| window.strong_count() > 0);
         windows.push(Arc::downgrade(window));
+    }
+
+    /// The right to read, which only so many have at a time.
+    pub(super) fn reads(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.reads)
+    }
+
+    fn wake(&self, by_a_settle: bool) {
+        for reader in self.readers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if (reader.grouped || !by_a_settle)
+                && let Some(wake) = reader.wake.upgrade()
+            {
+                wake.now();
+            }
+        }
+    }
+
+    fn wake_at(&self, moment: Instant) {
+        for reader in self.readers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Some(wake) = reader.wake.upgrade() {
+                wake.at(moment);
+            }
+        }
     }
 
     fn windows(&self) -> Vec<Arc<Window>> {
@@ -122,70 +238,53 @@ impl Drop for QueueEvents {
     }
 }
 
-/// Waits for what happens to a queue. What happens between two waits is not missed.
-pub struct Waiter {
-    arrivals: watch::Receiver<()>,
-    settles: Option<watch::Receiver<()>>,
-    _followed: Arc<QueueEvents>,
-}
-
-impl Waiter {
-    /// Forgets what happened so far: a read that begins now will see it.
-    pub fn reset(&mut self) {
-        self.arrivals.mark_unchanged();
-        if let Some(settles) = &mut self.settles {
-            settles.mark_unchanged();
-        }
-    }
-
-    /// Waits until something happened since the last [`Waiter::reset`], or for `longest`.
-    pub async fn wait(&mut self, longest: Duration) {
-        let settled = async {
-            match &mut self.settles {
-                Some(settles) => settles.changed().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            _ = self.arrivals.changed() => {}
-            _ = settled => {}
-            () = tokio::time::sleep(longest) => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LONG: Duration = Duration::from_secs(3_600);
 
     fn queue(name: &str) -> QueueName {
         QueueName::try_from(name.to_owned()).expect("a good name")
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_arrival_between_reset_and_wait_is_not_missed() {
+    #[test]
+    fn settles_wake_grouped_readers_only() {
         let events = Events::default();
-        let mut waiter = events.follow(&queue("a")).waiter(false);
-        waiter.reset();
+        let followed = events.follow(&queue("a"));
+        let (grouped, plain) = (Arc::new(Wake::default()), Arc::new(Wake::default()));
+        followed.add_reader(&grouped, true);
+        followed.add_reader(&plain, false);
+        events.settled(&queue("a"), [1].into_iter());
+        assert!(grouped.is_due() && !plain.is_due());
         events.arrived(&queue("a"));
-        let before = tokio::time::Instant::now();
-        waiter.wait(LONG).await;
-        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert!(plain.is_due());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn settles_wake_grouped_waiters_only() {
+    async fn a_delayed_message_wakes_readers_when_it_is_due() {
         let events = Events::default();
         let followed = events.follow(&queue("a"));
-        let (mut grouped, mut plain) = (followed.waiter(true), followed.waiter(false));
+        let wake = Arc::new(Wake::default());
+        followed.add_reader(&wake, false);
+        events.arrives_in(&queue("a"), Duration::from_secs(5));
+        assert!(!wake.is_due());
+        tokio::time::advance(Duration::from_millis(5_050)).await;
+        assert!(wake.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_happens_here_is_announced_once_and_what_was_heard_is_not() {
+        let events = Events::default();
+        events.arrived(&queue("before"));
+        let mut first = Box::pin(events.to_announce());
+        assert!(futures_util::poll!(&mut first).is_pending());
         events.settled(&queue("a"), [1].into_iter());
-        let before = tokio::time::Instant::now();
-        grouped.wait(LONG).await;
-        assert_eq!(before.elapsed(), Duration::ZERO);
-        plain.wait(LONG).await;
-        assert_eq!(before.elapsed(), LONG);
+        events.arrived(&queue("a"));
+        events.settled(&queue("a"), [2].into_iter());
+        events.settled(&queue("b"), [1].into_iter());
+        events.heard(&queue("c"), Happening::Arrived);
+        let told = first.await;
+        assert_eq!(told, HashMap::from([(queue("a"), Happening::Arrived), (queue("b"), Happening::Settled)]));
+        assert!(futures_util::poll!(Box::pin(events.to_announce())).is_pending());
     }
 
     #[test]

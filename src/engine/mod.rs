@@ -1,9 +1,12 @@
 //! What happens between calls: who waits for a queue, who wakes them, and how much each may hold.
 
 mod changes;
+pub mod dispatch;
 mod events;
+mod wake;
 mod window;
 
 pub use changes::Changes;
-pub use events::{Events, QueueEvents, Waiter};
+pub use dispatch::{Dispatch, Handover, Subscription};
+pub use events::{Events, Happening, QueueEvents};
 pub use window::Window;

@@ -82,6 +82,13 @@ impl Window {
         self.freed.notify_one();
     }
 
+    /// Tells that messages may have been settled elsewhere, which matters once the window is full.
+    pub fn suspect(&self) {
+        if self.room() == 0 {
+            self.doubt();
+        }
+    }
+
     /// Waits until a slot was freed, or the slots should be looked at again.
     pub async fn changed(&self) {
         self.freed.notified().await;

@@ -3,18 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use tokio::time::Instant;
 
-use super::{Broker, Call, Handover, OnConnection, Operation};
-use crate::domain::bounds::MAX_REPLY_BYTES;
+use super::{Broker, Call, OnConnection, Operation};
 use crate::domain::message::Message;
-use crate::domain::{Ordering, OutgoingMessage, QueueName, ReadOrder, Result};
-use crate::engine::Changes;
+use crate::domain::{OutgoingMessage, QueueName, ReadOrder, Result};
+use crate::engine::{Changes, Handover};
 use crate::pg::Connection;
-
-/// The longest pause between two reads of an idle queue, which finds what plain SQL sent.
-const IDLE_POLL: Duration = Duration::from_secs(1);
 
 /// How long before its caller's deadline a waiting read gives up, so that the empty answer still arrives.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
@@ -103,38 +98,13 @@ impl Operation for ReadBatch {
 
     async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<Handover> {
         let until = Instant::now() + self.wait.min(call.deadline.remaining().saturating_sub(ANSWER_TIME));
-        let queue = &self.order.queue;
-        let mut waiter = broker.events.follow(queue).waiter(self.order.ordering != Ordering::Unordered);
-        loop {
-            waiter.reset();
-            let mut connection = broker.database.connect(Self::NAME, call.deadline).await?;
-            let taken = connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
-            let read = Handover::new(broker, queue, taken.deliveries);
-            if !read.deliveries().is_empty() || call.gone.is_cancelled() || broker.drain.is_cancelled() {
-                return Ok(read);
-            }
-            if taken.cut {
-                // What stood in front was moved aside; others may be behind it, and are there without a wait.
-                continue;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(read);
-            }
-            let next = connection.next_visible(queue, taken.before_read).await?;
-            drop(connection);
+        let count = usize::try_from(self.count).unwrap_or(1);
+        let stopped = async {
             tokio::select! {
-                () = waiter.wait(idle_pause(next).min(left)) => {}
                 () = call.gone.cancelled() => {}
                 () = broker.drain.cancelled() => {}
             }
-        }
+        };
+        broker.dispatch.read_once(&self.order, count, until, stopped).await
     }
-}
-
-/// How long to leave an empty queue alone: until its next message is due, and no longer than the fallback poll, whose
-/// jitter keeps many readers apart.
-pub(super) fn idle_pause(next_visible: Option<Duration>) -> Duration {
-    let poll = IDLE_POLL.mul_f64(rand::rng().random_range(0.75..1.0));
-    next_visible.map_or(poll, |next| next.min(poll))
 }

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Transactions;
 use crate::domain::{Deadline, Error, Kind, Limits, Result};
-use crate::engine::{Changes, Events};
+use crate::engine::{Changes, Dispatch, Events};
 use crate::pg::{Connection, Database, Upgrader};
 
 /// How often an operation is tried that collides with others.
@@ -19,8 +19,10 @@ const ATTEMPTS: u32 = 3;
 pub struct Broker {
     /// The database.
     pub database: Database,
-    /// Who waits for which queue.
+    /// What happens to queues, and whom it wakes.
     pub events: Events,
+    /// Reads on behalf of many.
+    pub dispatch: Dispatch,
     /// Installs and upgrades pgmq.
     pub upgrader: Upgrader,
     /// The transactions that callers hold open.

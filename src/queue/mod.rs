@@ -3,23 +3,23 @@
 mod admin;
 mod batch;
 mod broker;
-mod handover;
 mod info;
 mod metrics;
 mod queues;
 mod settle;
+mod source;
 mod stream;
 mod topics;
 mod transact;
 mod transaction;
 
+pub use crate::engine::Handover;
 pub use admin::{
     ConvertArchivePartitioned, CreateFifoIndex, DisableNotifications, EnableNotifications, InstallPgmq,
     ListNotifications, UpdateNotifications,
 };
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
-pub use handover::Handover;
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};
 pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue};

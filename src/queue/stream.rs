@@ -1,20 +1,19 @@
 //! The server-streaming read: drains a queue, then follows it until the client leaves.
 //!
-//! One task a stream reads and waits; the transport pulls. A place in the channel is reserved before each read, so
-//! that nothing is read that the client is not about to take.
+//! One task a stream says how much it wants and waits; the transport pulls. A place in the channel is reserved before
+//! anything is wanted, so that nothing is read that the client is not about to take.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::batch::idle_pause;
-use super::{Broker, Handover, OnConnection};
+use super::{Broker, OnConnection};
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
-use crate::domain::{Deadline, Error, Kind, Ordering, Queue, ReadOrder, Result, Timestamp};
-use crate::engine::{Waiter, Window};
+use crate::domain::{Deadline, Error, Kind, Queue, ReadOrder, Result};
+use crate::engine::{Handover, QueueEvents, Subscription, Window};
 use crate::pg::Connection;
 
 /// How long one read of a stream may take.
@@ -23,8 +22,8 @@ const READ_TIME: Duration = Duration::from_secs(30);
 /// How often a full window is checked for messages that were settled elsewhere.
 const WINDOW_CHECK: Duration = Duration::from_secs(1);
 
-/// The pause after a failure of the database, which the stream outlives.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// The most bytes of one piece.
+const PIECE_BYTES: usize = MAX_STREAM_BATCH_BYTES as usize;
 
 /// How long a client may take to take the last item.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -89,8 +88,10 @@ impl ReadStream {
         let followed = broker.events.follow(&options.order.queue);
         let window = Arc::new(Window::new(options.max_in_flight));
         followed.add_window(&window);
+        let subscription = broker.dispatch.subscribe(&options.order, queue.created_at, PIECE_BYTES)?;
         let reader = Reader {
-            waiter: followed.waiter(options.order.ordering != Ordering::Unordered),
+            subscription,
+            _followed: followed,
             left: options.max_messages,
             // Streams that were opened together do not end together.
             ends: broker
@@ -98,7 +99,6 @@ impl ReadStream {
                 .map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0))),
             heartbeat: Instant::now() + options.heartbeat_interval,
             broker: Arc::clone(broker),
-            queue_created_at: queue.created_at,
             options,
             window,
             deadline,
@@ -135,10 +135,10 @@ type Sender = mpsc::Sender<Result<StreamItem>>;
 
 struct Reader {
     broker: Arc<Broker>,
-    queue_created_at: Timestamp,
+    subscription: Subscription,
     options: StreamOptions,
     window: Arc<Window>,
-    waiter: Waiter,
+    _followed: Arc<QueueEvents>,
     left: Option<usize>,
     ends: Option<Instant>,
     heartbeat: Instant,
@@ -147,115 +147,86 @@ struct Reader {
 
 /// What a stream does next.
 enum Next {
-    Read,
-    Heartbeat,
+    Give(StreamItem),
     Close(ClosingReason),
     Fail(Error),
+    Dropped(Error),
     Gone,
 }
 
 impl Reader {
     async fn run(mut self, sender: Sender) {
-        let mut next = Next::Read;
         loop {
-            next = match next {
-                Next::Read => self.read(&sender).await,
-                Next::Heartbeat => self.beat(&sender).await,
-                Next::Close(reason) => return self.close(&sender, reason).await,
-                Next::Fail(error) => {
-                    let _ = tokio::time::timeout(GOODBYE, sender.send(Err(error))).await;
-                    return;
-                }
-                Next::Gone => return,
-            };
-        }
-    }
-
-    /// Reads once if there is room and the client is ready, and waits otherwise.
-    async fn read(&mut self, sender: &Sender) -> Next {
-        if self.left == Some(0) {
-            return Next::Gone;
-        }
-        if self.window.room() == 0 {
-            return self.wait_for_room(sender).await;
-        }
-        let place = tokio::select! {
-            place = sender.reserve() => match place {
+            let place = match sender.try_reserve() {
                 Ok(place) => place,
-                Err(_) => return Next::Gone,
-            },
-            // A client that does not read gets no heartbeat either: it has one waiting already.
-            planned = Self::planned_end(&self.broker, self.ends, self.deadline) => return planned,
-        };
-        self.waiter.reset();
-        let room = self.window.room().min(self.left.unwrap_or(usize::MAX));
-        match self.read_once(room).await {
-            Ok(Found::Messages(handover)) => {
-                let receipts = handover.deliveries().iter().map(|delivery| delivery.receipt);
-                self.window.take(receipts, self.options.order.visibility_timeout.span());
-                if let Some(left) = &mut self.left {
-                    *left -= handover.deliveries().len();
+                Err(_) => {
+                    // Nothing is read for a client that does not take what it was given. It gets no heartbeat either.
+                    self.subscription.set_demand(0);
+                    tokio::select! {
+                        place = sender.reserve() => match place {
+                            Ok(place) => place,
+                            Err(_) => return,
+                        },
+                        planned = Self::planned_end(&self.broker, self.ends, self.deadline) => {
+                            return self.end(&sender, planned).await;
+                        }
+                    }
                 }
-                self.heartbeat = Instant::now() + self.options.heartbeat_interval;
-                place.send(Ok(StreamItem::Messages(handover)));
-                Next::Read
-            }
-            Ok(Found::Nothing { look_again_after }) => {
-                drop(place);
-                self.wait_for_messages(sender, look_again_after).await
-            }
-            Err(error) => {
-                drop(place);
-                self.after_failure(sender, error).await
+            };
+            match self.next(&sender).await {
+                Next::Give(item) => place.send(Ok(item)),
+                end => {
+                    drop(place);
+                    return self.end(&sender, end).await;
+                }
             }
         }
     }
 
-    async fn read_once(&mut self, room: usize) -> Result<Found> {
-        let order = &self.options.order;
-        let deadline = Deadline::within(READ_TIME);
-        let mut connection = self.broker.database.connect("read", deadline).await?;
-        let count = i32::try_from(room).unwrap_or(i32::MAX);
-        let taken = connection.read(order, count, MAX_STREAM_BATCH_BYTES).await?;
-        let read = Handover::new(&self.broker, &order.queue, taken.deliveries);
-        if taken.queue_created_at != self.queue_created_at {
-            // Dropped and made anew between two reads: what was read is another queue's, and goes back.
-            return Err(Error::queue_not_found(order.queue.as_str()));
+    /// What comes next, for a client that is ready to take it.
+    async fn next(&mut self, sender: &Sender) -> Next {
+        loop {
+            if self.left == Some(0) {
+                return Next::Gone;
+            }
+            let room = self.window.room().min(self.left.unwrap_or(usize::MAX));
+            self.subscription.set_demand(room);
+            let look = Instant::now() + WINDOW_CHECK;
+            let look = self.window.next_expiry().map_or(look, |expiry| expiry.min(look));
+            tokio::select! {
+                handover = self.subscription.next() => match handover {
+                    Ok(handover) => return Next::Give(self.take(handover)),
+                    Err(error) => match error.kind() {
+                        Kind::QueueNotFound => return Next::Dropped(error),
+                        Kind::Draining => return Next::Close(ClosingReason::Draining),
+                        _ => return Next::Fail(error),
+                    },
+                },
+                () = self.window.changed() => {}
+                () = sleep_until(look), if room == 0 => match self.check_window().await {
+                    Err(error) if error.kind() == Kind::QueueNotFound => return Next::Dropped(error),
+                    // Another look comes soon.
+                    Ok(()) | Err(_) => {}
+                },
+                () = sleep_until(self.heartbeat) => {
+                    self.heartbeat = Instant::now() + self.options.heartbeat_interval;
+                    return Next::Give(StreamItem::Heartbeat { in_flight: self.window.in_flight() });
+                }
+                () = sender.closed() => return Next::Gone,
+                planned = Self::planned_end(&self.broker, self.ends, self.deadline) => return planned,
+            }
         }
-        if !read.deliveries().is_empty() {
-            return Ok(Found::Messages(read));
-        }
-        if taken.cut {
-            return Ok(Found::Nothing { look_again_after: Duration::ZERO });
-        }
-        let next = connection.next_visible(&order.queue, taken.before_read).await?;
-        Ok(Found::Nothing { look_again_after: idle_pause(next) })
     }
 
-    async fn wait_for_messages(&mut self, sender: &Sender, longest: Duration) -> Next {
-        tokio::select! {
-            () = self.waiter.wait(longest) => Next::Read,
-            () = sleep_until(self.heartbeat) => Next::Heartbeat,
-            () = sender.closed() => Next::Gone,
-            planned = Self::planned_end(&self.broker, self.ends, self.deadline) => planned,
+    /// Counts messages as held by the client.
+    fn take(&mut self, handover: Handover) -> StreamItem {
+        let receipts = handover.deliveries().iter().map(|delivery| delivery.receipt);
+        self.window.take(receipts, self.options.order.visibility_timeout.span());
+        if let Some(left) = &mut self.left {
+            *left -= handover.deliveries().len();
         }
-    }
-
-    /// Waits until a slot is free: settled here, expired, or settled elsewhere, which the database tells.
-    async fn wait_for_room(&mut self, sender: &Sender) -> Next {
-        let check = Instant::now() + WINDOW_CHECK;
-        let look = self.window.next_expiry().map_or(check, |expiry| expiry.min(check));
-        tokio::select! {
-            () = self.window.changed() => return Next::Read,
-            () = sleep_until(look) => {}
-            () = sleep_until(self.heartbeat) => return Next::Heartbeat,
-            () = sender.closed() => return Next::Gone,
-            planned = Self::planned_end(&self.broker, self.ends, self.deadline) => return planned,
-        }
-        match self.check_window().await {
-            Ok(()) => Next::Read,
-            Err(error) => self.after_failure(sender, error).await,
-        }
+        self.heartbeat = Instant::now() + self.options.heartbeat_interval;
+        StreamItem::Messages(handover)
     }
 
     async fn check_window(&mut self) -> Result<()> {
@@ -267,44 +238,23 @@ impl Reader {
         Ok(())
     }
 
-    /// A stream outlives its database, but not its queue.
-    async fn after_failure(&mut self, sender: &Sender, error: Error) -> Next {
-        match error.kind() {
-            Kind::QueueNotFound => {
+    async fn end(&self, sender: &Sender, end: Next) {
+        match end {
+            Next::Close(reason) => self.close(sender, reason).await,
+            Next::Dropped(error) => {
                 self.close(sender, ClosingReason::QueueDropped).await;
-                Next::Fail(error)
+                let _ = timeout(GOODBYE, sender.send(Err(error))).await;
             }
-            Kind::DatabaseUnavailable
-            | Kind::OutcomeUnknown
-            | Kind::OutcomeUnknownRetrySafe
-            | Kind::Overloaded
-            | Kind::Conflict
-            | Kind::QueueBusy
-            | Kind::DeadlineExceeded
-            | Kind::DatabaseResources => {
-                let queue = self.options.order.queue.as_str();
-                tracing::debug!(
-                    queue,
-                    error = crate::domain::error::chain(&error),
-                    "stream waits for the database"
-                );
-                self.wait_for_messages(sender, RETRY_PAUSE).await
+            Next::Fail(error) => {
+                let _ = timeout(GOODBYE, sender.send(Err(error))).await;
             }
-            _ => Next::Fail(error),
-        }
-    }
-
-    async fn beat(&mut self, sender: &Sender) -> Next {
-        self.heartbeat = Instant::now() + self.options.heartbeat_interval;
-        match sender.try_send(Ok(StreamItem::Heartbeat { in_flight: self.window.in_flight() })) {
-            Err(mpsc::error::TrySendError::Closed(_)) => Next::Gone,
-            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => Next::Read,
+            Next::Give(_) | Next::Gone => {}
         }
     }
 
     /// Says goodbye; a client that does not read must not hold up the end.
     async fn close(&self, sender: &Sender, reason: ClosingReason) {
-        let _ = tokio::time::timeout(GOODBYE, sender.send(Ok(self.closing(reason)))).await;
+        let _ = timeout(GOODBYE, sender.send(Ok(self.closing(reason)))).await;
     }
 
     fn closing(&self, reason: ClosingReason) -> StreamItem {
@@ -326,9 +276,4 @@ impl Reader {
             () = sleep_until(deadline.instant()) => Next::Fail(Error::deadline_exceeded()),
         }
     }
-}
-
-enum Found {
-    Messages(Handover),
-    Nothing { look_again_after: Duration },
 }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DatabaseSource, DatabaseUrl, Tls};
 use crate::domain::Limits;
-use crate::engine::Events;
+use crate::engine::{Dispatch, Events};
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader};
 use crate::queue::{Broker, Transactions};
@@ -122,16 +122,21 @@ async fn serve_on(
     let database = Database::new(&url, limits)?;
     let monitor = Monitor::new(database.clone(), &url, !config.no_install, config.health_interval)?;
     let mut state = monitor.subscribe();
+    let (events, tasks, drain_begins) = (Events::default(), TaskTracker::new(), CancellationToken::new());
+    // Sends and settles find connections too, however many queues are read.
+    let reads = usize::try_from(config.pool_size).unwrap_or(usize::MAX).saturating_mul(3) / 4;
+    let dispatch = Dispatch::new(Arc::new(database.clone()), &events, &tasks, &drain_begins, reads);
     let broker = Arc::new(Broker {
         database: database.clone(),
-        events: Events::default(),
+        events,
+        dispatch,
         upgrader: Upgrader::new(&url, !config.no_install),
         transactions: Transactions::new(config.transactions),
         limits: Limits { max_message_bytes: config.max_message_bytes },
         replica: replica(),
         max_stream_age: config.max_stream_age,
-        drain: CancellationToken::new(),
-        tasks: TaskTracker::new(),
+        drain: drain_begins,
+        tasks,
     });
     let health = health::Health::new(monitor.subscribe(), broker.drain.clone()).await;
     let service = Service::new(Arc::clone(&broker), config.default_deadline);

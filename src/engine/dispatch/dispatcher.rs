@@ -1,0 +1,159 @@
+//! The one reader of a class: a task that reads while somebody wants something and something may be there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Dispatch;
+use super::class::{Class, Found, Step};
+use super::handover::{Handover, may_pass};
+use super::source::Session;
+use crate::domain::{Error, Kind, Result, Taken, Timestamp, error};
+
+/// How long a dispatcher stays that nobody subscribes to, for callers who come and go.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// The pause after a failure of the database.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Reads for a class until nobody subscribes any more or the server ends.
+pub(super) async fn run(dispatch: Dispatch, class: Arc<Class>) {
+    loop {
+        let drained = dispatch.shared.drain.cancelled();
+        let until = match class.next_step() {
+            Step::Linger => {
+                let stays = timeout(LINGER, class.wake.changed());
+                tokio::select! {
+                    changed = stays => if changed.is_err() && dispatch.forget(&class) { return },
+                    () = drained => break,
+                }
+                continue;
+            }
+            Step::Read => {
+                read(&dispatch, &class).await;
+                if dispatch.shared.drain.is_cancelled() {
+                    break;
+                }
+                continue;
+            }
+            Step::AskNextVisible(before_read) => {
+                ask(&dispatch, &class, before_read).await;
+                continue;
+            }
+            Step::Rest => None,
+            Step::Wait(until) => until,
+        };
+        let moment = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = class.wake.changed() => {}
+            () = moment => {}
+            () = drained => break,
+        }
+    }
+    // Those who come later are told the same when they subscribe.
+    dispatch.forget_for_ever(&class);
+    class.lock().share.fail_all(&Error::draining());
+}
+
+/// Waits for a turn and reads for those who want something by then.
+async fn read(dispatch: &Dispatch, class: &Class) {
+    let drained = dispatch.shared.drain.cancelled();
+    let done = tokio::select! {
+        turn = dispatch.turn(class, "read") => async { read_in_turn(dispatch, class, turn?).await }.await,
+        // Nothing was asked yet, so nothing is under way.
+        () = drained => return,
+    };
+    if let Err(error) = done {
+        failed(class, &error);
+    }
+}
+
+async fn read_in_turn(dispatch: &Dispatch, class: &Class, mut turn: super::Turn) -> Result<()> {
+    let Some(ask) = class.begin_read() else {
+        return Ok(());
+    };
+    let taken = turn.session.read(&class.order, ask.count, ask.bytes).await?;
+    let full = taken.cut || taken.deliveries.len() >= ask.count;
+    let before_read = taken.before_read;
+    let something = !taken.deliveries.is_empty();
+    hand_over(dispatch, class, taken, full);
+    class.found(if full { Found::Full } else { Found::Short { before_read, something } });
+    // The turn is here, so the question costs least now.
+    if let Step::AskNextVisible(before_read) = class.next_step() {
+        ask_in_turn(class, turn.session.as_mut(), before_read).await?;
+    }
+    Ok(())
+}
+
+/// Gives a batch to its subscribers, and back what they do not want any more.
+fn hand_over(dispatch: &Dispatch, class: &Class, taken: Taken, full: bool) {
+    let (returns, queue) = (&dispatch.shared.returns, &class.order.queue);
+    if !taken.deliveries.is_empty() {
+        class.wake.at(Instant::now() + class.order.visibility_timeout.span());
+    }
+    let left = {
+        let mut state = class.lock();
+        let gone = Error::queue_not_found(queue.as_str());
+        state.share.keep_incarnation(taken.queue_created_at, &gone);
+        state.share.weigh(&taken.deliveries);
+        let pieces = |deliveries| Handover::new(returns, queue, deliveries);
+        let left = state.share.divide(taken.deliveries.into(), pieces);
+        if !full {
+            state.share.tell_nothing();
+        }
+        left
+    };
+    returns.give_back(queue, left);
+}
+
+async fn ask(dispatch: &Dispatch, class: &Class, before_read: Timestamp) {
+    let drained = dispatch.shared.drain.cancelled();
+    let done = tokio::select! {
+        turn = dispatch.turn(class, "next_visible") => async {
+            ask_in_turn(class, turn?.session.as_mut(), before_read).await
+        }.await,
+        () = drained => return,
+    };
+    if let Err(error) = done {
+        failed(class, &error);
+    }
+}
+
+async fn ask_in_turn(class: &Class, session: &mut dyn Session, before_read: Timestamp) -> Result<()> {
+    let begun = Instant::now();
+    class.begin_ask();
+    let answer = session.next_visible(&class.order.queue, before_read).await;
+    match answer {
+        Ok(next_visible) => class.asked(next_visible, begun.elapsed()),
+        Err(error) => {
+            class.ask_failed(before_read);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Streams outlive their database, but not their queue; who asks once hears what happened.
+fn failed(class: &Class, error: &Error) {
+    let mut state = class.lock();
+    if !may_pass(error) {
+        return state.share.fail_all(error);
+    }
+    state.share.fail_impatient(error);
+    drop(state);
+    let (queue, cause) = (class.order.queue.as_str(), error::chain(error));
+    tracing::debug!(queue, error = cause, "readers wait for the database");
+    // Not all at once when it is back.
+    let pause = match error.kind() {
+        Kind::Overloaded => RETRY_PAUSE,
+        _ => RETRY_PAUSE.mul_f64(rand::rng().random_range(0.5..1.0)),
+    };
+    class.pause(pause);
+}

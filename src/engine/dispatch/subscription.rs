@@ -1,0 +1,68 @@
+//! A subscriber's end: it says how much it wants and takes what it is given.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::class::Class;
+use super::handover::Handover;
+use super::share::{Item, Manner};
+use crate::domain::{Error, Result};
+
+/// A place among those who read a queue alike. Dropped, it gives back what it was given and has not taken.
+pub struct Subscription {
+    class: Arc<Class>,
+    id: u64,
+    inbox: mpsc::UnboundedReceiver<Item>,
+}
+
+impl Subscription {
+    pub(super) fn new(class: Arc<Class>, manner: Manner) -> Self {
+        let (sender, inbox) = mpsc::unbounded_channel();
+        let id = class.lock().share.add(manner, sender);
+        // Who is new wants to know what is there now, and not what was there when somebody looked.
+        match manner.impatient {
+            true => class.resume(),
+            false => class.wake.now(),
+        }
+        Self { class, id, inbox }
+    }
+
+    /// Says how many messages it would take now; 0 stops what has not been given yet. A handover uses the demand up,
+    /// also if it brings fewer: say it again when more may come.
+    pub fn set_demand(&self, count: usize) {
+        self.class.lock().share.demand(self.id, count);
+        self.class.wake.nudge();
+    }
+
+    /// Waits for messages. What has been given and not been taken stays: dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// `QueueNotFound` if the queue was dropped, or made anew; `Draining`; what no repetition would mend, such as
+    /// `PermissionDenied`. While the database cannot be reached it waits.
+    pub async fn next(&mut self) -> Result<Handover> {
+        loop {
+            if let Some(handover) = self.next_or_nothing().await? {
+                return Ok(handover);
+            }
+        }
+    }
+
+    /// As [`Subscription::next`]; none if a read found nothing that began after the demand. For the impatient.
+    pub(super) async fn next_or_nothing(&mut self) -> Result<Option<Handover>> {
+        match self.inbox.recv().await {
+            Some(Item::Messages(handover)) => Ok(Some(handover)),
+            Some(Item::Nothing) => Ok(None),
+            Some(Item::End(error)) => Err(error),
+            None => Err(Error::draining()),
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.class.lock().share.remove(self.id);
+        // The last one to leave lets the dispatcher end.
+        self.class.wake.nudge();
+    }
+}
