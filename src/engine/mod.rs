@@ -1,5 +1,6 @@
 //! What happens between calls: who waits for a queue, who wakes them, and how much each may hold.
 
+pub mod announcement;
 mod changes;
 pub mod dispatch;
 mod events;
@@ -9,4 +10,5 @@ mod window;
 pub use changes::Changes;
 pub use dispatch::{Dispatch, Handover, Subscription};
 pub use events::{Events, Happening, QueueEvents};
+pub use wake::Wake;
 pub use window::Window;

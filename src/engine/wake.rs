@@ -80,6 +80,19 @@ impl Wake {
         self.lock().due.first().copied()
     }
 
+    /// Waits until something may be there.
+    pub async fn due(&self) {
+        while !self.is_due() {
+            match self.next() {
+                Some(moment) => tokio::select! {
+                    () = self.changed() => {}
+                    () = tokio::time::sleep_until(moment) => {}
+                },
+                None => self.changed().await,
+            }
+        }
+    }
+
     /// Waits until something was told since the last wait.
     pub async fn changed(&self) {
         self.changed.notified().await;

@@ -3,6 +3,7 @@
 //! [`Database::connect`] is the gate: it waits for a turn, takes a connection from the pool, and gives a
 //! [`Connection`] that one operation holds. What a connection can do stands in one file a subject.
 
+mod announcements;
 mod catalog;
 mod database;
 pub mod embedded;
@@ -27,10 +28,13 @@ mod unrenderable;
 mod upgrade;
 mod value;
 mod version;
+mod watch;
 
+pub use announcements::{Announcements, Line};
 pub use database::{Connection, Database, PoolLimits};
 pub use install::CARRIED_VERSION;
 pub use monitor::{DatabaseState, Monitor};
 pub use settle::Settlement;
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};
+pub use watch::Sighting;

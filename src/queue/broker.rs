@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Transactions;
+use super::{Transactions, Watches};
 use crate::domain::{Deadline, Error, Kind, Limits, Result};
 use crate::engine::{Changes, Dispatch, Events};
 use crate::pg::{Connection, Database, Upgrader};
@@ -25,6 +25,8 @@ pub struct Broker {
     pub dispatch: Dispatch,
     /// Installs and upgrades pgmq.
     pub upgrader: Upgrader,
+    /// The queues that somebody watches.
+    pub watches: Watches,
     /// The transactions that callers hold open.
     pub transactions: Transactions,
     /// The operator's limits.

@@ -1,6 +1,7 @@
 //! What can be done with queues: one type an operation, valid as soon as it exists.
 
 mod admin;
+mod announcer;
 mod batch;
 mod broker;
 mod info;
@@ -12,6 +13,8 @@ mod stream;
 mod topics;
 mod transact;
 mod transaction;
+mod watch;
+mod watched;
 
 pub use crate::engine::Handover;
 pub use admin::{
@@ -19,6 +22,7 @@ pub use admin::{
     ListNotifications, UpdateNotifications,
 };
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
+pub use announcer::Announcer;
 pub use broker::{Broker, Call, OnConnection, Operation};
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};
@@ -28,3 +32,5 @@ pub use stream::{ClosingReason, ReadStream, StreamItem, StreamOptions};
 pub use topics::{BindTopic, ListTopicBindings, SendTopic, SendTopicBatch, TestRouting, UnbindTopic};
 pub use transact::{Transact, TransactOperation, TransactResult};
 pub use transaction::{InTransaction, Transaction, Transactions};
+pub use watch::{WatchItem, WatchOptions, WatchStream};
+pub use watched::{EventKind, Watches};

@@ -6,14 +6,16 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::batch::idle_pause;
 use super::transact::nothing_applied;
 use super::{Broker, OnConnection, ReadBatch};
 use crate::config::TransactionLimits;
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::{Deadline, Delivery, Error, Kind, Ordering, Result};
-use crate::engine::Changes;
+use crate::engine::{Changes, Wake};
 use crate::pg::Connection;
+
+/// The longest pause between two looks of a read that waits, which finds what plain SQL sent.
+const IDLE_POLL: Duration = Duration::from_secs(1);
 
 /// The transactions that callers hold open, each with a connection of the pool: few at once, in turn.
 pub struct Transactions {
@@ -78,9 +80,11 @@ impl InTransaction for ReadBatch {
         let until = Instant::now() + self.wait;
         let queue = &self.order.queue;
         let grouped = self.order.ordering != Ordering::Unordered;
-        let mut waiter = transaction.broker.events.follow(queue).waiter(grouped);
+        let followed = transaction.broker.events.follow(queue);
+        let wake = Arc::new(Wake::default());
+        followed.add_reader(&wake, grouped);
         loop {
-            waiter.reset();
+            wake.take();
             let taken = transaction.connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
             let left = until.saturating_duration_since(Instant::now());
             if !taken.deliveries.is_empty() || (left.is_zero() && !taken.cut) {
@@ -88,7 +92,8 @@ impl InTransaction for ReadBatch {
             }
             if !taken.cut {
                 let next = transaction.connection.next_visible(queue, taken.before_read).await?;
-                waiter.wait(idle_pause(next).min(left)).await;
+                let pause = next.unwrap_or(IDLE_POLL).min(IDLE_POLL).min(left);
+                let _ = timeout(pause, wake.due()).await;
             }
         }
     }

@@ -229,22 +229,10 @@ async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
         }
         sleep(SHORTEST_PAUSE).await;
         told |= tokio::select! {
-            () = told_of(&wake) => true,
+            () = wake.due() => true,
             () = sleep(pause.saturating_sub(SHORTEST_PAUSE)) => false,
             () = broker.drain.cancelled() => false,
         };
-    }
-}
-
-async fn told_of(wake: &Wake) {
-    while !wake.is_due() {
-        match wake.next() {
-            Some(moment) => tokio::select! {
-                () = wake.changed() => {}
-                () = tokio::time::sleep_until(moment) => {}
-            },
-            None => wake.changed().await,
-        }
     }
 }
 

@@ -20,8 +20,8 @@ use crate::config::{Config, DatabaseSource, DatabaseUrl, Tls};
 use crate::domain::Limits;
 use crate::engine::{Dispatch, Events};
 use crate::pg::embedded::{self, Embedded};
-use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader};
-use crate::queue::{Broker, Transactions};
+use crate::pg::{Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader};
+use crate::queue::{Announcer, Broker, Transactions, Watches};
 use crate::service::Service;
 
 use connection::Connections;
@@ -131,6 +131,7 @@ async fn serve_on(
         events,
         dispatch,
         upgrader: Upgrader::new(&url, !config.no_install),
+        watches: Watches::default(),
         transactions: Transactions::new(config.transactions),
         limits: Limits { max_message_bytes: config.max_message_bytes },
         replica: replica(),
@@ -144,6 +145,7 @@ async fn serve_on(
 
     let background = TaskTracker::new();
     let stop_background = CancellationToken::new();
+    background.spawn(Announcer::new(&broker, Announcements::new(&url)?).run(stop_background.clone()));
     background.spawn(monitor.run(stop_background.clone()));
     background.spawn(health.run(stop_background.clone()));
     // So that the banner can say which pgmq was found; a database that is down does not hold up the start.

@@ -19,8 +19,9 @@ use crate::proto::v1::{
     PurgeQueueRequest, PurgeQueueResponse, ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse,
     ReleaseRequest, ReleaseResponse, SendBatchRequest, SendBatchResponse, SendRequest, SendResponse,
     SetVisibilityTimeoutRequest, SetVisibilityTimeoutResponse, StreamStarted, TransactRequest,
-    TransactResponse, ValidateNameRequest, ValidateNameResponse,
+    TransactResponse, ValidateNameRequest, ValidateNameResponse, WatchRequest,
 };
+use super::watch::WatchReplies;
 use crate::queue::{self, ReadStream, StreamOptions};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -82,6 +83,17 @@ impl QueueService for Service {
         let request_id = request_id(&request);
         let deadline = self.deadline(&request, NO_DEADLINE);
         self.open_stream(request, &request_id, deadline)
+            .await
+            .map(Response::new)
+            .map_err(|error| to_status(&error, &request_id))
+    }
+
+    type WatchStream = WatchReplies;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Answer<WatchReplies> {
+        let request_id = request_id(&request);
+        let deadline = self.deadline(&request, NO_DEADLINE);
+        self.open_watch(request, &request_id, deadline)
             .await
             .map(Response::new)
             .map_err(|error| to_status(&error, &request_id))

@@ -10,12 +10,14 @@ mod time;
 mod topics;
 mod transact;
 mod transaction;
+mod watch;
 
 use std::time::Duration;
 
 pub(super) use fields::Fields;
 pub(super) use read::stream_response;
 pub(super) use transaction::idle_timeout;
+pub(super) use watch::watch_response;
 
 use crate::domain::Limits;
 

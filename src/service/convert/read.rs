@@ -94,13 +94,7 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
         let max_in_flight =
             fields.take("max_in_flight", bounds::count(max_in_flight, DEFAULT_MAX_IN_FLIGHT, MAX_COUNT));
         let max_messages = fields.take("max_messages", bounds::count_or_endless(max_messages));
-        let heartbeat = heartbeat_interval.map_or(Ok(DEFAULT_HEARTBEAT), |interval| {
-            span(interval).and_then(|interval| match HEARTBEATS.contains(&interval) {
-                true => Ok(interval),
-                false => Err(Invalid::new(Kind::InvalidDuration, "must be 1 s to 10 min")),
-            })
-        });
-        let heartbeat_interval = fields.take("heartbeat_interval", heartbeat);
+        let heartbeat_interval = heartbeat(fields, heartbeat_interval);
         Some(Self {
             order: order?,
             max_in_flight: usize::try_from(max_in_flight?).ok()?,
@@ -108,6 +102,27 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
             heartbeat_interval: heartbeat_interval?,
         })
     }
+}
+
+/// The longest silence of a stream.
+pub(super) fn heartbeat(fields: &mut Fields, given: Option<prost_types::Duration>) -> Option<Duration> {
+    let parsed = given.map_or(Ok(DEFAULT_HEARTBEAT), |interval| {
+        span(interval).and_then(|interval| match HEARTBEATS.contains(&interval) {
+            true => Ok(interval),
+            false => Err(Invalid::new(Kind::InvalidDuration, "must be 1 s to 10 min")),
+        })
+    });
+    fields.take("heartbeat_interval", parsed)
+}
+
+/// A planned end.
+pub(super) fn closing(reason: ClosingReason, retry_delay: Duration) -> v1::Closing {
+    let reason = match reason {
+        ClosingReason::Draining => v1::ClosingReason::Draining,
+        ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
+        ClosingReason::QueueDropped => v1::ClosingReason::QueueDropped,
+    };
+    v1::Closing { reason: reason.into(), retry_delay: duration(retry_delay), ..Default::default() }
 }
 
 /// One item of a stream as a reply. Its messages are the client's from here on.
@@ -124,15 +139,7 @@ pub(in crate::service) fn stream_response(item: StreamItem) -> v1::ReadResponse 
             ..Default::default()
         },
         StreamItem::Closing { reason, retry_delay } => v1::ReadResponse {
-            closing: Some(v1::Closing {
-                reason: match reason {
-                    ClosingReason::Draining => v1::ClosingReason::Draining,
-                    ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
-                    ClosingReason::QueueDropped => v1::ClosingReason::QueueDropped,
-                }
-                .into(),
-                retry_delay: duration(retry_delay),
-            }),
+            closing: Some(closing(reason, retry_delay)),
             ..Default::default()
         },
     }
