@@ -80,22 +80,19 @@ impl Wake {
         self.lock().due.first().copied()
     }
 
-    /// Waits until something may be there.
-    pub async fn due(&self) {
-        while !self.is_due() {
-            match self.next() {
-                Some(moment) => tokio::select! {
-                    () = self.changed() => {}
-                    () = tokio::time::sleep_until(moment) => {}
-                },
-                None => self.changed().await,
-            }
-        }
-    }
-
     /// Waits until something was told since the last wait.
     pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Waits until something may be there, or for `longest`.
+    pub async fn wait(&self, longest: Duration) {
+        let until = Instant::now() + longest;
+        while !self.is_due() && Instant::now() < until {
+            let moment = self.next().map_or(until, |next| next.min(until));
+            // Whatever ends it, the state says what is to be done.
+            let _ = tokio::time::timeout_at(moment, self.changed()).await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

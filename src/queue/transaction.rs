@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -14,7 +15,7 @@ use crate::domain::{Deadline, Delivery, Error, Kind, Ordering, Result};
 use crate::engine::{Changes, Wake};
 use crate::pg::Connection;
 
-/// The longest pause between two looks of a read that waits, which finds what plain SQL sent.
+/// The longest pause between two reads of an empty queue in a transaction.
 const IDLE_POLL: Duration = Duration::from_secs(1);
 
 /// The transactions that callers hold open, each with a connection of the pool: few at once, in turn.
@@ -80,8 +81,7 @@ impl InTransaction for ReadBatch {
         let until = Instant::now() + self.wait;
         let queue = &self.order.queue;
         let grouped = self.order.ordering != Ordering::Unordered;
-        let followed = transaction.broker.events.follow(queue);
-        let wake = Arc::new(Wake::default());
+        let (followed, wake) = (transaction.broker.events.follow(queue), Arc::new(Wake::default()));
         followed.add_reader(&wake, grouped);
         loop {
             wake.take();
@@ -92,11 +92,17 @@ impl InTransaction for ReadBatch {
             }
             if !taken.cut {
                 let next = transaction.connection.next_visible(queue, taken.before_read).await?;
-                let pause = next.unwrap_or(IDLE_POLL).min(IDLE_POLL).min(left);
-                let _ = timeout(pause, wake.due()).await;
+                wake.wait(idle_pause(next).min(left)).await;
             }
         }
     }
+}
+
+/// How long to leave an empty queue alone: until its next message is due, and no longer than a poll that finds what
+/// nobody announces.
+fn idle_pause(next_visible: Option<Duration>) -> Duration {
+    let poll = IDLE_POLL.mul_f64(rand::rng().random_range(0.75..1.0));
+    next_visible.map_or(poll, |next| next.min(poll))
 }
 
 impl Transaction {

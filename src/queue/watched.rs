@@ -228,11 +228,10 @@ async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
             }
         }
         sleep(SHORTEST_PAUSE).await;
-        told |= tokio::select! {
-            () = wake.due() => true,
-            () = sleep(pause.saturating_sub(SHORTEST_PAUSE)) => false,
-            () = broker.drain.cancelled() => false,
-        };
+        tokio::select! {
+            () = wake.wait(pause.saturating_sub(SHORTEST_PAUSE)) => told |= wake.is_due(),
+            () = broker.drain.cancelled() => {}
+        }
     }
 }
 
