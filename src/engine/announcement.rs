@@ -74,9 +74,9 @@ impl Announcement {
         let (form, replica, kind) = (words.next()?, words.next()?.to_owned(), words.next()?);
         let news = match kind {
             "hello" => News::Hello,
-            "queues" if form == FORM => {
-                News::Queues(lines.split('\n').filter(|line| !line.is_empty()).map(parse_line).collect::<Option<_>>()?)
-            }
+            "queues" if form == FORM => News::Queues(
+                lines.split('\n').filter(|line| !line.is_empty()).map(parse_line).collect::<Option<_>>()?,
+            ),
             _ => News::Everything,
         };
         Some(Self { replica, news })
@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn too_many_queues_are_everything() {
-        let told = (0..100_000).map(|number| (queue(&format!("queue_{number}")), Happening::Arrived)).collect();
+        let told =
+            (0..100_000).map(|number| (queue(&format!("queue_{number}")), Happening::Arrived)).collect();
         assert_eq!(payloads("r", told), [everything("r")]);
     }
 

@@ -47,7 +47,12 @@ impl Connection {
     ///
     /// # Errors
     /// `QueueNotFound`.
-    pub async fn look(&mut self, queue: &QueueName, since: Option<Timestamp>, times: bool) -> Result<Sighting> {
+    pub async fn look(
+        &mut self,
+        queue: &QueueName,
+        since: Option<Timestamp>,
+        times: bool,
+    ) -> Result<Sighting> {
         let table = self.table(queue).await?;
         let parameters: [super::database::Parameter<'_>; 3] =
             [(&queue.as_str(), Type::TEXT), (&since, Type::TIMESTAMPTZ), (&times, Type::BOOL)];

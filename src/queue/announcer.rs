@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::Broker;
 use crate::domain::Result;
 use crate::domain::error::chain;
-use crate::engine::announcement::{self, Announcement, News};
 use crate::engine::Happening;
+use crate::engine::announcement::{self, Announcement, News};
 use crate::pg::{Announcements, Line};
 
 /// The least time between two announcements of this replica.
@@ -74,6 +74,7 @@ impl Announcer {
     /// Tells and hears over one connection, until it is lost or the server ends.
     async fn serve(&mut self, mut line: Line, stop: &CancellationToken) -> Result<()> {
         let events = self.broker.events.clone();
+        tracing::debug!("listening for announcements");
         // What was announced before this connection listened was not heard.
         events.heard_everything();
         line.announce(&[announcement::hello(&self.broker.replica)]).await?;

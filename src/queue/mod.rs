@@ -21,8 +21,8 @@ pub use admin::{
     ConvertArchivePartitioned, CreateFifoIndex, DisableNotifications, EnableNotifications, InstallPgmq,
     ListNotifications, UpdateNotifications,
 };
-pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use announcer::Announcer;
+pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};

@@ -209,11 +209,8 @@ async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
                     Some(known) if !times => known.times_at,
                     _ => sighting.looked_at,
                 };
-                known = Some(Known {
-                    created_at: sighting.queue_created_at,
-                    newest: sighting.newest,
-                    times_at,
-                });
+                known =
+                    Some(Known { created_at: sighting.queue_created_at, newest: sighting.newest, times_at });
                 watched.ready.send_replace(true);
             }
             Err(error) if error.kind() == Kind::QueueNotFound => {
@@ -224,7 +221,11 @@ async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
             }
             // A watch outlives its database.
             Err(error) => {
-                tracing::debug!(queue = queue.as_str(), error = chain(&error), "a watch waits for the database");
+                tracing::debug!(
+                    queue = queue.as_str(),
+                    error = chain(&error),
+                    "a watch waits for the database"
+                );
             }
         }
         sleep(SHORTEST_PAUSE).await;

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::call::request_id;
 use super::convert::stream_response;
+use super::watch::WatchReplies;
 use super::{RequestId, Service, to_status};
 use crate::domain::{Deadline, Error};
 use crate::proto::v1::queue_service_server::QueueService;
@@ -21,7 +22,6 @@ use crate::proto::v1::{
     SetVisibilityTimeoutRequest, SetVisibilityTimeoutResponse, StreamStarted, TransactRequest,
     TransactResponse, ValidateNameRequest, ValidateNameResponse, WatchRequest,
 };
-use super::watch::WatchReplies;
 use crate::queue::{self, ReadStream, StreamOptions};
 
 type Answer<T> = Result<Response<T>, Status>;

@@ -122,7 +122,7 @@ pub(super) fn closing(reason: ClosingReason, retry_delay: Duration) -> v1::Closi
         ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
         ClosingReason::QueueDropped => v1::ClosingReason::QueueDropped,
     };
-    v1::Closing { reason: reason.into(), retry_delay: duration(retry_delay), ..Default::default() }
+    v1::Closing { reason: reason.into(), retry_delay: duration(retry_delay) }
 }
 
 /// One item of a stream as a reply. Its messages are the client's from here on.
@@ -138,10 +138,9 @@ pub(in crate::service) fn stream_response(item: StreamItem) -> v1::ReadResponse 
             }),
             ..Default::default()
         },
-        StreamItem::Closing { reason, retry_delay } => v1::ReadResponse {
-            closing: Some(closing(reason, retry_delay)),
-            ..Default::default()
-        },
+        StreamItem::Closing { reason, retry_delay } => {
+            v1::ReadResponse { closing: Some(closing(reason, retry_delay)), ..Default::default() }
+        }
     }
 }
 
