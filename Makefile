@@ -1,7 +1,7 @@
 # `make` alone lists the targets. What they do stands in scripts/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick lint proto docs deny tools image clean
+.PHONY: help run test test-quick bench bench-quick lint proto docs deny tools image clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,12 @@ test: ## Install what the tests need, and run all of them; RUNS="unit 18" runs s
 
 test-quick: ## Run the unit tests, and the integration suite on Postgres 18 only
 	@scripts/test.sh unit 18
+
+bench: ## Measure against the peers, in 20 minutes; ARGS="--only sends" measures a part
+	@scripts/bench.sh $(ARGS)
+
+bench-quick: ## The same in 4 minutes, with less certainty
+	@scripts/bench.sh --quick $(ARGS)
 
 lint: ## Check format, lints, docs, contract, licences
 	@scripts/lint.sh

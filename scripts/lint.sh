@@ -43,6 +43,10 @@ need_rust_components
 
 check "format" cargo fmt --check
 check "clippy" cargo clippy --locked --all-targets -- -D warnings
+# The harness of the benchmark is a workspace of its own; the clients of its peers are not built for this.
+bench=(--manifest-path bench/Cargo.toml)
+check "format of the benchmark" cargo fmt "${bench[@]}" --check
+check "clippy of the benchmark" cargo clippy --locked "${bench[@]}" --target-dir target --all-targets -- -D warnings
 check "docs" docs
 if need_buf; then contract; else left_out "the contract's lints, because buf is missing (it needs npm)"; fi
 if need_cargo_deny; then
@@ -50,7 +54,7 @@ if need_cargo_deny; then
 else
   left_out "the dependencies' licences and sources, because cargo-deny is missing"
 fi
-check "scripts" bash -n scripts/tools.sh scripts/test.sh scripts/lint.sh scripts/proto.sh scripts/run.sh scripts/deny.sh .ci/run
+check "scripts" bash -n scripts/tools.sh scripts/test.sh scripts/lint.sh scripts/proto.sh scripts/run.sh scripts/deny.sh scripts/bench.sh .ci/run
 
 if [[ ${#failures[@]} -gt 0 ]]; then
   warn "failed: $(printf '%s; ' "${failures[@]}" | sed 's/; $//')"

@@ -59,6 +59,7 @@ run_unit() {
   local targets=(--lib --bins --test tidy)
   if has grpcurl; then targets+=(--test readme); fi
   cargo_test "unit tests" --no-fail-fast "${targets[@]}"
+  cargo_test "unit tests of the benchmark" --manifest-path bench/Cargo.toml --target-dir target
 }
 
 run_partman() {

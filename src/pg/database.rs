@@ -1,7 +1,7 @@
 //! The gate: the one way to a connection, and the one function through which statements run.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bb8::{Pool, PooledConnection, RunError};
@@ -13,6 +13,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::catalog::Catalog;
 use super::error;
 use super::failures::ConnectFailures;
+use super::guard::Guard;
 use super::manager::{Manager, Session};
 use super::schema::{self, Schema};
 use super::statement::{Effect, Statement, TimeLimit};
@@ -58,8 +59,11 @@ struct Shared {
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
     limits: PoolLimits,
+    guard: Arc<Guard>,
     catalog: Catalog,
     installation: std::sync::RwLock<Option<Arc<Installation>>>,
+    /// The era in which catalog and installation were learnt.
+    era: AtomicU64,
     schema: std::sync::RwLock<Option<Schema>>,
 }
 
@@ -70,6 +74,7 @@ impl Database {
     /// `Internal` for TLS files that cannot be read.
     pub fn new(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self> {
         let failures = ConnectFailures::new();
+        let guard = Arc::new(Guard::default());
         let pool = Pool::builder()
             .error_sink(Box::new(failures.clone()))
             .max_size(limits.connections)
@@ -77,7 +82,7 @@ impl Database {
             .retry_connection(false)
             .idle_timeout(Duration::from_secs(300))
             .max_lifetime(Duration::from_hours(1))
-            .build_unchecked(Manager::new(url)?);
+            .build_unchecked(Manager::new(url, Arc::clone(&guard))?);
         let shared = Shared {
             pool,
             tls: tls::connector(url)?,
@@ -85,8 +90,10 @@ impl Database {
             turns: Arc::new(Semaphore::new(limits.connections as usize)),
             waiting: AtomicUsize::new(0),
             limits,
+            guard,
             catalog: Catalog::new(),
             installation: std::sync::RwLock::new(None),
+            era: AtomicU64::new(0),
             schema: std::sync::RwLock::new(None),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -107,6 +114,11 @@ impl Database {
             .map_err(|_| error::unavailable("the database does not answer"))??;
         tracing::trace!(operation, wait_us = asked.elapsed().as_micros(), "connection taken");
         Ok(Connection { session, database: self.clone(), marked: false, operation, deadline, _turn: turn })
+    }
+
+    /// What all connections to this database are checked by.
+    pub(super) fn guard(&self) -> Arc<Guard> {
+        Arc::clone(&self.shared.guard)
     }
 
     /// The last probe's findings, if the database was reached before.
@@ -175,9 +187,21 @@ impl Database {
                 })?,
                 failure = failures.wait() => return Err(error::of_connecting(failure)),
             };
-            if !session.client.is_closed() {
+            // Of an ending server's idle connections not one is tried.
+            if !session.client.is_closed() && self.shared.guard.is_fit(session.admission) {
+                self.forget_other_eras();
                 return Ok(session);
             }
+        }
+    }
+
+    /// What was learnt of one database is not true of the next, which may lack its last queues.
+    fn forget_other_eras(&self) {
+        let era = self.shared.guard.era();
+        if self.shared.era.swap(era, Ordering::AcqRel) != era {
+            self.shared.catalog.clear();
+            *self.shared.installation.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+            *self.shared.schema.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         }
     }
 }
@@ -259,10 +283,11 @@ impl Connection {
     /// `OutcomeUnknown` if the connection was lost meanwhile, or its retry-safe form if the transaction is `repeatable`.
     pub async fn commit(&mut self, repeatable: bool) -> Result<()> {
         let effect = if repeatable { Effect::Repeatable } else { Effect::Writes };
+        self.check_usable()?;
+        let unreplicated = self.session.link.unreplicated();
         self.session.busy = true;
         let committed = self.session.client.batch_execute("SELECT 1; COMMIT").await;
-        self.session.busy = committed.as_ref().is_err_and(error::ends_session);
-        committed.map_err(|failed| error::of_commit(failed, effect))?;
+        self.answered(committed, effect, unreplicated, error::of_commit)?;
         self.session.in_transaction = false;
         Ok(())
     }
@@ -302,10 +327,11 @@ impl Connection {
     }
 
     async fn batch(&mut self, text: &str) -> Result<()> {
+        self.check_usable()?;
+        let unreplicated = self.session.link.unreplicated();
         self.session.busy = true;
         let done = self.session.client.batch_execute(text).await;
-        self.session.busy = done.as_ref().is_err_and(error::ends_session);
-        done.map_err(|failed| error::of_statement(failed, Effect::Reads))
+        self.answered(done, Effect::Reads, unreplicated, error::of_statement)
     }
 
     /// Ends the statement that was left while it ran, if one was, and closes the connection; with it goes the open
@@ -343,9 +369,8 @@ impl Connection {
         statement: &Statement,
         parameters: &[Parameter<'_>],
     ) -> Result<Vec<Row>> {
-        if self.session.client.is_closed() {
-            return Err(error::unavailable("the connection to the database was lost"));
-        }
+        self.check_usable()?;
+        let unreplicated = self.session.link.unreplicated();
         let started = Instant::now();
         let new_timeout_ms = self.new_statement_timeout_ms(statement.time_limit);
         let session: &mut Session = &mut self.session;
@@ -375,14 +400,48 @@ impl Connection {
                 Err(_) => return Err(error::connection_lost(statement.effect)),
             },
         };
-        session.busy = answer.as_ref().is_err_and(error::ends_session);
         tracing::trace!(
             operation = self.operation,
             statement = statement.name,
             run_us = started.elapsed().as_micros(),
             "statement done"
         );
-        answer.map_err(|failed| error::of_statement(failed, statement.effect))
+        self.answered(answer, statement.effect, unreplicated, error::of_statement)
+    }
+
+    /// Refuses to send anything to a server that is gone, or that another one has replaced.
+    fn check_usable(&self) -> Result<()> {
+        if self.session.client.is_closed() {
+            return Err(error::unavailable("the connection to the database was lost"));
+        }
+        if self.database.shared.guard.is_superseded(self.session.admission) {
+            return Err(error::superseded(Effect::Reads));
+        }
+        Ok(())
+    }
+
+    /// Takes an answer for what it is worth: one of a server that was replaced meanwhile proves nothing, and a commit
+    /// that its synchronous standby lacks may be undone.
+    fn answered<T>(
+        &mut self,
+        answer: Result<T, tokio_postgres::Error>,
+        effect: Effect,
+        unreplicated_before: u64,
+        meaning: fn(tokio_postgres::Error, Effect) -> Error,
+    ) -> Result<T> {
+        let session: &mut Session = &mut self.session;
+        session.busy = answer.as_ref().is_err_and(error::ends_session);
+        if let Err(failed) = &answer {
+            session.link.heard(failed);
+        }
+        let given = answer.map_err(|failed| meaning(failed, effect))?;
+        if self.database.shared.guard.is_superseded(session.admission) {
+            return Err(error::superseded(effect));
+        }
+        match session.link.unreplicated() != unreplicated_before {
+            true => error::unreplicated(effect).map_or(Ok(given), Err),
+            false => Ok(given),
+        }
     }
 
     pub(super) fn catalog(&self) -> &Catalog {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
+use super::guard::Refusal;
+use super::manager::ConnectError;
 use super::statement::Effect;
 use crate::domain::{Error, Kind};
 
@@ -94,14 +96,23 @@ pub(super) fn ends_session(error: &tokio_postgres::Error) -> bool {
 }
 
 /// The error of a connection that could not be made.
-pub(super) fn of_connecting(error: impl Into<Arc<tokio_postgres::Error>>) -> Error {
+pub(super) fn of_connecting(error: impl Into<Arc<ConnectError>>) -> Error {
     let error = error.into();
-    let reason = match error.as_db_error().map(DbError::code) {
-        Some(&SqlState::TOO_MANY_CONNECTIONS) => "the database has no free connection",
-        Some(code) if code.code().starts_with("28") => "the database refused this server's credentials",
-        Some(&SqlState::INVALID_CATALOG_NAME) => "the database of this server's URL does not exist",
-        Some(_) => "the database does not take connections now",
-        None => "the database cannot be reached",
+    let reason = match &*error {
+        ConnectError::Postgres(error) => match error.as_db_error().map(DbError::code) {
+            Some(&SqlState::TOO_MANY_CONNECTIONS) => "the database has no free connection",
+            Some(code) if code.code().starts_with("28") => "the database refused this server's credentials",
+            Some(&SqlState::INVALID_CATALOG_NAME) => "the database of this server's URL does not exist",
+            Some(_) => "the database does not take connections now",
+            None => "the database cannot be reached",
+        },
+        ConnectError::Refused(Refusal::Standby) => "the database is a standby, which only reads",
+        ConnectError::Refused(Refusal::ReadOnly) => "the database is read-only, as after a failover",
+        ConnectError::Refused(Refusal::OldPrimary { .. }) => {
+            "the database that answers is an old primary, which another one has replaced"
+        }
+        ConnectError::Unresolved(_) => "the database cannot be reached",
+        ConnectError::Silent => "the database does not answer",
     };
     unavailable(reason).caused_by(error)
 }
@@ -124,6 +135,33 @@ pub(super) fn connection_lost(effect: Effect) -> Error {
             Kind::OutcomeUnknown,
             "the connection to the database was lost; the call may have been applied",
         ),
+    }
+}
+
+/// The error of a statement whose server was replaced by another primary before it answered.
+pub(super) fn superseded(effect: Effect) -> Error {
+    let why = "another primary has taken over from the one that this call used";
+    match effect {
+        Effect::Reads => unavailable(why),
+        Effect::Repeatable => {
+            let why = format!("{why}; the call may have been applied, and repeating it is safe");
+            connection_lost(effect).reworded(Kind::OutcomeUnknownRetrySafe, why)
+        }
+        Effect::Writes => Error::new(Kind::OutcomeUnknown, format!("{why}; the call may have been applied")),
+    }
+}
+
+/// The error of a statement that is committed, but whose synchronous standby may not have it; nothing was wrong with
+/// one that only reads.
+pub(super) fn unreplicated(effect: Effect) -> Option<Error> {
+    let why = "the database stopped waiting for its standby: the call is applied, and a failover may undo it";
+    match effect {
+        Effect::Reads => None,
+        Effect::Repeatable => {
+            let why = format!("{why}; repeating it is safe");
+            Some(connection_lost(effect).reworded(Kind::OutcomeUnknownRetrySafe, why))
+        }
+        Effect::Writes => Some(Error::new(Kind::OutcomeUnknown, why)),
     }
 }
 

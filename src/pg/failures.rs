@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bb8::ErrorSink;
 use tokio::sync::watch;
 
+use super::manager::ConnectError;
+
 /// The last failure, for everybody who waits for a connection.
 #[derive(Debug, Clone)]
-pub(super) struct ConnectFailures(watch::Sender<Option<Arc<tokio_postgres::Error>>>);
+pub(super) struct ConnectFailures(watch::Sender<Option<Arc<ConnectError>>>);
 
 impl ConnectFailures {
     pub(super) fn new() -> Self {
@@ -20,22 +22,22 @@ impl ConnectFailures {
     }
 }
 
-impl ErrorSink<tokio_postgres::Error> for ConnectFailures {
-    fn sink(&self, error: tokio_postgres::Error) {
+impl ErrorSink<ConnectError> for ConnectFailures {
+    fn sink(&self, error: ConnectError) {
         self.0.send_replace(Some(Arc::new(error)));
     }
 
-    fn boxed_clone(&self) -> Box<dyn ErrorSink<tokio_postgres::Error>> {
+    fn boxed_clone(&self) -> Box<dyn ErrorSink<ConnectError>> {
         Box::new(self.clone())
     }
 }
 
 /// What fails next.
-pub(super) struct NextFailure(watch::Receiver<Option<Arc<tokio_postgres::Error>>>);
+pub(super) struct NextFailure(watch::Receiver<Option<Arc<ConnectError>>>);
 
 impl NextFailure {
     /// Waits for the next failure.
-    pub(super) async fn wait(&mut self) -> Arc<tokio_postgres::Error> {
+    pub(super) async fn wait(&mut self) -> Arc<ConnectError> {
         loop {
             if self.0.changed().await.is_err() {
                 return std::future::pending().await;

@@ -2,13 +2,17 @@
 //!
 //! The crate's installer works on a pool of sqlx, so this file alone has one, of a single connection.
 
+use std::sync::Arc;
+
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 use tokio_postgres::types::Type;
 
+use super::guard::Guard;
 use super::manager::Manager;
 use super::schema::{self, Schema};
+use super::statement::Effect;
 use super::version::{self, Installation, InstalledBy};
 use crate::config::{DatabaseUrl, Tls};
 use crate::domain::{Error, Kind, Result};
@@ -29,11 +33,12 @@ SELECT EXISTS (SELECT FROM pg_available_extensions AS e WHERE e.name = 'pgmq') A
 #[derive(Clone)]
 pub(super) struct Installer {
     url: DatabaseUrl,
+    guard: Arc<Guard>,
 }
 
 impl Installer {
-    pub(super) fn new(url: DatabaseUrl) -> Self {
-        Self { url }
+    pub(super) fn new(url: DatabaseUrl, guard: Arc<Guard>) -> Self {
+        Self { url, guard }
     }
 
     /// Installs pgmq if it is missing, and does nothing otherwise.
@@ -92,10 +97,13 @@ impl Installer {
 
     /// A session that holds the installation lock until it is closed.
     async fn locked_client(&self) -> Result<Client> {
-        let session = Manager::new(&self.url)?.connect().await.map_err(super::error::of_connecting)?;
+        let session = Manager::new(&self.url, Arc::clone(&self.guard))?
+            .connect()
+            .await
+            .map_err(super::error::of_connecting)?;
         run(&session.client, "SET lock_timeout = '60s'").await?;
         let locked = session.client.query_typed(TAKE_LOCK, &[(&LOCK, Type::INT8)]).await;
-        locked.map_err(|failed| super::error::of_statement(failed, super::statement::Effect::Reads))?;
+        locked.map_err(|failed| super::error::of_statement(failed, Effect::Reads))?;
         run(&session.client, "SET lock_timeout = '10s'").await?;
         Ok(session.client)
     }
@@ -159,13 +167,14 @@ impl Installer {
 }
 
 async fn extension_available(client: &Client) -> Result<bool> {
-    let rows = client.query_typed(EXTENSION_AVAILABLE, &[]).await.map_err(super::error::of_connecting)?;
+    let rows = client.query_typed(EXTENSION_AVAILABLE, &[]).await;
+    let rows = rows.map_err(|failed| super::error::of_statement(failed, Effect::Reads))?;
     rows.first().map_or(Ok(false), |row| super::row::column(row, "available"))
 }
 
 async fn run(client: &Client, sql: &str) -> Result<()> {
     let done = client.batch_execute(sql).await;
-    done.map_err(|failed| super::error::of_statement(failed, super::statement::Effect::Repeatable))
+    done.map_err(|failed| super::error::of_statement(failed, Effect::Repeatable))
 }
 
 fn refused(error: pgmq::PgmqError) -> Error {

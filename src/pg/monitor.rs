@@ -10,12 +10,16 @@ use super::database::Database;
 use super::install::Installer;
 use super::manager::{Manager, Session};
 use super::schema::Schema;
+use super::statement::Effect;
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
 use crate::domain::{Error, Kind, Result, error};
 
 /// The longest that one check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Every so many checks the other hosts of the URL are looked at, too.
+const CHECKS_BETWEEN_LOOKS: u32 = 5;
 
 /// What the last check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +42,9 @@ pub struct Monitor {
     interval: Duration,
     session: Option<Session>,
     installed_once: bool,
+    /// What `installed_once` is true of.
+    era: u64,
+    checks: u32,
     schema_checked: bool,
     schema_failing: bool,
     state: watch::Sender<DatabaseState>,
@@ -50,12 +57,14 @@ impl Monitor {
     /// `Internal` for TLS files that cannot be read.
     pub fn new(database: Database, url: &DatabaseUrl, install: bool, interval: Duration) -> Result<Self> {
         Ok(Self {
+            manager: Manager::new(url, database.guard())?,
+            installer: install.then(|| Installer::new(url.clone(), database.guard())),
             database,
-            manager: Manager::new(url)?,
-            installer: install.then(|| Installer::new(url.clone())),
             interval,
             session: None,
             installed_once: false,
+            era: 0,
+            checks: 0,
             schema_checked: false,
             schema_failing: false,
             state: watch::Sender::new(DatabaseState::Unknown),
@@ -86,6 +95,14 @@ impl Monitor {
             Ok(found) => found,
             Err(_) => Err(super::error::unavailable("the database does not answer")),
         };
+        if self.checks.is_multiple_of(CHECKS_BETWEEN_LOOKS) {
+            self.manager.look_around().await;
+        }
+        self.checks = self.checks.wrapping_add(1);
+        // Another primary may lack what was there before.
+        let era = self.database.guard().era();
+        self.installed_once &= era == self.era;
+        self.era = era;
         // Installing takes longer than a check may.
         let found = match (found, self.installer.clone()) {
             (Ok(found), Some(installer)) if found.installed_by.is_none() && !self.installed_once => {
@@ -148,7 +165,8 @@ impl Monitor {
     }
 
     async fn probe(&mut self) -> Result<Installation> {
-        let session = match self.session.take().filter(|session| !session.client.is_closed()) {
+        let kept = self.session.take();
+        let session = match kept.filter(|session| self.manager.is_fit(session)) {
             Some(session) => session,
             None => {
                 // Perhaps another database, restored or promoted: what stood in the old one may be missing.
@@ -157,6 +175,9 @@ impl Monitor {
             }
         };
         let found = version::probe(&session.client).await?;
+        if self.database.guard().is_superseded(session.admission) {
+            return Err(super::error::superseded(Effect::Reads));
+        }
         self.session = Some(session);
         Ok(found)
     }

@@ -22,8 +22,8 @@ pub struct Upgrader {
 
 impl Upgrader {
     /// Prepares to work on the database of a URL; without `allowed` it refuses.
-    pub fn new(url: &DatabaseUrl, allowed: bool) -> Self {
-        Self { installer: allowed.then(|| Installer::new(url.clone())) }
+    pub fn new(database: &Database, url: &DatabaseUrl, allowed: bool) -> Self {
+        Self { installer: allowed.then(|| Installer::new(url.clone(), database.guard())) }
     }
 
     /// Installs pgmq, or brings it to the newest version that its way of installation has.

@@ -130,7 +130,7 @@ async fn serve_on(
         database: database.clone(),
         events,
         dispatch,
-        upgrader: Upgrader::new(&url, !config.no_install),
+        upgrader: Upgrader::new(&database, &url, !config.no_install),
         watches: Watches::default(),
         transactions: Transactions::new(config.transactions),
         limits: Limits { max_message_bytes: config.max_message_bytes },

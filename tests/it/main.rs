@@ -7,6 +7,7 @@ mod bad_input;
 mod deadlines;
 mod drain;
 mod embedded;
+mod failover;
 mod functions;
 mod grpcurl;
 mod harness;

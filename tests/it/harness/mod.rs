@@ -9,6 +9,7 @@ pub(crate) mod gate;
 pub(crate) mod grpcurl;
 pub(crate) mod health;
 pub(crate) mod own_postgres;
+pub(crate) mod pair;
 pub(crate) mod postgres;
 pub(crate) mod refusal;
 pub(crate) mod server;
@@ -20,6 +21,7 @@ pub(crate) use client::Client;
 pub(crate) use database::TestDatabase;
 pub(crate) use gate::Gate;
 pub(crate) use own_postgres::OwnPostgres;
+pub(crate) use pair::Pair;
 pub(crate) use refusal::Refusal;
 pub(crate) use server::Server;
 

@@ -30,12 +30,17 @@ impl OwnPostgres {
     /// Starts one without pgmq.
     pub(crate) async fn start() -> Self {
         let shared = tokio::task::spawn_blocking(Postgres::shared).await.expect("a running Postgres");
+        Self::start_with(shared.binaries.clone()).await
+    }
+
+    /// The same of other programs than this run's.
+    pub(crate) async fn start_with(binaries: PathBuf) -> Self {
         let directory = open_directory();
         let data_dir = directory.path().canonicalize().expect("a directory").join("data");
         let port = free_port();
         let options = Options {
             data_dir: Some(data_dir.clone()),
-            bin_dir: Some(shared.binaries.clone()),
+            bin_dir: Some(binaries),
             tcp_port: Some(port),
             ..Options::default()
         };

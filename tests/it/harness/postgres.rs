@@ -1,7 +1,7 @@
 //! One real Postgres for the whole run, started with the first test and stopped when the process ends.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
@@ -90,11 +90,16 @@ fn start() -> Postgres {
 
 /// The standard input of a small watcher closes however this process ends, and then it stops Postgres.
 pub(crate) fn stop_with_this_process(postgres: &Embedded) {
+    stop_data_with_this_process(postgres.data_dir());
+}
+
+/// The same of the Postgres whose cluster is below a directory.
+pub(crate) fn stop_data_with_this_process(data_dir: &Path) {
     let script =
         "read -r _; kill -INT \"$(head -n 1 \"$1/postgres/postmaster.pid\")\"; sleep 5; rm -rf \"$1\"";
     let mut watcher = Command::new("sh")
         .args(["-c", script, "watcher"])
-        .arg(postgres.data_dir())
+        .arg(data_dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -1,0 +1,13 @@
+//! The contract's generated types and clients.
+#![expect(
+    clippy::allow_attributes_without_reason,
+    clippy::doc_lazy_continuation,
+    unused_qualifications,
+    reason = "generated code"
+)]
+
+tonic::include_proto!("pgmq.v1");
+
+mod streams;
+
+pub use streams::*;
