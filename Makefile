@@ -1,7 +1,7 @@
 # `make` alone lists the targets. What they do stands in scripts/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick bench bench-quick lint proto docs deny tools image clean
+.PHONY: help run test test-quick soak bench bench-quick lint proto docs deny tools image clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ test: ## Install what the tests need, and run all of them; RUNS="unit 18" runs s
 
 test-quick: ## Run the unit tests, and the integration suite on Postgres 18 only
 	@scripts/test.sh unit 18
+
+soak: ## Disturb servers for MINUTES=n (10 by default), and check that they keep their promises
+	@scripts/soak.sh $(MINUTES)
 
 bench: ## Measure against the peers, in 20 minutes; ARGS="--only sends" measures a part
 	@scripts/bench.sh $(ARGS)

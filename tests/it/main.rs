@@ -11,6 +11,7 @@ mod failover;
 mod functions;
 mod grpcurl;
 mod harness;
+mod history;
 mod install;
 mod json_agrees_with_postgres;
 mod lists;

@@ -1,0 +1,191 @@
+//! A history by message, by body and by queue.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::history::record::{
+    Action, Call, Delivery, FaultKind, History, Micros, Outcome, Part, Read, Send, Settle,
+};
+
+/// A queue's name and a message's id.
+pub(super) type Id<'a> = (&'a str, i64);
+
+/// A history, looked at from each side.
+pub(super) struct Index<'a> {
+    pub(super) history: &'a History,
+    /// What is known of each message of which an id is known.
+    pub(super) messages: BTreeMap<Id<'a>, Message<'a>>,
+    /// The sends of each body.
+    pub(super) bodies: HashMap<(&'a str, &'a str), Vec<Sent<'a>>>,
+    /// The reads of each queue that may have taken more than their callers saw.
+    lossy_reads: HashMap<&'a str, Vec<(Micros, Micros, bool)>>,
+    faults: Vec<(Micros, Micros)>,
+}
+
+/// A part with the call that it is of.
+#[derive(Clone, Copy)]
+pub(super) struct Sent<'a> {
+    pub(super) call: &'a Call,
+    pub(super) send: &'a Send,
+}
+
+/// A delivery with the call and the read that gave it.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) call: &'a Call,
+    pub(super) read: &'a Read,
+    pub(super) delivery: &'a Delivery,
+}
+
+/// A settle with the call that it is of.
+#[derive(Clone, Copy)]
+pub(super) struct Settled<'a> {
+    pub(super) call: &'a Call,
+    pub(super) settle: &'a Settle,
+}
+
+/// Everything that is known of a message.
+#[derive(Default)]
+pub(super) struct Message<'a> {
+    /// The sends that were acknowledged with its id.
+    pub(super) sends: Vec<Sent<'a>>,
+    /// Its deliveries, but those of reads that were rolled back, in the order of the database's clock.
+    pub(super) deliveries: Vec<Seen<'a>>,
+    /// The pops that took it.
+    pub(super) pops: Vec<Seen<'a>>,
+    /// Its deliveries by reads that were rolled back.
+    pub(super) undone: Vec<Seen<'a>>,
+    /// The settles that meant it, in the order in which they were asked for.
+    pub(super) settles: Vec<Settled<'a>>,
+    /// Its body in the queue at the end.
+    pub(super) in_queue: Option<&'a str>,
+    /// Its bodies in the archive at the end.
+    pub(super) in_archive: Vec<&'a str>,
+}
+
+impl Seen<'_> {
+    /// When the read of this delivery began at the earliest: of a stream the database knows.
+    pub(super) fn began(&self) -> Micros {
+        if self.read.stream { self.delivery.last_read_at } else { self.call.asked }
+    }
+}
+
+impl Settled<'_> {
+    pub(super) fn is_done(&self) -> bool {
+        self.settle.outcome == Some(Outcome::Done) && self.call.is_done()
+    }
+
+    /// Whether it may have changed its message, for all that anybody knows.
+    pub(super) fn may_have_happened(&self) -> bool {
+        self.is_done() || self.call.is_unknown()
+    }
+
+    pub(super) fn may_have_removed(&self) -> bool {
+        self.settle.action.removes() && self.may_have_happened()
+    }
+
+    pub(super) fn removed(&self) -> bool {
+        self.settle.action.removes() && self.is_done()
+    }
+
+    pub(super) fn archived(&self) -> bool {
+        self.settle.action == Action::Archive && self.is_done()
+    }
+}
+
+impl<'a> Message<'a> {
+    /// The call that gave the message to a caller, by the moment of the read.
+    pub(super) fn delivery_at(&self, last_read_at: Micros) -> Option<&Seen<'a>> {
+        self.deliveries.iter().find(|seen| seen.delivery.last_read_at == last_read_at)
+    }
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn of(history: &'a History) -> Self {
+        let mut index = Self {
+            history,
+            messages: BTreeMap::new(),
+            bodies: HashMap::new(),
+            lossy_reads: HashMap::new(),
+            faults: history
+                .faults
+                .iter()
+                .filter(|fault| !matches!(fault.what, FaultKind::Locked { .. }))
+                .map(|fault| (fault.from, fault.to))
+                .collect(),
+        };
+        for call in &history.calls {
+            for part in &call.parts {
+                index.add(call, part);
+            }
+        }
+        for (queue, tables) in &history.at_the_end {
+            for row in &tables.queue {
+                index.messages.entry((queue, row.msg_id)).or_default().in_queue = Some(&row.body);
+            }
+            for row in &tables.archive {
+                index.messages.entry((queue, row.msg_id)).or_default().in_archive.push(&row.body);
+            }
+        }
+        for message in index.messages.values_mut() {
+            message.deliveries.sort_by_key(|seen| (seen.delivery.last_read_at, seen.delivery.read_ct));
+            message.settles.sort_by_key(|settled| settled.call.asked);
+        }
+        index
+    }
+
+    fn add(&mut self, call: &'a Call, part: &'a Part) {
+        match part {
+            Part::Send(send) => {
+                let sent = Sent { call, send };
+                self.bodies.entry((&send.queue, &send.body)).or_default().push(sent);
+                if let (Some(msg_id), true) = (send.msg_id, call.is_done()) {
+                    self.messages.entry((&send.queue, msg_id)).or_default().sends.push(sent);
+                }
+            }
+            Part::Read(read) => {
+                if !call.is_done() {
+                    let lossy = self.lossy_reads.entry(&read.queue).or_default();
+                    lossy.push((call.asked, call.answered, read.pops));
+                }
+                for delivery in &read.deliveries {
+                    let message = self.messages.entry((&read.queue, delivery.msg_id)).or_default();
+                    let seen = Seen { call, read, delivery };
+                    match (call.is_refused(), read.pops) {
+                        (true, _) => message.undone.push(seen),
+                        (false, true) => message.pops.push(seen),
+                        (false, false) => message.deliveries.push(seen),
+                    }
+                }
+            }
+            Part::Settle(settle) => {
+                let message = self.messages.entry((&settle.queue, settle.target.msg_id())).or_default();
+                message.settles.push(Settled { call, settle });
+            }
+        }
+    }
+
+    /// Whether a read of the queue that nobody heard of may have happened between two moments of this process.
+    pub(super) fn may_have_read_unseen(&self, queue: &str, after: Micros, before: Micros) -> bool {
+        let overlaps = |from: Micros, to: Micros| from <= before && to + AFTERMATH >= after;
+        let lossy = self
+            .lossy_reads
+            .get(queue)
+            .is_some_and(|reads| reads.iter().any(|&(from, to, _)| overlaps(from, to)));
+        lossy || self.faults.iter().any(|&(from, to)| overlaps(from, to))
+    }
+
+    /// Whether a pop of the queue that nobody heard of may have taken a message since a moment of this process.
+    pub(super) fn may_have_popped_unseen(&self, queue: &str, after: Micros) -> bool {
+        let reads = self.lossy_reads.get(queue);
+        reads.is_some_and(|reads| reads.iter().any(|&(_, to, pops)| pops && to + AFTERMATH >= after))
+    }
+
+    /// Whether something was done to the system near a span of time.
+    pub(super) fn is_disturbed(&self, from: Micros, to: Micros) -> bool {
+        let near = |fault_from: Micros, fault_to: Micros| fault_from <= to && fault_to + AFTERMATH >= from;
+        self.history.faults.iter().any(|fault| near(fault.from, fault.to))
+    }
+}
+
+/// How long the work of a broken call goes on after its caller has gone, on a slow machine.
+pub(super) const AFTERMATH: Micros = 5_000_000;

@@ -1,0 +1,87 @@
+//! Says what is wrong with a history: a pure function of what was recorded, one rule a function.
+//!
+//! The rules are the promises that callers rely on. What may have happened counts as happened wherever that excuses a
+//! history: an answer that leaves the outcome open never makes a violation by itself.
+
+mod deliveries;
+mod groups;
+mod index;
+mod keys;
+mod neighbours;
+mod sends;
+mod settles;
+mod visibility;
+mod waits;
+
+#[cfg(test)]
+mod planted;
+#[cfg(test)]
+mod random;
+#[cfg(test)]
+mod story;
+
+use std::fmt;
+
+use super::record::{Call, History};
+use index::Index;
+
+/// A promise that was broken, with the calls that show it.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    /// The rule, by the name of its function.
+    pub(crate) rule: &'static str,
+    /// What is wrong, in a sentence.
+    pub(crate) what: String,
+    /// The calls that show it, in the order of the story.
+    pub(crate) calls: Vec<Call>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "{}: {}", self.rule, self.what)?;
+        self.calls.iter().try_for_each(|call| writeln!(formatter, "    {call}"))
+    }
+}
+
+/// A rule: it looks at a whole history and says what breaks it.
+type Rule = fn(&Index<'_>) -> Vec<Violation>;
+
+/// All rules, each under its name.
+const RULES: &[(&str, Rule)] = &[
+    ("nothing_is_lost", sends::nothing_is_lost),
+    ("nothing_comes_from_nowhere", sends::nothing_comes_from_nowhere),
+    ("each_send_is_stored_once", sends::each_send_is_stored_once),
+    ("ids_belong_to_their_bodies", sends::ids_belong_to_their_bodies),
+    ("whole_calls_happen_whole", sends::whole_calls_happen_whole),
+    ("one_key_has_one_id", keys::one_key_has_one_id),
+    ("a_keyed_call_is_applied_once", keys::a_keyed_call_is_applied_once),
+    ("a_delivery_reaches_one_call", deliveries::a_delivery_reaches_one_call),
+    ("read_counts_count_deliveries", deliveries::read_counts_count_deliveries),
+    ("nothing_returns_once_removed", deliveries::nothing_returns_once_removed),
+    ("hidden_messages_stay_hidden", visibility::hidden_messages_stay_hidden),
+    ("delayed_messages_are_not_early", visibility::delayed_messages_are_not_early),
+    ("extending_never_shortens", visibility::extending_never_shortens),
+    ("a_message_is_removed_once", settles::a_message_is_removed_once),
+    ("only_the_newest_delivery_settles", settles::only_the_newest_delivery_settles),
+    ("rolled_back_reads_settle_nothing", settles::rolled_back_reads_settle_nothing),
+    ("stale_means_read_again", settles::stale_means_read_again),
+    ("not_found_means_gone", settles::not_found_means_gone),
+    ("groups_keep_their_order", groups::groups_keep_their_order),
+    ("locks_hurt_nobody_else", neighbours::locks_hurt_nobody_else),
+    ("every_item_has_its_own_verdict", neighbours::every_item_has_its_own_verdict),
+    ("nobody_waits_beside_a_message", waits::nobody_waits_beside_a_message),
+];
+
+/// Everything that is wrong with a history.
+pub(crate) fn check(history: &History) -> Vec<Violation> {
+    let index = Index::of(history);
+    RULES.iter().flat_map(|(_, rule)| rule(&index)).collect()
+}
+
+/// Makes a violation of the rule whose name is given.
+fn violation(rule: &'static str, what: String, calls: &[&Call]) -> Violation {
+    let mut calls: Vec<Call> = calls.iter().map(|&call| call.clone()).collect();
+    calls.sort_by_key(|call| (call.asked, call.answered));
+    calls.dedup_by(|a, b| (a.asked, a.answered, &a.who) == (b.asked, b.answered, &b.who));
+    Violation { rule, what, calls }
+}

@@ -1,0 +1,250 @@
+//! Random histories of a small queue in memory that does everything right, and the same with one thing wrong.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::check;
+use super::story::{QUEUE, SECOND, Story, read, refused, send, settle, unknown};
+use crate::history::record::{Action, Delivery, History, Micros, Outcome, Part, Row, Settle, Verdict};
+
+/// How many random histories a test looks at.
+const HISTORIES: u64 = 300;
+
+/// A message in the model's queue.
+struct Held {
+    msg_id: i64,
+    body: String,
+    read_ct: i32,
+    last_read_at: Micros,
+    vt: Micros,
+}
+
+/// A queue that keeps every promise, and the history that it makes.
+struct Model {
+    random: StdRng,
+    story: Story,
+    queue: Vec<Held>,
+    archive: Vec<(i64, String)>,
+    /// Deliveries whose receipts may be used, old ones too.
+    receipts: Vec<Delivery>,
+    next_id: i64,
+}
+
+impl Model {
+    fn run(seed: u64) -> History {
+        let mut model = Self {
+            random: StdRng::seed_from_u64(seed),
+            story: Story::new(),
+            queue: Vec::new(),
+            archive: Vec::new(),
+            receipts: Vec::new(),
+            next_id: 1,
+        };
+        for _ in 0..200 {
+            match model.random.random_range(0..10) {
+                0..3 => model.send(),
+                3..6 => model.read(),
+                6..9 => model.settle(),
+                _ => model.story.wait(11),
+            }
+        }
+        for held in model.queue {
+            model.story.left(held.msg_id, &held.body);
+        }
+        for (msg_id, body) in model.archive {
+            model.story.archived(msg_id, &body);
+        }
+        model.story.history
+    }
+
+    /// What the caller hears, and whether it happens.
+    fn fate(&mut self) -> (Verdict, bool) {
+        match self.random.random_range(0..10) {
+            0 => (refused("OVERLOADED"), false),
+            1 => (unknown(), self.random.random()),
+            _ => (Verdict::Done, true),
+        }
+    }
+
+    fn send(&mut self) {
+        let (verdict, happens) = self.fate();
+        let count = self.random.random_range(1..4);
+        let mut parts = Vec::new();
+        for _ in 0..count {
+            let msg_id = self.next_id;
+            self.next_id += 1;
+            let body = format!("body {msg_id}");
+            parts.push(send(&body, (verdict == Verdict::Done).then_some(msg_id)));
+            if happens {
+                let vt = self.story.now;
+                self.queue.push(Held { msg_id, body, read_ct: 0, last_read_at: 0, vt });
+            }
+        }
+        self.story.whole(verdict, parts);
+    }
+
+    fn read(&mut self) {
+        let (verdict, happens) = self.fate();
+        let asked = self.story.tick();
+        let now = self.story.tick();
+        let mut deliveries = Vec::new();
+        for held in self.queue.iter_mut().filter(|held| held.vt <= now).take(3) {
+            let delivery = Delivery {
+                msg_id: held.msg_id,
+                read_ct: held.read_ct + 1,
+                enqueued_at: 1_000_000 * SECOND,
+                last_read_at: now,
+                vt: now + 20 * SECOND,
+                body: held.body.clone(),
+                seen: now,
+            };
+            if happens {
+                (held.read_ct, held.last_read_at, held.vt) = (delivery.read_ct, now, delivery.vt);
+            }
+            deliveries.push(delivery);
+        }
+        match verdict {
+            Verdict::Done => self.receipts.extend(deliveries.iter().cloned()),
+            _ => deliveries.clear(),
+        }
+        self.story.call("ReadBatch", verdict, vec![read(deliveries)]).asked = asked;
+    }
+
+    fn settle(&mut self) {
+        if self.receipts.is_empty() {
+            return;
+        }
+        let chosen = self.random.random_range(0..self.receipts.len());
+        let receipt = self.receipts[chosen].clone();
+        let (verdict, happens) = self.fate();
+        let action = [Action::Delete, Action::Archive, Action::Hide][self.random.random_range(0..3)];
+        let place = self.queue.iter().position(|held| held.msg_id == receipt.msg_id);
+        let is_newest = |held: &Held| held.last_read_at == receipt.last_read_at;
+        let outcome = match place {
+            None => Outcome::NotFound,
+            Some(place) if is_newest(&self.queue[place]) => Outcome::Done,
+            Some(_) => Outcome::Stale,
+        };
+        let vt = self.story.tick() + self.random.random_range(0..20) * SECOND;
+        if let (Some(place), Outcome::Done, true) = (place, outcome, happens) {
+            match action {
+                Action::Hide | Action::Extend => self.queue[place].vt = vt,
+                Action::Delete => drop(self.queue.remove(place)),
+                Action::Archive => {
+                    let held = self.queue.remove(place);
+                    self.archive.push((held.msg_id, held.body));
+                }
+            }
+        }
+        let answer = (verdict == Verdict::Done).then_some(outcome);
+        let mut part = settle(action, receipt.receipt(), answer);
+        if let Part::Settle(settle) = &mut part {
+            settle.vt = (action == Action::Hide && answer == Some(Outcome::Done)).then_some(vt);
+        }
+        self.story.call("Settle", verdict, vec![part]);
+    }
+}
+
+#[test]
+fn healthy_histories_break_no_rule() {
+    for seed in 0..HISTORIES {
+        let history = Model::run(seed);
+        let violations = check(&history);
+        assert!(violations.is_empty(), "seed {seed}: {}", violations[0]);
+    }
+}
+
+/// Changes each random history in one way, where that is possible, and checks that a rule finds it.
+#[track_caller]
+fn every_change_is_found(mut change: impl FnMut(&mut History, &mut StdRng) -> bool) {
+    let mut changed = 0;
+    for seed in 0..HISTORIES {
+        let mut history = Model::run(seed);
+        if change(&mut history, &mut StdRng::seed_from_u64(seed)) {
+            changed += 1;
+            assert!(!check(&history).is_empty(), "seed {seed}: the change is not found");
+        }
+    }
+    assert!(changed > HISTORIES / 10, "only {changed} histories were changed");
+}
+
+fn rows(history: &mut History) -> &mut Vec<Row> {
+    &mut history.at_the_end.get_mut(QUEUE).expect("the queue").queue
+}
+
+#[test]
+fn a_row_that_disappears_is_found() {
+    every_change_is_found(|history, random| {
+        // A message whose settles all failed for certain, or that nobody touched, and whose send was acknowledged.
+        let settled: Vec<i64> = history
+            .calls
+            .iter()
+            .flat_map(|call| &call.parts)
+            .filter_map(|part| match part {
+                Part::Settle(settle) => Some(settle.target.msg_id()),
+                _ => None,
+            })
+            .collect();
+        let acknowledged: Vec<i64> = history
+            .calls
+            .iter()
+            .flat_map(|call| &call.parts)
+            .filter_map(|part| match part {
+                Part::Send(send) => send.msg_id,
+                _ => None,
+            })
+            .collect();
+        let mut places = rows(history)
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| acknowledged.contains(&row.msg_id) && !settled.contains(&row.msg_id))
+            .map(|(place, _)| place)
+            .collect::<Vec<_>>();
+        if places.is_empty() {
+            return false;
+        }
+        let place = places.swap_remove(random.random_range(0..places.len()));
+        rows(history).remove(place);
+        true
+    });
+}
+
+#[test]
+fn a_row_from_nowhere_is_found() {
+    every_change_is_found(|history, _| {
+        rows(history).push(Row { msg_id: 9_999, body: "ghost".to_owned() });
+        true
+    });
+}
+
+#[test]
+fn a_delivery_told_twice_is_found() {
+    every_change_is_found(|history, random| {
+        let reads: Vec<usize> = history.calls.iter().enumerate().filter(|(_, call)| {
+            matches!(call.parts.as_slice(), [Part::Read(read)] if !read.deliveries.is_empty())
+        }).map(|(place, _)| place).collect();
+        if reads.is_empty() {
+            return false;
+        }
+        let copy = history.calls[reads[random.random_range(0..reads.len())]].clone();
+        history.calls.push(copy);
+        true
+    });
+}
+
+#[test]
+fn a_message_deleted_for_two_callers_is_found() {
+    every_change_is_found(|history, _| {
+        let deletes = |part: &Part| {
+            let is_delete =
+                |settle: &Settle| settle.action == Action::Delete && settle.outcome == Some(Outcome::Done);
+            matches!(part, Part::Settle(settle) if is_delete(settle))
+        };
+        let Some(call) = history.calls.iter().find(|call| call.parts.iter().any(deletes)) else {
+            return false;
+        };
+        let copy = call.clone();
+        history.calls.push(copy);
+        true
+    });
+}

@@ -1,0 +1,225 @@
+//! What a history is made of: calls with their answers, faults, and what the tables held at the end.
+//!
+//! Every moment is in microseconds since 1970: `asked`, `answered` and `seen` by the clock of this process, all others by the
+//! database's. Both run on one machine, but a rule compares moments of one clock wherever it can.
+
+use std::collections::BTreeMap;
+
+/// Microseconds since 1970.
+pub(crate) type Micros = i64;
+
+/// Everything that happened, and what it led to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct History {
+    /// In the order in which they were answered.
+    pub(crate) calls: Vec<Call>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) at_the_end: BTreeMap<String, Tables>,
+    /// How long a deduplication id is remembered.
+    pub(crate) deduplication_window: Micros,
+    /// The longest that a visible message may wait while somebody asks for it.
+    pub(crate) patience: Micros,
+}
+
+/// One call, or one message of a stream of calls, with its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) who: String,
+    /// What was called, such as `SendBatch`.
+    pub(crate) what: &'static str,
+    pub(crate) asked: Micros,
+    /// When the answer came, or the caller stopped waiting for it.
+    pub(crate) answered: Micros,
+    pub(crate) verdict: Verdict,
+    /// Whether all parts happen or none.
+    pub(crate) whole: bool,
+    /// The deduplication id of the call as a whole, which only `Transact` has.
+    pub(crate) key: Option<String>,
+    pub(crate) parts: Vec<Part>,
+}
+
+/// What the caller knows when the call is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Done,
+    /// An error that says that nothing was applied, by its reason.
+    Refused(String),
+    /// Anything may have happened.
+    Unknown(String),
+}
+
+/// One thing that a call does.
+#[derive(Debug, Clone)]
+pub(crate) enum Part {
+    Send(Send),
+    Read(Read),
+    Settle(Settle),
+}
+
+/// One message sent.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Send {
+    pub(crate) queue: String,
+    /// Nobody sends the same body twice, but in repetitions under one deduplication id.
+    pub(crate) body: String,
+    pub(crate) group: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) delay: Micros,
+    /// Whether the queue's table refuses this body.
+    pub(crate) doomed: bool,
+    /// What was acknowledged.
+    pub(crate) msg_id: Option<i64>,
+    pub(crate) deduplicated: bool,
+}
+
+/// What one read gave; of a stream, everything that it gave.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Read {
+    pub(crate) queue: String,
+    /// A stream, which reads long after it was asked for.
+    pub(crate) stream: bool,
+    /// Only the head of each group.
+    pub(crate) heads: bool,
+    /// Reading deletes: `Pop`.
+    pub(crate) pops: bool,
+    /// Any visible message would have been given; a conditional or grouped read does not promise that.
+    pub(crate) takes_any: bool,
+    pub(crate) deliveries: Vec<Delivery>,
+}
+
+/// One delivery of one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    pub(crate) msg_id: i64,
+    pub(crate) read_ct: i32,
+    pub(crate) enqueued_at: Micros,
+    pub(crate) last_read_at: Micros,
+    pub(crate) vt: Micros,
+    pub(crate) body: String,
+    /// When the caller had it.
+    pub(crate) seen: Micros,
+}
+
+/// One message settled.
+#[derive(Debug, Clone)]
+pub(crate) struct Settle {
+    pub(crate) queue: String,
+    pub(crate) action: Action,
+    pub(crate) target: Target,
+    /// The answer; none if the call failed.
+    pub(crate) outcome: Option<Outcome>,
+    /// The answered moment of visibility.
+    pub(crate) vt: Option<Micros>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Delete,
+    Archive,
+    /// Changes the moment of visibility, to now at the earliest.
+    Hide,
+    /// Changes it to a later one, or not at all.
+    Extend,
+}
+
+/// Which message a settle means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The delivery of a receipt.
+    Receipt { msg_id: i64, read_ct: i32, last_read_at: Micros },
+    /// Whoever holds it.
+    Id(i64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    NotFound,
+    Stale,
+}
+
+/// Something done to the system, and for how long.
+#[derive(Debug, Clone)]
+pub(crate) struct Fault {
+    pub(crate) what: FaultKind,
+    pub(crate) from: Micros,
+    pub(crate) to: Micros,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FaultKind {
+    /// Another transaction held these rows.
+    Locked { queue: String, msg_ids: Vec<i64> },
+    /// Backends of the database were terminated.
+    Terminated,
+    /// Postgres was restarted, in words.
+    Restarted(&'static str),
+    /// A server was killed or stopped, and started again.
+    ServerEnded(&'static str),
+}
+
+/// What a queue and its archive held at the end.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tables {
+    pub(crate) queue: Vec<Row>,
+    pub(crate) archive: Vec<Row>,
+}
+
+/// One row of a queue or an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) msg_id: i64,
+    pub(crate) body: String,
+}
+
+impl Call {
+    /// Whether it is certain that nothing came of it.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.verdict, Verdict::Refused(_))
+    }
+
+    /// Whether it is certain that all of it happened.
+    pub(crate) fn is_done(&self) -> bool {
+        self.verdict == Verdict::Done
+    }
+
+    /// Whether nobody can say what came of it.
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self.verdict, Verdict::Unknown(_))
+    }
+}
+
+impl Delivery {
+    /// What the receipt of this delivery names.
+    pub(crate) fn receipt(&self) -> Target {
+        Target::Receipt { msg_id: self.msg_id, read_ct: self.read_ct, last_read_at: self.last_read_at }
+    }
+}
+
+impl Target {
+    /// The message's id.
+    pub(crate) fn msg_id(self) -> i64 {
+        match self {
+            Self::Receipt { msg_id, .. } | Self::Id(msg_id) => msg_id,
+        }
+    }
+}
+
+impl Action {
+    /// Whether the message leaves the queue.
+    pub(crate) fn removes(self) -> bool {
+        matches!(self, Self::Delete | Self::Archive)
+    }
+}
+
+impl FaultKind {
+    /// What it is called in a summary.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Locked { .. } => "rows locked".to_owned(),
+            Self::Terminated => "backends terminated".to_owned(),
+            Self::Restarted(how) => format!("Postgres {how}"),
+            Self::ServerEnded(how) => format!("server {how}"),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Histories as text: a line a call, in the order in which they were asked.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use super::record::{Call, History, Part, Read, Row, Send, Settle, Verdict};
+
+impl fmt::Display for Call {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = if self.whole { ", whole" } else { "" };
+        let key = self.key.as_ref().map(|key| format!(", key {key}")).unwrap_or_default();
+        write!(formatter, "{}..{} {} {}{whole}{key}", self.asked, self.answered, self.who, self.what)?;
+        match &self.verdict {
+            Verdict::Done => write!(formatter, " → done:")?,
+            Verdict::Refused(why) => write!(formatter, " → refused ({why}):")?,
+            Verdict::Unknown(why) => write!(formatter, " → unknown ({why}):")?,
+        }
+        for part in &self.parts {
+            match part {
+                Part::Send(send) => write!(formatter, " [{send}]")?,
+                Part::Read(read) => write!(formatter, " [{read}]")?,
+                Part::Settle(settle) => write!(formatter, " [{settle}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Send {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "send to {}: {}", self.queue, self.body)?;
+        if let Some(group) = &self.group {
+            write!(formatter, " of group {group}")?;
+        }
+        if let Some(key) = &self.key {
+            write!(formatter, " with key {key}")?;
+        }
+        if self.delay > 0 {
+            write!(formatter, " delayed {} µs", self.delay)?;
+        }
+        if let Some(msg_id) = self.msg_id {
+            write!(formatter, " is {msg_id}{}", if self.deduplicated { " already" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Read {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.pops { "pop" } else { "read" };
+        let heads = if self.heads { " heads" } else { "" };
+        write!(formatter, "{verb}{heads} from {}:", self.queue)?;
+        for delivery in &self.deliveries {
+            write!(
+                formatter,
+                " {} ({}) read_ct {} enqueued {} read at {} hidden until {} seen {};",
+                delivery.msg_id,
+                delivery.body,
+                delivery.read_ct,
+                delivery.enqueued_at,
+                delivery.last_read_at,
+                delivery.vt,
+                delivery.seen
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Settle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?} in {} {:?}: {:?}", self.action, self.queue, self.target, self.outcome)?;
+        if let Some(vt) = self.vt {
+            write!(formatter, " until {vt}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How many calls of each kind there were, and how many messages they moved.
+pub(crate) fn counts(history: &History) -> String {
+    let mut calls: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+    let (mut sent, mut delivered, mut settled) = (0, 0, 0);
+    for call in &history.calls {
+        let counted = calls.entry(call.what).or_default();
+        match call.verdict {
+            Verdict::Done => counted[0] += 1,
+            Verdict::Refused(_) => counted[1] += 1,
+            Verdict::Unknown(_) => counted[2] += 1,
+        }
+        for part in &call.parts {
+            match part {
+                Part::Send(send) => sent += usize::from(send.msg_id.is_some()),
+                Part::Read(read) => delivered += read.deliveries.len(),
+                Part::Settle(settle) => settled += usize::from(settle.outcome.is_some()),
+            }
+        }
+    }
+    let calls =
+        calls.iter().map(|(what, [done, refused, unknown])| format!("{what} {done}/{refused}/{unknown}"));
+    let mut faults: BTreeMap<String, usize> = BTreeMap::new();
+    for fault in &history.faults {
+        *faults.entry(fault.what.name()).or_default() += 1;
+    }
+    let faults = faults.iter().map(|(what, count)| format!("{what} {count}"));
+    format!(
+        "calls (done/refused/unknown): {}; faults: {}; {sent} sends acknowledged, {delivered} deliveries, {settled} settles answered",
+        calls.collect::<Vec<_>>().join(", "),
+        faults.collect::<Vec<_>>().join(", "),
+    )
+}
+
+/// Writes a whole history to a file below `target/`.
+pub(crate) fn write(history: &History, name: &str, head: &str) -> PathBuf {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/history");
+    fs::create_dir_all(&directory).expect("a directory");
+    let path = directory.join(format!("{name}.txt"));
+    let mut file = BufWriter::new(fs::File::create(&path).expect("a file"));
+    let mut lines: Vec<(i64, String)> =
+        history.calls.iter().map(|call| (call.asked, call.to_string())).collect();
+    lines.extend(
+        history
+            .faults
+            .iter()
+            .map(|fault| (fault.from, format!("{}..{} {:?}", fault.from, fault.to, fault.what))),
+    );
+    lines.sort();
+    writeln!(file, "{head}").expect("a line");
+    for (_, line) in lines {
+        writeln!(file, "{line}").expect("a line");
+    }
+    for (queue, tables) in &history.at_the_end {
+        let rows = |rows: &[Row]| {
+            rows.iter().map(|row| format!("{} ({})", row.msg_id, row.body)).collect::<Vec<_>>().join(", ")
+        };
+        writeln!(file, "at the end {queue} holds: {}", rows(&tables.queue)).expect("a line");
+        writeln!(file, "at the end the archive of {queue} holds: {}", rows(&tables.archive)).expect("a line");
+    }
+    file.flush().expect("a written file");
+    path
+}
