@@ -9,6 +9,7 @@ use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error;
+use super::manager::ConnectError;
 use super::statement::Effect;
 use super::tls;
 use crate::config::DatabaseUrl;
@@ -69,7 +70,8 @@ impl Announcements {
     pub async fn connect(&self) -> Result<Line> {
         let connected = tokio::time::timeout(PATIENCE, self.config.connect(self.tls.clone()));
         let connected = connected.await.map_err(|_| error::unavailable("the database does not answer"))?;
-        let (client, mut connection) = connected.map_err(error::of_connecting)?;
+        let (client, mut connection) =
+            connected.map_err(|failed| error::of_connecting(ConnectError::from(failed)))?;
         let (sender, payloads) = mpsc::channel(BACKLOG);
         tokio::spawn(async move {
             let mut messages = futures_util::stream::poll_fn(|context| connection.poll_message(context));
