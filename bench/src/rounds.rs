@@ -42,13 +42,15 @@ pub struct Side {
     pub body_bytes: usize,
     /// Whether the server's connections and transactions are looked at.
     pub looked_at: bool,
+    /// So long instead of what the pace says.
+    pub measure: Option<Duration>,
 }
 
 impl Side {
     /// A side with short bodies.
     pub fn new(id: &str, title: &str, work: Work) -> Side {
         let (id, title) = (id.to_owned(), title.to_owned());
-        Side { id, title, queue: None, work, body_bytes: SHORT, looked_at: false }
+        Side { id, title, queue: None, work, body_bytes: SHORT, looked_at: false, measure: None }
     }
 
     /// Begins each trial with this queue emptied and filled.
@@ -123,6 +125,7 @@ pub async fn run(lab: &Lab, pace: Pace, began: Instant, sides: Vec<Side>) -> Vec
 }
 
 async fn trial(lab: &Lab, pace: Pace, side: &Side) -> Result<Outcome> {
+    let pace = Pace { measure: side.measure.unwrap_or(pace.measure), ..pace };
     if let Some(refill) = &side.queue {
         lab.sql.refill(refill, side.body_bytes).await?;
     }

@@ -28,8 +28,8 @@ pub use sources::{Flags, Sources};
 use settings::{
     DATA_DIR, DATABASE_CA_FILE, DATABASE_URL, DEFAULT_DEADLINE, DRAIN_TIMEOUT, EPHEMERAL, HEALTH_INTERVAL,
     LISTEN, LOG, LOG_FORMAT, MAX_CONNECTIONS, MAX_MESSAGE_BYTES, MAX_STREAM_AGE, MAX_TRANSACTIONS,
-    MAX_WAITING_CALLS, NO_INSTALL, POOL_SIZE, POSTGRES_BIN_DIR, POSTGRES_PORT, TRANSACTION_IDLE_TIMEOUT,
-    TRANSACTION_TIMEOUT, TRANSACTION_WAIT,
+    MAX_WAITING_BYTES, MAX_WAITING_CALLS, MAX_WAITING_MESSAGES, NO_INSTALL, POOL_SIZE, POSTGRES_BIN_DIR,
+    POSTGRES_PORT, TRANSACTION_IDLE_TIMEOUT, TRANSACTION_TIMEOUT, TRANSACTION_WAIT,
 };
 use values::Values;
 
@@ -50,6 +50,10 @@ pub struct Config {
     pub pool_size: u32,
     /// Calls that may wait for a connection, 1 to 1,000,000. Default: 4096.
     pub max_waiting_calls: usize,
+    /// Messages that may wait to be sent, and as many to be settled, 1 to 10,000,000. Default: 16384.
+    pub max_waiting_messages: usize,
+    /// Memory of the messages that wait to be sent, 64 KiB to 64 GiB. Default: 64 MiB.
+    pub max_waiting_bytes: usize,
     /// Deadline of a unary call whose caller sets none, 100 ms to 1 h. Default: 30 s.
     pub default_deadline: Duration,
     /// Largest body of a message in bytes, 1 to 3 MiB. Default: 1 MiB.
@@ -121,6 +125,10 @@ impl Config {
             no_install: values.one(&NO_INSTALL, value::boolean),
             pool_size,
             max_waiting_calls: values.one(&MAX_WAITING_CALLS, |text| value::count(text, 1..=1_000_000)),
+            max_waiting_messages: values
+                .one(&MAX_WAITING_MESSAGES, |text| value::count(text, 1..=10_000_000)),
+            max_waiting_bytes: values
+                .one(&MAX_WAITING_BYTES, |text| value::size(text, 64 * 1024..=64 * 1024 * 1024 * 1024)),
             default_deadline: values
                 .one(&DEFAULT_DEADLINE, |text| value::duration(text, TENTH_SECOND..=HOUR)),
             max_message_bytes: values.one(&MAX_MESSAGE_BYTES, |text| value::size(text, 1..=3 * 1024 * 1024)),

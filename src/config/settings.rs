@@ -18,6 +18,8 @@ pub const SETTINGS: &[Setting] = &[
     POSTGRES_PORT,
     POOL_SIZE,
     MAX_WAITING_CALLS,
+    MAX_WAITING_MESSAGES,
+    MAX_WAITING_BYTES,
     DEFAULT_DEADLINE,
     MAX_MESSAGE_BYTES,
     MAX_CONNECTIONS,
@@ -151,6 +153,26 @@ pub(super) const MAX_WAITING_CALLS: Setting = Setting::new(
 )
 .value("COUNT")
 .default("4096");
+
+pub(super) const MAX_WAITING_MESSAGES: Setting = Setting::new(
+    "max-waiting-messages",
+    "PGMQ_GRPC_MAX_WAITING_MESSAGES",
+    Limits,
+    "At most this many messages wait to be sent, and as many to be settled, half of them in one queue; more \
+     are refused at once.",
+)
+.value("COUNT")
+.default("16384");
+
+pub(super) const MAX_WAITING_BYTES: Setting = Setting::new(
+    "max-waiting-bytes",
+    "PGMQ_GRPC_MAX_WAITING_BYTES",
+    Limits,
+    "The messages that wait to be sent take at most this memory, half of it in one queue; more are refused \
+     at once.",
+)
+.value("SIZE")
+.default("64MiB");
 
 pub(super) const DEFAULT_DEADLINE: Setting = Setting::new(
     "default-deadline",

@@ -72,6 +72,11 @@ impl OutgoingMessage {
         self.headers.as_deref()
     }
 
+    /// The memory that it takes while it waits to be sent, with its caller's share.
+    pub fn held_bytes(&self) -> usize {
+        256 + self.message.len() + self.headers.as_ref().map_or(0, String::len)
+    }
+
     /// When it becomes visible.
     pub fn schedule(&self) -> Schedule {
         self.schedule

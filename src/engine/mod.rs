@@ -4,6 +4,7 @@ pub mod announcement;
 mod changes;
 pub mod dispatch;
 mod events;
+pub mod merge;
 mod wake;
 mod window;
 

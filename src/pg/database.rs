@@ -264,6 +264,11 @@ impl Connection {
         schema::find(&self.session.client).await?.require()
     }
 
+    /// Sets anew until when statements may run, so that the wait for the connection does not count.
+    pub fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors

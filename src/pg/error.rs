@@ -44,6 +44,7 @@ pub(super) fn of_commit(error: tokio_postgres::Error, effect: Effect) -> Error {
 struct Cause {
     code: SqlState,
     message: String,
+    of_notify: bool,
 }
 
 impl Cause {
@@ -53,36 +54,35 @@ impl Cause {
             "22" | "P0" => String::new(),
             _ => format!(": {}", error.message()),
         };
-        Self { code, message }
+        let of_notify = error.routine().is_some_and(|routine| NOTIFY_ROUTINES.contains(&routine));
+        Self { code, message, of_notify }
     }
+}
+
+/// Where Postgres finds that a notification cannot be sent: a trigger's, and the same for every row.
+const NOTIFY_ROUTINES: [&str; 3] = ["Async_Notify", "PreCommit_Notify", "asyncQueueAddEntries"];
+
+/// Whether a statement for many items may have failed because of one of them, so that the others are worth a try. A lost
+/// connection, a collision, a lock, a lack of means or a missing table concern all.
+pub fn may_be_one_items_fault(error: &Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(cause) = error.downcast_ref::<Cause>() {
+            let all = cause.of_notify
+                || cause.code == SqlState::UNDEFINED_TABLE
+                || cause.code == SqlState::LOCK_NOT_AVAILABLE
+                || ["08", "25", "40", "53", "57", "58", "XX"].contains(&&cause.code.code()[..2]);
+            return !all;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Whether a statement failed because a value is larger than Postgres can show, which no repetition changes.
 pub(super) fn is_unrenderable(error: &Error) -> bool {
     let cause = std::error::Error::source(error).and_then(<dyn std::error::Error>::downcast_ref::<Cause>);
     cause.is_some_and(|cause| cause.code == SqlState::PROGRAM_LIMIT_EXCEEDED)
-}
-
-/// Replaces "nothing was applied" where an earlier statement of the same call has been.
-pub(super) fn partly_applied(error: Error) -> Error {
-    let kind = error.kind();
-    let why = match kind {
-        Kind::QueueBusy => "others held some of the messages for more than 2 s",
-        // Not a conflict any more: repeating the whole call would lose what the earlier statement answered.
-        Kind::Conflict => {
-            let why = "some of the messages collided with others each time; the rest is settled, and repeating is safe";
-            return error.reworded(Kind::QueueBusy, why);
-        }
-        Kind::DatabaseResources | Kind::StorageFull => {
-            "the database lacks a resource for some of the messages"
-        }
-        Kind::DatabaseUnavailable => {
-            let why = "the connection to the database was lost; some of the messages are settled, and repeating is safe";
-            return error.reworded(Kind::OutcomeUnknownRetrySafe, why);
-        }
-        _ => return error,
-    };
-    error.reworded(kind, format!("{why}; the rest is settled, and repeating the call is safe"))
 }
 
 /// Whether an error is the last that its session says.

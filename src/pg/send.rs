@@ -1,5 +1,7 @@
 //! Messages into a queue.
 
+use std::borrow::Borrow;
+
 use tokio_postgres::types::Type;
 
 use super::database::Connection;
@@ -31,11 +33,12 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn of(messages: &'a [OutgoingMessage]) -> Self {
-        let schedules = || messages.iter().map(OutgoingMessage::schedule);
+    pub(super) fn of(messages: &'a [impl Borrow<OutgoingMessage>]) -> Self {
+        let messages = || messages.iter().map(Borrow::borrow);
+        let schedules = || messages().map(OutgoingMessage::schedule);
         Self {
-            messages: messages.iter().map(OutgoingMessage::message).collect(),
-            headers: messages.iter().map(OutgoingMessage::headers).collect(),
+            messages: messages().map(OutgoingMessage::message).collect(),
+            headers: messages().map(OutgoingMessage::headers).collect(),
             delays_ms: schedules()
                 .map(|schedule| match schedule {
                     Schedule::AfterMillis(delay_ms) => Some(delay_ms),
@@ -58,7 +61,11 @@ impl Connection {
     ///
     /// # Errors
     /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile.
-    pub async fn send(&mut self, queue: &QueueName, messages: &[OutgoingMessage]) -> Result<Vec<i64>> {
+    pub async fn send(
+        &mut self,
+        queue: &QueueName,
+        messages: &[impl Borrow<OutgoingMessage> + Sync],
+    ) -> Result<Vec<i64>> {
         let table = self.table(queue).await?;
         let columns = Columns::of(messages);
         let rows = self

@@ -1,21 +1,15 @@
-//! Ends of deliveries: deletes, archives, releases and changes of visibility, by receipt or by id.
+//! Ends of deliveries for one caller: deletes, archives, releases and changes of visibility, by receipt or by id.
 //!
-//! By receipt, a first statement settles every message that is still as its delivery left it, passing over rows that
-//! others hold. What it did not settle goes to a second one, which locks the rows and then tells what they are: a
-//! single statement cannot, because a row that was read again between its snapshot and its lock would look as if it
-//! were still there and yet not settled.
+//! The rows are locked in the order of their ids, and then told for what they are. Those of many callers go through
+//! `settle_many.rs` first, which waits for nobody's lock; what it leaves comes here.
 
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
-use super::error::partly_applied;
 use super::row::{self, column};
 use super::statement::{Effect, Statement};
 use crate::domain::message::{ItemResult, Message, Outcome};
-use crate::domain::{Error, Kind, QueueName, Receipt, Result, Timestamp};
-
-/// How often the second statement is tried when it collides with others.
-const ATTEMPTS: u32 = 3;
+use crate::domain::{Error, QueueName, Receipt, Result, Timestamp};
 
 /// What is to become of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,19 +22,8 @@ pub enum Settlement {
     VisibleAfterMillis(i64),
     /// They become visible at a moment (`pgmq.set_vt`).
     VisibleAt(Timestamp),
-}
-
-/// The rows that are still as their deliveries left them, locked in the order of their ids.
-macro_rules! held {
-    () => {
-        "WITH held AS MATERIALIZED (SELECT q.msg_id, q.enqueued_at, w.ordinal
-  FROM unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::timestamptz[])
-    WITH ORDINALITY AS w(msg_id, read_ct, enqueued_at, last_read_at, ordinal)
-  JOIN {q} AS q ON q.msg_id = w.msg_id AND q.read_ct = w.read_ct AND q.enqueued_at = w.enqueued_at
-    /*L*/AND q.last_read_at IS NOT DISTINCT FROM w.last_read_at/*/L*/
-  WHERE q.msg_id = ANY ($1) AND q.enqueued_at = ANY ($3)
-  ORDER BY q.msg_id FOR UPDATE OF q SKIP LOCKED)"
-    };
+    /// They stay hidden for at least so many milliseconds from now; a longer time is not shortened.
+    HiddenForMillis(i64),
 }
 
 /// The wanted deliveries, and the rows of their messages whatever became of them, locked.
@@ -79,57 +62,21 @@ macro_rules! delete_live {
     };
 }
 
+/// Keeps what was deleted in the archive.
 macro_rules! keep_gone {
     () => {
         "INSERT INTO {a} (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt, message, headers)
   SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message, g.headers FROM gone AS g"
     };
 }
+pub(super) use keep_gone;
 
 macro_rules! new_vt {
     () => {
-        "coalesce($8::timestamptz, clock_timestamp() + $7::bigint * interval '1 millisecond')"
+        "greatest(CASE WHEN $9::boolean THEN q.vt END,
+    coalesce($8::timestamptz, clock_timestamp() + $7::bigint * interval '1 millisecond'))"
     };
 }
-
-const DELETE_HELD: Statement = Statement::new(
-    "delete",
-    Effect::Repeatable,
-    concat!(
-        "-- pgmq-grpc: delete\n",
-        held!(),
-        " DELETE FROM {q} AS q USING held
-WHERE q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at RETURNING held.ordinal, NULL::timestamptz AS vt"
-    ),
-);
-
-const ARCHIVE_HELD: Statement = Statement::new(
-    "archive",
-    Effect::Repeatable,
-    concat!(
-        "-- pgmq-grpc: archive\n",
-        held!(),
-        ", gone AS (DELETE FROM {q} AS q USING held
-  WHERE q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at
-  RETURNING held.ordinal, q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
-kept AS (",
-        keep_gone!(),
-        ") SELECT g.ordinal, NULL::timestamptz AS vt FROM gone AS g"
-    ),
-);
-
-const SET_VT_HELD: Statement = Statement::new(
-    "set_vt",
-    Effect::Repeatable,
-    concat!(
-        "-- pgmq-grpc: set_vt\n",
-        held!(),
-        " UPDATE {q} AS q SET vt = ",
-        new_vt!(),
-        " FROM held
-WHERE q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at RETURNING held.ordinal, q.vt"
-    ),
-);
 
 const DELETE_LIVE: Statement = Statement::new(
     "delete_or_tell",
@@ -217,7 +164,8 @@ const SET_VT_BY_ID: Statement = Statement::new(
     concat!(
         "-- pgmq-grpc: set_vt_by_id\n",
         live_by_id!(),
-        " UPDATE {q} AS q SET vt = coalesce($3::timestamptz, clock_timestamp() + $2::bigint * interval '1 millisecond')
+        " UPDATE {q} AS q SET vt = greatest(CASE WHEN $4::boolean THEN q.vt END,
+  coalesce($3::timestamptz, clock_timestamp() + $2::bigint * interval '1 millisecond'))
 FROM live AS l WHERE q.msg_id = l.msg_id AND q.enqueued_at = l.enqueued_at RETURNING q.msg_id, q.vt"
     ),
 );
@@ -265,45 +213,49 @@ impl Fences {
 }
 
 impl Settlement {
-    fn delay_ms(self) -> Option<i64> {
+    pub(super) fn delay_ms(self) -> Option<i64> {
         match self {
-            Self::VisibleAfterMillis(delay_ms) => Some(delay_ms),
+            Self::VisibleAfterMillis(delay_ms) | Self::HiddenForMillis(delay_ms) => Some(delay_ms),
             Self::Delete | Self::Archive | Self::VisibleAt(_) => None,
         }
     }
 
-    fn visible_at(self) -> Option<Timestamp> {
+    pub(super) fn visible_at(self) -> Option<Timestamp> {
         match self {
             Self::VisibleAt(moment) => Some(moment),
-            Self::Delete | Self::Archive | Self::VisibleAfterMillis(_) => None,
+            Self::Delete | Self::Archive | Self::VisibleAfterMillis(_) | Self::HiddenForMillis(_) => None,
         }
+    }
+
+    pub(super) fn only_longer(self) -> bool {
+        matches!(self, Self::HiddenForMillis(_))
     }
 }
 
 impl Connection {
-    /// Settles distinct receipts, each with its own outcome, in the same order.
+    /// Settles distinct receipts, each with its own outcome, in the same order; waits for locked rows.
     ///
     /// # Errors
-    /// `QueueNotFound`; `QueueBusy` if another transaction holds one of the rows for more than 2 s: then the others
-    /// may be settled already, and repeating the call is safe.
-    pub async fn settle(
+    /// `QueueNotFound`; `QueueBusy` if another transaction holds one of the rows for more than 2 s.
+    pub async fn settle_or_tell(
         &mut self,
         queue: &QueueName,
         receipts: &[Receipt],
         settlement: Settlement,
     ) -> Result<Vec<ItemResult>> {
         let table = self.table(queue).await?;
-        let (held, live) = match settlement {
-            Settlement::Delete => (DELETE_HELD, DELETE_LIVE),
-            Settlement::Archive => (ARCHIVE_HELD, ARCHIVE_LIVE),
-            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) => (SET_VT_HELD, SET_VT_LIVE),
+        let statement = match settlement {
+            Settlement::Delete => DELETE_LIVE,
+            Settlement::Archive => ARCHIVE_LIVE,
+            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_) => {
+                SET_VT_LIVE
+            }
         };
-        let (delay_ms, visible_at) = (settlement.delay_ms(), settlement.visible_at());
-        let mut results: Vec<Option<ItemResult>> = vec![None; receipts.len()];
-
         let fences = Fences::of(receipts.iter());
-        // The first statement takes no $5 and $6, so that the second one can number its parameters alike.
-        let (name, created_at): (Option<&str>, Option<Vec<Timestamp>>) = (None, None);
+        let created_at: Vec<Timestamp> = receipts.iter().map(Receipt::queue_created_at).collect();
+        let name = queue.as_str();
+        let (delay_ms, visible_at) = (settlement.delay_ms(), settlement.visible_at());
+        let only_longer = settlement.only_longer();
         let parameters = [
             fences.parameters(),
             vec![
@@ -311,60 +263,27 @@ impl Connection {
                 (&created_at, Type::TIMESTAMPTZ_ARRAY),
                 (&delay_ms, Type::INT8),
                 (&visible_at, Type::TIMESTAMPTZ),
+                (&only_longer, Type::BOOL),
             ],
         ]
         .concat();
-        let rows =
-            self.query(&held.on(&table), &parameters).await.map_err(|error| self.missing(queue, error))?;
-        for row in &rows {
-            let result = ItemResult { outcome: Outcome::Done, vt: column(row, "vt")? };
-            *place(&mut results, column(row, "ordinal")?)? = Some(result);
+        let rows = self
+            .query(&statement.on(&table), &parameters)
+            .await
+            .map_err(|error| self.missing(queue, error))?;
+        if rows.is_empty() {
+            self.catalog().forget(queue);
+            return Err(Error::queue_not_found(queue.as_str()));
         }
-
-        let undecided: Vec<usize> = (0..receipts.len()).filter(|&index| results[index].is_none()).collect();
-        if !undecided.is_empty() {
-            let receipts: Vec<&Receipt> = undecided.iter().map(|&index| &receipts[index]).collect();
-            let fences = Fences::of(receipts.iter().copied());
-            let created_at: Vec<Timestamp> =
-                receipts.iter().map(|receipt| receipt.queue_created_at()).collect();
-            let name = queue.as_str();
-            let parameters = [
-                fences.parameters(),
-                vec![
-                    (&name, Type::TEXT),
-                    (&created_at, Type::TIMESTAMPTZ_ARRAY),
-                    (&delay_ms, Type::INT8),
-                    (&visible_at, Type::TIMESTAMPTZ),
-                ],
-            ]
-            .concat();
-            // Tried again by itself: the first statement's outcomes would be lost if the whole call were.
-            let mut attempt = 1;
-            let rows = loop {
-                match self.query(&live.on(&table), &parameters).await {
-                    Err(error)
-                        if error.kind() == Kind::Conflict && attempt < ATTEMPTS && !self.in_transaction() =>
-                    {
-                        attempt += 1;
-                    }
-                    Err(error) if self.in_transaction() => return Err(self.missing(queue, error)),
-                    Err(error) => return Err(partly_applied(self.missing(queue, error))),
-                    Ok(rows) => break rows,
-                }
+        let mut results: Vec<Option<ItemResult>> = vec![None; receipts.len()];
+        for row in &rows {
+            let outcome = match column(row, "outcome")? {
+                "DONE" => Outcome::Done,
+                "NOT_FOUND" => Outcome::NotFound,
+                _ => Outcome::Stale,
             };
-            if rows.is_empty() {
-                self.catalog().forget(queue);
-                return Err(Error::queue_not_found(queue.as_str()));
-            }
-            for row in &rows {
-                let outcome = match column(row, "outcome")? {
-                    "DONE" => Outcome::Done,
-                    "NOT_FOUND" => Outcome::NotFound,
-                    _ => Outcome::Stale,
-                };
-                let index = *place_of(&undecided, column(row, "ordinal")?)?;
-                results[index] = Some(ItemResult { outcome, vt: column(row, "vt")? });
-            }
+            let result = ItemResult { outcome, vt: column(row, "vt")? };
+            *place(&mut results, column(row, "ordinal")?)? = Some(result);
         }
         results.into_iter().map(|result| result.ok_or_else(no_verdict)).collect()
     }
@@ -383,7 +302,9 @@ impl Connection {
         let statement = match settlement {
             Settlement::Delete => DELETE_BY_ID,
             Settlement::Archive => ARCHIVE_BY_ID,
-            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) => SET_VT_BY_ID,
+            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_) => {
+                SET_VT_BY_ID
+            }
         };
         let mut statement = statement.on(&table);
         if table.unlogged {
@@ -391,13 +312,16 @@ impl Connection {
             statement.effect = Effect::Writes;
         }
         let (delay_ms, visible_at) = (settlement.delay_ms(), settlement.visible_at());
-        let rows = self
-            .query(
-                &statement,
-                &[(&msg_ids, Type::INT8_ARRAY), (&delay_ms, Type::INT8), (&visible_at, Type::TIMESTAMPTZ)],
-            )
-            .await
-            .map_err(|error| self.missing(queue, error))?;
+        let only_longer = settlement.only_longer();
+        let mut parameters: Vec<Parameter<'_>> = vec![(&msg_ids, Type::INT8_ARRAY)];
+        if !matches!(settlement, Settlement::Delete | Settlement::Archive) {
+            parameters.extend::<[Parameter<'_>; 3]>([
+                (&delay_ms, Type::INT8),
+                (&visible_at, Type::TIMESTAMPTZ),
+                (&only_longer, Type::BOOL),
+            ]);
+        }
+        let rows = self.query(&statement, &parameters).await.map_err(|error| self.missing(queue, error))?;
         let mut results = vec![ItemResult { outcome: Outcome::NotFound, vt: None }; msg_ids.len()];
         for row in &rows {
             let msg_id: i64 = column(row, "msg_id")?;
@@ -422,14 +346,10 @@ impl Connection {
     }
 }
 
-fn place<T>(items: &mut [T], ordinal: i64) -> Result<&mut T> {
+pub(super) fn place<T>(items: &mut [T], ordinal: i64) -> Result<&mut T> {
     usize::try_from(ordinal - 1).ok().and_then(|index| items.get_mut(index)).ok_or_else(no_verdict)
 }
 
-fn place_of<T>(items: &[T], ordinal: i64) -> Result<&T> {
-    usize::try_from(ordinal - 1).ok().and_then(|index| items.get(index)).ok_or_else(no_verdict)
-}
-
-fn no_verdict() -> Error {
+pub(super) fn no_verdict() -> Error {
     Error::internal("a settle statement's ordinals do not match its items")
 }

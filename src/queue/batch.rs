@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Broker, Call, OnConnection, Operation};
 use crate::domain::message::Message;
-use crate::domain::{OutgoingMessage, QueueName, ReadOrder, Result};
+use crate::domain::{Deadline, Error, OutgoingMessage, QueueName, ReadOrder, Result};
 use crate::engine::{Changes, Handover};
 use crate::pg::Connection;
 
@@ -29,12 +29,22 @@ impl OnConnection for Send {
 
     async fn apply(&self, connection: &mut Connection) -> Result<i64> {
         let msg_ids = connection.send(&self.queue, std::slice::from_ref(&self.message)).await?;
-        msg_ids.first().copied().ok_or_else(|| crate::domain::Error::internal("a send gave no id"))
+        msg_ids.first().copied().ok_or_else(no_id)
+    }
+
+    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<i64> {
+        let verdict = broker.merging.send(self.queue, vec![self.message])?;
+        let sent = broker.until(deadline, verdict.wait()).await?;
+        sent.into_iter().next().unwrap_or_else(|| Err(no_id()))
     }
 
     fn tell(&self, _: &i64, changes: &mut Changes) {
         changes.arrived(&self.queue);
     }
+}
+
+fn no_id() -> Error {
+    Error::internal("a send gave no id")
 }
 
 /// Stores messages, all or none, in order (`pgmq.send_batch`).

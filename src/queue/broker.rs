@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Transactions, Watches};
+use super::{Merging, Transactions, Watches};
 use crate::domain::{Deadline, Error, Kind, Limits, Result};
 use crate::engine::{Changes, Dispatch, Events};
 use crate::pg::{Connection, Database, Upgrader};
@@ -21,6 +21,8 @@ pub struct Broker {
     pub database: Database,
     /// What happens to queues, and whom it wakes.
     pub events: Events,
+    /// Merges the sends and settles of all callers.
+    pub merging: Merging,
     /// Reads on behalf of many.
     pub dispatch: Dispatch,
     /// Installs and upgrades pgmq.
@@ -60,6 +62,15 @@ pub trait Operation: Sized + Send + 'static {
     /// Does it.
     fn run(self, broker: &Arc<Broker>, call: &Call) -> impl Future<Output = Result<Self::Output>> + Send;
 
+    /// Serves a caller, who may leave before it is done.
+    fn call(
+        self,
+        broker: &Arc<Broker>,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Self::Output>> + Send {
+        broker.run_detached(self, deadline)
+    }
+
     /// Takes back an output whose caller is gone.
     fn abandoned(output: Self::Output, _broker: &Broker) {
         drop(output);
@@ -78,6 +89,18 @@ pub trait OnConnection: Send + Sync + 'static {
 
     /// Says what has changed, for those who wait; they hear of it after the commit.
     fn tell(&self, _output: &Self::Output, _changes: &mut Changes) {}
+
+    /// Serves a caller, who may leave before it is done: on a connection of its own, or merged with others.
+    fn call(
+        self,
+        broker: &Arc<Broker>,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Self::Output>> + Send
+    where
+        Self: Sized,
+    {
+        broker.run_detached(self, deadline)
+    }
 }
 
 impl<T: OnConnection> Operation for T {
@@ -99,6 +122,14 @@ impl<T: OnConnection> Operation for T {
         broker.tell(changes);
         Ok(output)
     }
+
+    fn call(
+        self,
+        broker: &Arc<Broker>,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Self::Output>> + Send {
+        OnConnection::call(self, broker, deadline)
+    }
 }
 
 impl Broker {
@@ -110,8 +141,7 @@ impl Broker {
         changes.tell(&self.events);
     }
 
-    /// Runs an operation to its end, whether its caller stays or not: a dropped future does not stop SQL, and a half
-    /// done one would spoil its connection.
+    /// Serves a caller. What is handed to the database runs to its end, whether the caller stays or not.
     ///
     /// # Errors
     /// The operation's own; `DeadlineExceeded` when the caller's time ran out first; `Draining` when the server ends.
@@ -122,6 +152,30 @@ impl Broker {
         if deadline.remaining().is_zero() {
             return Err(Error::deadline_exceeded());
         }
+        operation.call(self, deadline).await
+    }
+
+    /// Waits for something that may be dropped at any time, until the caller's deadline.
+    ///
+    /// # Errors
+    /// Its own; `DeadlineExceeded`.
+    pub(super) async fn until<T>(
+        &self,
+        deadline: Deadline,
+        done: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::time::timeout_at(deadline.instant(), done)
+            .await
+            .unwrap_or_else(|_| Err(Error::deadline_exceeded()))
+    }
+
+    /// Runs an operation in a task of its own: a dropped future does not stop SQL, and a half done one would spoil its
+    /// connection.
+    async fn run_detached<O: Operation>(
+        self: &Arc<Self>,
+        operation: O,
+        deadline: Deadline,
+    ) -> Result<O::Output> {
         let gone = CancellationToken::new();
         let _when_dropped = gone.clone().drop_guard();
         let call = Call { deadline, gone };
@@ -133,10 +187,11 @@ impl Broker {
                 O::abandoned(output, &broker);
             }
         });
-        match tokio::time::timeout_at(deadline.instant(), answered).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Error::internal("the operation's task ended without an answer")),
-            Err(_) => Err(Error::deadline_exceeded()),
-        }
+        let answered = async {
+            answered
+                .await
+                .unwrap_or_else(|_| Err(Error::internal("the operation's task ended without an answer")))
+        };
+        self.until(deadline, answered).await
     }
 }

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 
-use super::OnConnection;
+use super::merged::Change;
+use super::{Broker, OnConnection};
 use crate::domain::message::{ItemResult, Message, Outcome};
-use crate::domain::{QueueName, Receipt, Result};
+use crate::domain::{Deadline, QueueName, Receipt, Result};
 use crate::engine::Changes;
 use crate::pg::{Connection, Settlement};
 
@@ -27,13 +29,41 @@ impl Targets {
         }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Ids(msg_ids) => msg_ids.len(),
+            Self::Receipts(receipts) => receipts.len(),
+        }
+    }
+
+    /// The id of the message at a place.
+    pub(super) fn msg_id(&self, place: usize) -> i64 {
+        match self {
+            Self::Ids(msg_ids) => msg_ids[place],
+            Self::Receipts(receipts) => receipts[place].msg_id(),
+        }
+    }
+
+    /// The receipts; none for ids.
+    pub(super) fn receipts(&self) -> &[Receipt] {
+        match self {
+            Self::Ids(_) => &[],
+            Self::Receipts(receipts) => receipts,
+        }
+    }
+
+    /// Those at some places.
+    pub(super) fn at(&self, places: &[usize]) -> Self {
+        match self {
+            Self::Ids(msg_ids) => Self::Ids(places.iter().map(|&place| msg_ids[place]).collect()),
+            Self::Receipts(receipts) => Self::Receipts(places.iter().map(|&place| receipts[place]).collect()),
+        }
+    }
+
     /// The receipts that did what was asked, by the ids of their messages; none for ids.
     fn done_receipts(&self, results: &[ItemResult]) -> HashMap<i64, Receipt> {
-        let receipts = match self {
-            Self::Ids(_) => &[],
-            Self::Receipts(receipts) => receipts.as_slice(),
-        };
-        let done = receipts.iter().zip(results).filter(|(_, result)| result.outcome == Outcome::Done);
+        let done = self.receipts().iter().zip(results).filter(|(_, result)| result.outcome == Outcome::Done);
         done.map(|(receipt, _)| (receipt.msg_id(), *receipt)).collect()
     }
 
@@ -52,7 +82,7 @@ impl Targets {
             }
             Self::Receipts(receipts) => {
                 let (distinct, places) = distinct(receipts);
-                let results = connection.settle(queue, &distinct, settlement).await?;
+                let results = connection.settle_or_tell(queue, &distinct, settlement).await?;
                 Ok(places.into_iter().map(|place| results[place]).collect())
             }
         }
@@ -60,7 +90,7 @@ impl Targets {
 }
 
 /// The distinct items, and for each item its place among them.
-fn distinct<T: Copy + Eq + Hash>(items: &[T]) -> (Vec<T>, Vec<usize>) {
+pub(super) fn distinct<T: Copy + Eq + Hash>(items: &[T]) -> (Vec<T>, Vec<usize>) {
     let mut places = HashMap::with_capacity(items.len());
     let mut distinct = Vec::with_capacity(items.len());
     let of_each = items
@@ -97,6 +127,10 @@ impl OnConnection for Delete {
         self.targets.settle(connection, &self.queue, Settlement::Delete).await
     }
 
+    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Vec<ItemResult>> {
+        broker.until(deadline, broker.merging.settle(self.queue, self.targets, Change::Delete)).await
+    }
+
     fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
         changes.settled(&self.queue, done_ids(&self.targets, results));
     }
@@ -117,6 +151,10 @@ impl OnConnection for Archive {
 
     async fn apply(&self, connection: &mut Connection) -> Result<Vec<ItemResult>> {
         self.targets.settle(connection, &self.queue, Settlement::Archive).await
+    }
+
+    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Vec<ItemResult>> {
+        broker.until(deadline, broker.merging.settle(self.queue, self.targets, Change::Archive)).await
     }
 
     fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
@@ -142,6 +180,12 @@ impl OnConnection for Release {
     async fn apply(&self, connection: &mut Connection) -> Result<Vec<ItemResult>> {
         let targets = Targets::Receipts(self.receipts.clone());
         targets.settle(connection, &self.queue, Settlement::VisibleAfterMillis(self.delay_ms)).await
+    }
+
+    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Vec<ItemResult>> {
+        let (targets, change) =
+            (Targets::Receipts(self.receipts), Change::Release { delay_ms: self.delay_ms });
+        broker.until(deadline, broker.merging.settle(self.queue, targets, change)).await
     }
 
     fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
@@ -180,32 +224,69 @@ impl OnConnection for SetVisibilityTimeout {
 
     async fn apply(&self, connection: &mut Connection) -> Result<Settled> {
         let results = self.targets.settle(connection, &self.queue, self.visible).await?;
-        let changed: Vec<i64> = match self.return_messages {
-            true => done_ids(&self.targets, &results).collect(),
-            false => Vec::new(),
-        };
+        let changed = self.changed(&results);
         let messages = match changed.is_empty() {
             true => Vec::new(),
-            false => match connection.fetch(&self.queue, &changed, self.reply_bytes).await {
-                // The change is made: an error now would deny it. Inside a transaction nothing is made yet.
-                Err(error) if !connection.in_transaction() => {
-                    let (queue, error) = (self.queue.as_str(), crate::domain::error::chain(&error));
-                    tracing::warn!(queue, error, "changed messages could not be shown");
-                    Vec::new()
-                }
-                fetched => fetched?,
-            },
+            false => connection.fetch(&self.queue, &changed, self.reply_bytes).await?,
         };
+        Ok(self.settled(results, messages))
+    }
+
+    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Settled> {
+        let (queue, targets) = (self.queue.clone(), self.targets.clone());
+        let settling = broker.merging.settle(queue, targets, Change::Reschedule(self.visible));
+        let results = broker.until(deadline, settling).await?;
+        let changed = self.changed(&results);
+        if changed.is_empty() {
+            return Ok(self.settled(results, Vec::new()));
+        }
+        let fetch = Fetch { queue: self.queue.clone(), msg_ids: changed, bytes: self.reply_bytes };
+        // The change is made: an error now would deny it.
+        let messages = broker.run(fetch, deadline).await.unwrap_or_else(|error| {
+            let (queue, error) = (self.queue.as_str(), crate::domain::error::chain(&error));
+            tracing::warn!(queue, error, "changed messages could not be shown");
+            Vec::new()
+        });
+        Ok(self.settled(results, messages))
+    }
+
+    fn tell(&self, _: &Settled, changes: &mut Changes) {
+        changes.rescheduled(&self.queue);
+    }
+}
+
+impl SetVisibilityTimeout {
+    /// The ids of the changed messages, if they are asked for.
+    fn changed(&self, results: &[ItemResult]) -> Vec<i64> {
+        match self.return_messages {
+            true => done_ids(&self.targets, results).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    fn settled(&self, results: Vec<ItemResult>, messages: Vec<Message>) -> Settled {
         let receipts = self.targets.done_receipts(&results);
         let messages = messages.into_iter().map(|message| {
             let receipt = receipts.get(&message.msg_id).copied().filter(|receipt| receipt.names(&message));
             (message, receipt)
         });
         let messages = messages.collect();
-        Ok(Settled { results, messages })
+        Settled { results, messages }
     }
+}
 
-    fn tell(&self, _: &Settled, changes: &mut Changes) {
-        changes.rescheduled(&self.queue);
+/// Shows messages that were changed.
+struct Fetch {
+    queue: QueueName,
+    msg_ids: Vec<i64>,
+    bytes: i64,
+}
+
+impl OnConnection for Fetch {
+    const NAME: &'static str = "fetch";
+    type Output = Vec<Message>;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<Vec<Message>> {
+        connection.fetch(&self.queue, &self.msg_ids, self.bytes).await
     }
 }

@@ -18,10 +18,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, DatabaseSource, DatabaseUrl, Tls};
 use crate::domain::Limits;
+use crate::engine::merge::Bounds;
 use crate::engine::{Dispatch, Events};
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader};
-use crate::queue::{Announcer, Broker, Transactions, Watches};
+use crate::queue::{Announcer, Broker, Merging, Transactions, Watches};
 use crate::service::Service;
 
 use connection::Connections;
@@ -126,8 +127,10 @@ async fn serve_on(
     // Sends and settles find connections too, however many queues are read.
     let reads = usize::try_from(config.pool_size).unwrap_or(usize::MAX).saturating_mul(3) / 4;
     let dispatch = Dispatch::new(Arc::new(database.clone()), &events, &tasks, &drain_begins, reads);
+    let waiting = Bounds { items: config.max_waiting_messages, bytes: config.max_waiting_bytes };
     let broker = Arc::new(Broker {
         database: database.clone(),
+        merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks),
         events,
         dispatch,
         upgrader: Upgrader::new(&database, &url, !config.no_install),

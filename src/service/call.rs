@@ -11,7 +11,7 @@ use crate::domain::{Deadline, Error, Invalid, Kind};
 use crate::queue::{Broker, Operation};
 
 /// Metadata in which a caller may repeat the queue, so that a mesh can route and limit by it.
-const QUEUE_METADATA: &str = "pgmq-queue";
+pub(super) const QUEUE_METADATA: &str = "pgmq-queue";
 
 /// Serves all RPCs.
 #[derive(Clone)]

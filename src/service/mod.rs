@@ -4,6 +4,7 @@ mod admin_service;
 mod call;
 mod convert;
 mod incoming;
+mod produce;
 mod queue_service;
 mod request_id;
 mod status;

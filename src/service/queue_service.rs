@@ -4,10 +4,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::call::request_id;
 use super::convert::stream_response;
+use super::produce::Answers;
 use super::watch::WatchReplies;
 use super::{RequestId, Service, to_status};
 use crate::domain::{Deadline, Error};
@@ -16,7 +17,7 @@ use crate::proto::v1::{
     ArchiveRequest, ArchiveResponse, CreateQueueRequest, CreateQueueResponse, DeleteRequest, DeleteResponse,
     DropQueueRequest, DropQueueResponse, GetQueueMetricsRequest, GetQueueMetricsResponse, GetQueueRequest,
     GetQueueResponse, GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest,
-    ListQueueMetricsResponse, ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse,
+    ListQueueMetricsResponse, ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse, ProduceRequest,
     PurgeQueueRequest, PurgeQueueResponse, ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse,
     ReleaseRequest, ReleaseResponse, SendBatchRequest, SendBatchResponse, SendRequest, SendResponse,
     SetVisibilityTimeoutRequest, SetVisibilityTimeoutResponse, StreamStarted, TransactRequest,
@@ -71,6 +72,12 @@ impl QueueService for Service {
 
     async fn send_batch(&self, request: Request<SendBatchRequest>) -> Answer<SendBatchResponse> {
         self.call::<queue::SendBatch, _, _>(request).await
+    }
+
+    type ProduceStream = Answers;
+
+    async fn produce(&self, request: Request<Streaming<ProduceRequest>>) -> Answer<Answers> {
+        self.produce_stream(request).map(Response::new)
     }
 
     async fn read_batch(&self, request: Request<ReadBatchRequest>) -> Answer<ReadBatchResponse> {

@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::RequestId;
 use crate::domain::error::chain;
 use crate::domain::{Error, Kind};
-use crate::proto::v1::ErrorReason;
+use crate::proto::v1::{CommandError, ErrorReason};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "pgmq.v1";
@@ -38,6 +38,13 @@ pub fn to_status(error: &Error, request_id: &RequestId) -> Status {
     }
     let trailers = trailers(error, reason, request_id);
     Status::with_error_details_and_metadata(code, error.to_string(), details, trailers)
+}
+
+/// The failure of one item of a reply; failures of the server's own are logged here.
+pub(super) fn to_command_error(error: Error, request_id: &RequestId) -> CommandError {
+    let (code, reason) = code_and_reason(error.kind());
+    log(&error, code, reason, request_id);
+    error.into()
 }
 
 /// The name of a reason as `ErrorInfo` and the trailer have it: the enum's, without its prefix.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use pgmq_grpc::proto::v1::*;
 use tonic::{Code, Request};
 
+use crate::harness::client::outgoing;
 use crate::harness::wire::{call, patient};
 use crate::harness::{PATIENCE, Refusal, Test, eventually, seconds};
 
@@ -16,6 +17,11 @@ fn with_timeout<T>(request: T, timeout: Duration) -> Request<T> {
 
 fn send() -> SendRequest {
     SendRequest { queue: "orders".to_owned(), message: "{}".to_owned(), ..Default::default() }
+}
+
+/// A send that is merged with nobody's, and so has its caller's deadline to itself.
+fn send_alone() -> SendBatchRequest {
+    SendBatchRequest { queue: "orders".to_owned(), messages: vec![outgoing("{}")] }
 }
 
 /// A queue `orders` and a server of these flags, which has connected to the database already.
@@ -77,7 +83,7 @@ async fn a_statement_that_runs_too_long_is_cancelled_and_writes_nothing() {
     )
     .await;
     let mut client = patient(&test.server);
-    let status = client.send(with_timeout(send(), Duration::from_millis(400))).await.unwrap_err();
+    let status = client.send_batch(with_timeout(send_alone(), Duration::from_millis(400))).await.unwrap_err();
     Refusal::expect(&status, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     let started = Instant::now();
     expect_nothing_runs(&test).await;
@@ -172,7 +178,7 @@ async fn a_server_with_too_many_waiting_calls_refuses_more_at_once() {
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
     let holder = tokio::spawn({
         let channel = test.client.channel.clone();
-        async move { call(send()).make(&channel).await }
+        async move { call(send_alone()).make(&channel).await }
     });
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pgmq.q_orders'::regclass";
     eventually("a waiting send", async || (test.value::<i64>(waits).await == 1).then_some(())).await;
@@ -181,7 +187,7 @@ async fn a_server_with_too_many_waiting_calls_refuses_more_at_once() {
         let channel = test.client.channel.clone();
         tokio::spawn(async move {
             let started = Instant::now();
-            (call(send()).make(&channel).await, started.elapsed())
+            (call(send_alone()).make(&channel).await, started.elapsed())
         })
     });
     let others: Vec<_> = others.collect();
@@ -219,13 +225,33 @@ async fn a_call_whose_turn_does_not_come_before_its_deadline_was_not_applied() {
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
     let holder = tokio::spawn({
         let channel = test.client.channel.clone();
+        async move { call(send_alone()).make(&channel).await }
+    });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pgmq.q_orders'::regclass";
+    eventually("a waiting send", async || (test.value::<i64>(waits).await == 1).then_some(())).await;
+    let status = patient(&test.server)
+        .send_batch(with_timeout(send_alone(), Duration::from_millis(500)))
+        .await
+        .unwrap_err();
+    Refusal::expect(&status, Code::Unavailable, "OVERLOADED");
+    test.run("COMMIT").await;
+    holder.await.unwrap().unwrap();
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 1);
+}
+
+#[tokio::test]
+async fn a_merged_call_that_was_not_handed_over_before_its_deadline_is_not_applied() {
+    let test = with_flags(&["--pool-size", "1"]).await;
+    test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
+    let holder = tokio::spawn({
+        let channel = test.client.channel.clone();
         async move { call(send()).make(&channel).await }
     });
     let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pgmq.q_orders'::regclass";
     eventually("a waiting send", async || (test.value::<i64>(waits).await == 1).then_some(())).await;
     let status =
         patient(&test.server).send(with_timeout(send(), Duration::from_millis(500))).await.unwrap_err();
-    Refusal::expect(&status, Code::Unavailable, "OVERLOADED");
+    Refusal::expect(&status, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     test.run("COMMIT").await;
     holder.await.unwrap().unwrap();
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 1);

@@ -1,7 +1,7 @@
 //! NATS with JetStream.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use tokio::process::Command;
@@ -12,6 +12,7 @@ use crate::lab::free_port;
 /// A running server.
 pub struct Nats {
     broker: Broker,
+    directory: PathBuf,
     /// Where it listens.
     pub url: String,
 }
@@ -37,11 +38,12 @@ impl Nats {
         let mut command = Command::new(program);
         command.arg("--config").arg(&file);
         let broker = Broker::start(command, port, &output.join(format!("{name}.log"))).await?;
-        Ok(Nats { broker, url: format!("nats://127.0.0.1:{port}") })
+        Ok(Nats { broker, directory, url: format!("nats://127.0.0.1:{port}") })
     }
 
-    /// Stops it.
+    /// Stops it and removes its data.
     pub async fn stop(self) {
         self.broker.stop().await;
+        let _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -16,6 +16,7 @@ const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// A running node.
 pub struct Rabbitmq {
     broker: Broker,
+    directory: PathBuf,
     names: u16,
     /// Where it listens.
     pub url: String,
@@ -54,10 +55,15 @@ impl Rabbitmq {
             .env("ERL_EPMD_ADDRESS", "127.0.0.1");
         let log = directory.with_extension("log");
         let broker = Broker::start(command, port, &log).await?;
-        Ok(Rabbitmq { broker, names, url: format!("amqp://guest:guest@127.0.0.1:{port}/%2f") })
+        Ok(Rabbitmq {
+            broker,
+            directory: directory.to_owned(),
+            names,
+            url: format!("amqp://guest:guest@127.0.0.1:{port}/%2f"),
+        })
     }
 
-    /// Stops it, and its name service.
+    /// Stops it and its name service, and removes its data.
     pub async fn stop(self) {
         self.broker.stop().await;
         let mut command = Command::new("epmd");
@@ -65,5 +71,6 @@ impl Rabbitmq {
             .args(["-port", &self.names.to_string(), "-kill"])
             .env("ERL_EPMD_PORT", self.names.to_string());
         let _ = command.output().await;
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }

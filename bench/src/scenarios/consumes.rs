@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Group, rabbitmq};
+use super::{Group, SIZES_MEASURE, rabbitmq};
 use crate::lab::{Lab, Layout};
 use crate::peers::pgbench::Pgbench;
 use crate::report::{Goal, Measure, Row};
@@ -20,20 +20,22 @@ pub async fn group(lab: &Lab, pace: Pace) -> Result<Group> {
     lab.create(TUNED, Layout::Tuned).await?;
     lab.create(PLAIN, Layout::Pgmq).await?;
     // More than anybody can consume in a trial, warm-up included.
-    let seconds = (pace.warm_up + pace.measure).as_secs_f64().ceil();
+    let seconds = (pace.warm_up + pace.measure).as_secs_f64() + 0.2;
     let many = (seconds * 130_000.0) as u64;
     let some = (seconds * 12_000.0) as u64;
     let filled = (seconds * 50_000.0) as u64;
     let mut sides = vec![
         consume(lab, TUNED, false, many),
         consume(lab, PLAIN, false, many),
-        consume(lab, TUNED, true, many),
         unary(lab, some * 4),
         direct(many),
         rabbitmq_consume(lab, filled, 1),
-        rabbitmq_consume(lab, filled, 4),
     ];
-    sides.extend([8, 16, 64].map(|clients| {
+    if !pace.quick {
+        sides.extend([consume(lab, TUNED, true, many), rabbitmq_consume(lab, filled, 4)]);
+    }
+    let clients: &[usize] = if pace.quick { &[8, 16] } else { &[8, 16, 64] };
+    sides.extend(clients.iter().map(|&clients| {
         let title = format!("pgbench read 1 + delete 1, {clients} clients");
         let work = Work::Pgbench(Pgbench::read_delete(PLAIN, clients));
         Side::new(&format!("pgbench-read-{clients}"), &title, work).on(PLAIN, some)
@@ -41,7 +43,7 @@ pub async fn group(lab: &Lab, pace: Pace) -> Result<Group> {
     let goal = Goal::AtLeast;
     let tuned = ["consume-tuned"];
     let how = "commands hold what workers have ready when the transport takes the next one; counted are verdicts DONE";
-    let rows =
+    let mut rows =
         vec![
             Row::new(
                 "Consume and settle one by one, 64 workers, tuned queue / pgbench read 1 + delete 1",
@@ -64,11 +66,6 @@ pub async fn group(lab: &Lab, pace: Pace) -> Result<Group> {
                 &["direct-500"],
                 "pgbench",
             ),
-            Row::new(
-                "the same, tuned, every worker awaiting its verdict / pgbench read 1 + delete 1",
-                Goal::Report,
-            )
-            .of(&["consume-tuned-awaiting"], &PGBENCH, "pgbench"),
             Row::new("unary ReadBatch 1 + Delete 1, 64 callers / pgbench the same", goal(4.0)).of(
                 &["read-delete"],
                 &PGBENCH,
@@ -78,6 +75,10 @@ pub async fn group(lab: &Lab, pace: Pace) -> Result<Group> {
                 .measuring(Measure::ServerSeconds)
                 .of(&tuned, &[], ""),
         ];
+    if !pace.quick {
+        let name = "the same, tuned, every worker awaiting its verdict / pgbench read 1 + delete 1";
+        rows.push(Row::new(name, Goal::Report).of(&["consume-tuned-awaiting"], &PGBENCH, "pgbench"));
+    }
     Ok(Group::new(sides, rows))
 }
 
@@ -85,9 +86,9 @@ pub async fn group(lab: &Lab, pace: Pace) -> Result<Group> {
 pub async fn sizes(lab: &Lab, pace: Pace) -> Result<Group> {
     lab.create(TUNED, Layout::Tuned).await?;
     lab.create(PLAIN, Layout::Pgmq).await?;
-    let seconds = (pace.warm_up + pace.measure).as_secs_f64().ceil();
+    let seconds = (pace.warm_up + pace.measure).as_secs_f64() + 0.2;
     let (mut sides, mut rows) = (Vec::new(), Vec::new());
-    for (bytes, size, each_second) in [(1_024, "1 KiB", 60_000.0), (65_536, "64 KiB", 4_000.0)] {
+    for (bytes, size, each_second) in [(1_024, "1 KiB", 60_000.0), (65_536, "64 KiB", 2_000.0)] {
         let filled = (seconds * each_second) as u64;
         let longer = |side: Side| Side {
             id: format!("{}-{bytes}", side.id),
@@ -113,7 +114,7 @@ pub async fn sizes(lab: &Lab, pace: Pace) -> Result<Group> {
             "RabbitMQ",
         ));
     }
-    Ok(Group::new(sides, rows))
+    Ok(Group { measure: Some(SIZES_MEASURE), ..Group::new(sides, rows) })
 }
 
 fn consume(lab: &Lab, queue: &str, awaits_verdict: bool, filled: u64) -> Side {

@@ -49,6 +49,9 @@ impl Group {
 /// The length of the short bodies, with which most is measured.
 pub const SHORT: usize = 22;
 
+/// How long trials with longer bodies count: there are many of them.
+pub const SIZES_MEASURE: Duration = Duration::from_secs(2);
+
 /// All groups, in the order in which they run.
 const NAMES: [&str; 12] = [
     "sends",
@@ -66,7 +69,7 @@ const NAMES: [&str; 12] = [
 ];
 
 /// Those that the quick run leaves out.
-const NOT_QUICK: [&str; 2] = ["sizes", "consume sizes"];
+const NOT_QUICK: [&str; 3] = ["backlog", "sizes", "consume sizes"];
 
 /// Runs everything and reports.
 pub async fn run(arguments: RunArguments) -> Result<()> {
@@ -111,7 +114,7 @@ fn is_wanted(name: &str, arguments: &RunArguments) -> bool {
 }
 
 fn pace(arguments: &RunArguments) -> Pace {
-    let (warm_up, measure) = if arguments.quick { (300, 1_000) } else { (1_000, 3_000) };
+    let (warm_up, measure) = if arguments.quick { (300, 1_000) } else { (700, 3_000) };
     Pace {
         rounds: arguments.rounds.unwrap_or(3).max(1),
         warm_up: Duration::from_millis(warm_up),

@@ -27,7 +27,7 @@ macro_rules! schedule {
 pub(super) use schedule;
 
 /// The queue's name in field `queue`.
-pub(super) fn queue_name(fields: &mut Fields, name: String) -> Option<QueueName> {
+pub(in crate::service) fn queue_name(fields: &mut Fields, name: String) -> Option<QueueName> {
     fields.take("queue", QueueName::try_from(name))
 }
 
@@ -45,6 +45,17 @@ pub(super) fn outgoing(
     fields.take_all(parsed).filter(|_| schedule.is_some())
 }
 
+/// One message of several.
+pub(in crate::service) fn outgoing_message(
+    fields: &mut Fields,
+    limits: &Limits,
+    message: v1::OutgoingMessage,
+) -> Option<OutgoingMessage> {
+    let v1::OutgoingMessage { message, headers, group, schedule } = message;
+    let schedule = schedule!(fields, schedule, v1::outgoing_message::Schedule);
+    outgoing(fields, limits, message, headers, &group, schedule)
+}
+
 /// A batch of 1 to 1,000 messages.
 pub(super) fn outgoing_batch(
     fields: &mut Fields,
@@ -53,11 +64,7 @@ pub(super) fn outgoing_batch(
 ) -> Option<Vec<OutgoingMessage>> {
     fields.take("messages", bounds::length(messages.len(), MAX_BATCH))?;
     let parsed = messages.into_iter().enumerate().map(|(index, message)| {
-        fields.within(&format!("messages[{index}]."), |fields| {
-            let v1::OutgoingMessage { message, headers, group, schedule } = message;
-            let schedule = schedule!(fields, schedule, v1::outgoing_message::Schedule);
-            outgoing(fields, limits, message, headers, &group, schedule)
-        })
+        fields.within(&format!("messages[{index}]."), |fields| outgoing_message(fields, limits, message))
     });
     // All are checked, so that all that are wrong are named.
     let parsed: Vec<Option<OutgoingMessage>> = parsed.collect();

@@ -15,7 +15,8 @@ mod watch;
 use std::time::Duration;
 
 pub(super) use fields::Fields;
-pub(super) use read::stream_response;
+pub(super) use message::{outgoing_message, queue_name};
+pub(super) use read::{closing, heartbeat, stream_response};
 pub(super) use transaction::idle_timeout;
 pub(super) use watch::watch_response;
 

@@ -94,7 +94,7 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
         let max_in_flight =
             fields.take("max_in_flight", bounds::count(max_in_flight, DEFAULT_MAX_IN_FLIGHT, MAX_COUNT));
         let max_messages = fields.take("max_messages", bounds::count_or_endless(max_messages));
-        let heartbeat_interval = heartbeat(fields, heartbeat_interval);
+        let heartbeat_interval = self::heartbeat_interval(fields, heartbeat_interval);
         Some(Self {
             order: order?,
             max_in_flight: usize::try_from(max_in_flight?).ok()?,
@@ -105,7 +105,10 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
 }
 
 /// The longest silence of a stream.
-pub(super) fn heartbeat(fields: &mut Fields, given: Option<prost_types::Duration>) -> Option<Duration> {
+pub(super) fn heartbeat_interval(
+    fields: &mut Fields,
+    given: Option<prost_types::Duration>,
+) -> Option<Duration> {
     let parsed = given.map_or(Ok(DEFAULT_HEARTBEAT), |interval| {
         span(interval).and_then(|interval| match HEARTBEATS.contains(&interval) {
             true => Ok(interval),
@@ -115,33 +118,37 @@ pub(super) fn heartbeat(fields: &mut Fields, given: Option<prost_types::Duration
     fields.take("heartbeat_interval", parsed)
 }
 
-/// A planned end.
-pub(super) fn closing(reason: ClosingReason, retry_delay: Duration) -> v1::Closing {
-    let reason = match reason {
-        ClosingReason::Draining => v1::ClosingReason::Draining,
-        ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
-        ClosingReason::QueueDropped => v1::ClosingReason::QueueDropped,
-    };
-    v1::Closing { reason: reason.into(), retry_delay: duration(retry_delay) }
-}
-
 /// One item of a stream as a reply. Its messages are the client's from here on.
 pub(in crate::service) fn stream_response(item: StreamItem) -> v1::ReadResponse {
     match item {
         StreamItem::Messages(read) => {
             v1::ReadResponse { messages: each(read.hand_over()), ..Default::default() }
         }
-        StreamItem::Heartbeat { in_flight } => v1::ReadResponse {
-            heartbeat: Some(v1::Heartbeat {
-                server_time: Some(timestamp(Timestamp::now())),
-                in_flight: i32::try_from(in_flight).unwrap_or(i32::MAX),
-            }),
-            ..Default::default()
-        },
+        StreamItem::Heartbeat { in_flight } => {
+            v1::ReadResponse { heartbeat: Some(heartbeat(in_flight)), ..Default::default() }
+        }
         StreamItem::Closing { reason, retry_delay } => {
             v1::ReadResponse { closing: Some(closing(reason, retry_delay)), ..Default::default() }
         }
     }
+}
+
+/// A sign of life.
+pub(in crate::service) fn heartbeat(in_flight: usize) -> v1::Heartbeat {
+    v1::Heartbeat {
+        server_time: Some(timestamp(Timestamp::now())),
+        in_flight: i32::try_from(in_flight).unwrap_or(i32::MAX),
+    }
+}
+
+/// The notice of a planned end.
+pub(in crate::service) fn closing(reason: ClosingReason, retry_delay: Duration) -> v1::Closing {
+    let reason = match reason {
+        ClosingReason::Draining => v1::ClosingReason::Draining,
+        ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
+        ClosingReason::QueueDropped => v1::ClosingReason::QueueDropped,
+    };
+    v1::Closing { reason: reason.into(), retry_delay: duration(retry_delay) }
 }
 
 impl FromRequest<v1::PopRequest> for queue::Pop {

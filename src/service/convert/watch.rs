@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::read::{closing, heartbeat};
+use super::read::{closing, heartbeat, heartbeat_interval};
 use super::time::timestamp;
 use super::{Fields, FromRequest};
 use crate::domain::bounds::length;
@@ -16,7 +16,7 @@ const MAX_QUEUES: usize = 100;
 impl FromRequest<v1::WatchRequest> for WatchOptions {
     fn parse(request: v1::WatchRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
         let counted = fields.take("queues", length(request.queues.len(), MAX_QUEUES));
-        let heartbeat_interval = heartbeat(fields, request.heartbeat_interval);
+        let heartbeat_interval = heartbeat_interval(fields, request.heartbeat_interval);
         counted?;
         let mut seen = BTreeSet::new();
         let mut queues: Vec<Option<QueueName>> = Vec::with_capacity(request.queues.len());
@@ -37,11 +37,7 @@ pub(in crate::service) fn watch_response(item: WatchItem) -> v1::WatchResponse {
         WatchItem::Events(events) => {
             v1::WatchResponse { events: events.into_iter().map(event).collect(), ..Default::default() }
         }
-        WatchItem::Heartbeat => {
-            let server_time = Some(timestamp(Timestamp::now()));
-            let heartbeat = Some(v1::Heartbeat { server_time, in_flight: 0 });
-            v1::WatchResponse { heartbeat, ..Default::default() }
-        }
+        WatchItem::Heartbeat => v1::WatchResponse { heartbeat: Some(heartbeat(0)), ..Default::default() },
         WatchItem::Closing { reason, retry_delay } => {
             v1::WatchResponse { closing: Some(closing(reason, retry_delay)), ..Default::default() }
         }

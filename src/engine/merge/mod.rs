@@ -1,0 +1,311 @@
+//! Many callers' items in one statement: a lane gathers while its last flush is under way, and fires at once when idle.
+//!
+//! There is no timer. A lone caller's items go out as soon as they come; under load a set grows by itself while the one
+//! before it is at the database. One flush of a lane is under way at a time, so that items keep their order.
+
+mod bisect;
+mod parcel;
+mod shares;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::{Error, Kind, Result};
+
+pub use bisect::{Attempt, Blame, Failure, bisect};
+pub use parcel::{Load, Parcel, Verdict};
+pub use shares::{Share, Shares};
+
+/// The most items of one flush. A larger parcel goes alone.
+pub const MAX_FLUSH_ITEMS: usize = 1_024;
+
+/// The most bytes of one flush. A larger parcel goes alone.
+pub const MAX_FLUSH_BYTES: usize = 512 * 1024;
+
+/// When a caller whom no place was left for should come again.
+const OVERLOADED_RETRY: Duration = Duration::from_millis(250);
+
+/// What may wait to be flushed.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Items in all lanes; a single lane may have half of them.
+    pub items: usize,
+    /// Bytes in all lanes; a single lane may have half of them.
+    pub bytes: usize,
+}
+
+/// How the parcels of a lane become one flush.
+pub trait Merge: Send + Sync + 'static {
+    /// What keeps parcels apart that do not go together.
+    type Lane: Clone + Eq + Hash + Send + Sync + 'static;
+    /// What a parcel holds.
+    type Load: Load + Send + 'static;
+    /// What becomes of a parcel.
+    type Answer: Send + 'static;
+    /// What a flush needs before it takes its parcels, such as a connection.
+    type Open: Send;
+    /// What is known of the parcels of a flush while they are picked.
+    type Picked: Default + Send;
+
+    /// Whether a parcel goes with those that were picked. One that does not waits for the next flush; the first one
+    /// always goes.
+    fn goes_with(_picked: &mut Self::Picked, _load: &Self::Load) -> bool {
+        true
+    }
+
+    /// Prepares a flush, while its parcels still gather.
+    fn open(&self, lane: &Self::Lane) -> impl Future<Output = Result<Self::Open>> + Send;
+
+    /// Does what the parcels want, and answers every one of them.
+    fn flush(
+        &self,
+        lane: &Self::Lane,
+        open: Self::Open,
+        parcels: Vec<Parcel<Self::Load, Self::Answer>>,
+    ) -> impl Future<Output = ()> + Send;
+}
+
+/// Takes parcels and gives them to flushes.
+pub struct Merger<M: Merge> {
+    shared: Arc<Shared<M>>,
+}
+
+struct Shared<M: Merge> {
+    merge: M,
+    bounds: Bounds,
+    waiting: Mutex<Waiting<M>>,
+    /// Told whenever a flush has taken its parcels.
+    room: Notify,
+    tasks: TaskTracker,
+}
+
+/// A parcel for which there was no place.
+struct Refused<M: Merge> {
+    lane: M::Lane,
+    load: M::Load,
+    error: Error,
+}
+
+/// What waits. A lane is listed for exactly as long as its actor runs.
+struct Waiting<M: Merge> {
+    lanes: HashMap<M::Lane, Lane<M>>,
+    items: usize,
+    bytes: usize,
+}
+
+struct Lane<M: Merge> {
+    parcels: VecDeque<Parcel<M::Load, M::Answer>>,
+    items: usize,
+    bytes: usize,
+}
+
+impl<M: Merge> Merger<M> {
+    /// A merger whose flushes run in tasks that are waited for at the server's end.
+    pub fn new(merge: M, bounds: Bounds, tasks: TaskTracker) -> Self {
+        let waiting = Mutex::new(Waiting { lanes: HashMap::new(), items: 0, bytes: 0 });
+        Self { shared: Arc::new(Shared { merge, bounds, waiting, room: Notify::new(), tasks }) }
+    }
+
+    /// Hands in a parcel. Its verdict comes after the commit; a caller who drops the verdict before the parcel was
+    /// picked for a flush takes the parcel back.
+    ///
+    /// # Errors
+    /// `Overloaded` where no place is left: nothing was applied.
+    pub fn submit(&self, lane: M::Lane, load: M::Load) -> Result<Verdict<M::Answer>> {
+        self.try_submit(lane, load).map_err(|refused| refused.error)
+    }
+
+    /// Hands in a parcel as soon as there is a place for it. What one caller hands in so keeps its order only if it
+    /// waits for each before it hands in the next.
+    pub async fn submit_when_room(&self, lane: M::Lane, load: M::Load) -> Verdict<M::Answer> {
+        let (mut lane, mut load) = (lane, load);
+        loop {
+            let mut room = std::pin::pin!(self.shared.room.notified());
+            // From here on no flush that begins is missed.
+            room.as_mut().enable();
+            match self.try_submit(lane, load) {
+                Ok(verdict) => return verdict,
+                Err(refused) => Refused { lane, load, .. } = *refused,
+            }
+            room.await;
+        }
+    }
+
+    fn try_submit(&self, lane: M::Lane, load: M::Load) -> Result<Verdict<M::Answer>, Box<Refused<M>>> {
+        let mut waiting = self.shared.lock();
+        if let Err(error) = waiting.admit(&lane, &load, self.shared.bounds) {
+            return Err(Box::new(Refused { lane, load, error }));
+        }
+        let (parcel, verdict) = Parcel::new(load);
+        let started = match waiting.lanes.entry(lane) {
+            Entry::Occupied(mut running) => {
+                running.get_mut().push(parcel);
+                None
+            }
+            Entry::Vacant(idle) => {
+                let lane = idle.key().clone();
+                idle.insert(Lane { parcels: VecDeque::new(), items: 0, bytes: 0 }).push(parcel);
+                Some(lane)
+            }
+        };
+        drop(waiting);
+        if let Some(lane) = started {
+            let actor = Actor { shared: Arc::clone(&self.shared), lane };
+            self.shared.tasks.spawn(actor.run());
+        }
+        Ok(verdict)
+    }
+
+    /// How many items wait to be picked, and how many lanes have an actor.
+    pub fn load(&self) -> (usize, usize) {
+        let waiting = self.shared.lock();
+        (waiting.items, waiting.lanes.len())
+    }
+}
+
+impl<M: Merge> Shared<M> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<M>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M: Merge> Waiting<M> {
+    /// Counts a parcel, if there is a place for it.
+    fn admit(&mut self, lane: &M::Lane, load: &M::Load, bounds: Bounds) -> Result<()> {
+        let (items, bytes) = (load.items(), load.bytes());
+        let (lane_items, lane_bytes) = self.lanes.get(lane).map_or((0, 0), |lane| (lane.items, lane.bytes));
+        // What comes to an idle server, or to an idle lane of a server with room, is never too large.
+        let all_full =
+            self.items > 0 && (self.items + items > bounds.items || self.bytes + bytes > bounds.bytes);
+        let lane_full = lane_items > 0
+            && (lane_items + items > bounds.items / 2 || lane_bytes + bytes > bounds.bytes / 2);
+        if all_full || lane_full {
+            let whose = if all_full { "the server" } else { "the queue" };
+            let why = format!("too much waits for the database at {whose}; nothing was applied");
+            return Err(Error::new(Kind::Overloaded, why).retry_after(OVERLOADED_RETRY));
+        }
+        self.items += items;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Picks what the next flush takes, in order; parcels whose callers are gone are dropped.
+    fn pick(&mut self, lane: &M::Lane) -> Vec<Parcel<M::Load, M::Answer>> {
+        let Some(lane) = self.lanes.get_mut(lane) else {
+            return Vec::new();
+        };
+        let mut picked = Vec::new();
+        let (mut items, mut bytes) = (0, 0);
+        let mut together = M::Picked::default();
+        let mut left = VecDeque::new();
+        while let Some(parcel) = lane.parcels.pop_front() {
+            let (more_items, more_bytes) = (parcel.load.items(), parcel.load.bytes());
+            if !parcel.is_awaited() {
+                self.items -= more_items;
+                self.bytes -= more_bytes;
+                lane.items -= more_items;
+                lane.bytes -= more_bytes;
+                continue;
+            }
+            let full = items + more_items > MAX_FLUSH_ITEMS || bytes + more_bytes > MAX_FLUSH_BYTES;
+            if full && !picked.is_empty() {
+                left.push_back(parcel);
+                break;
+            }
+            if !M::goes_with(&mut together, &parcel.load) && !picked.is_empty() {
+                left.push_back(parcel);
+                continue;
+            }
+            items += more_items;
+            bytes += more_bytes;
+            picked.push(parcel);
+        }
+        // Those that were passed over come first the next time.
+        while let Some(parcel) = left.pop_back() {
+            lane.parcels.push_front(parcel);
+        }
+        lane.items -= items;
+        lane.bytes -= bytes;
+        self.items -= items;
+        self.bytes -= bytes;
+        picked
+    }
+
+    /// Ends a lane if nothing waits in it.
+    fn end_if_idle(&mut self, lane: &M::Lane) -> bool {
+        let idle = self.lanes.get(lane).is_none_or(|lane| lane.parcels.is_empty());
+        if idle {
+            self.lanes.remove(lane);
+        }
+        idle
+    }
+
+    /// Ends a lane with all that waits in it.
+    fn end(&mut self, lane: &M::Lane) -> VecDeque<Parcel<M::Load, M::Answer>> {
+        let Some(lane) = self.lanes.remove(lane) else {
+            return VecDeque::new();
+        };
+        self.items -= lane.items;
+        self.bytes -= lane.bytes;
+        lane.parcels
+    }
+}
+
+impl<M: Merge> Lane<M> {
+    fn push(&mut self, parcel: Parcel<M::Load, M::Answer>) {
+        self.items += parcel.load.items();
+        self.bytes += parcel.load.bytes();
+        self.parcels.push_back(parcel);
+    }
+}
+
+/// Flushes one lane until nothing waits in it.
+struct Actor<M: Merge> {
+    shared: Arc<Shared<M>>,
+    lane: M::Lane,
+}
+
+impl<M: Merge> Actor<M> {
+    async fn run(self) {
+        loop {
+            match self.shared.merge.open(&self.lane).await {
+                Ok(open) => {
+                    let parcels = self.shared.lock().pick(&self.lane);
+                    self.shared.room.notify_waiters();
+                    if !parcels.is_empty() {
+                        self.shared.merge.flush(&self.lane, open, parcels).await;
+                    }
+                    if self.shared.lock().end_if_idle(&self.lane) {
+                        return;
+                    }
+                }
+                // Nothing was handed over for any of those that wait.
+                Err(error) => {
+                    let parcels = self.shared.lock().end(&self.lane);
+                    self.shared.room.notify_waiters();
+                    parcels.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl<M: Merge> Drop for Actor<M> {
+    /// If a flush panicked, its lane must not be left without an actor. The callers hear of it by their parcels' end.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            drop(self.shared.lock().end(&self.lane));
+            self.shared.room.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Settles of many callers for one queue, in one statement.
+//!
+//! The statement passes over rows that others have locked. For what it did not settle, a second one looks without
+//! locking: a message that is gone or was read again is told so. What is left is locked by somebody, and each caller of
+//! such a message waits for it by itself, off the lane, on a connection from a share of its own.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::domain::message::{ItemResult, Outcome};
+use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result};
+use crate::engine::Events;
+use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
+use crate::pg::{Connection, Database, FirstLook, Settlement, may_be_one_items_fault};
+use crate::queue::settle::Targets;
+
+/// How long a merged statement may take, and the wait for its connection. It is the server's own limit, because no
+/// caller's deadline may end what strangers wait for.
+pub(super) const FLUSH_TIME: Duration = Duration::from_secs(15);
+
+/// How long a caller of locked rows waits for its turn on a connection, before the database's own limit begins.
+const TURN_TIME: Duration = Duration::from_secs(2);
+
+/// How often a settle of locked rows is tried that collides with others.
+const ATTEMPTS: u32 = 3;
+
+/// What a settle counts against the limits: its place in the arrays and its caller.
+const HELD_BYTES: usize = 128;
+
+/// What is to become of messages, and who is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// They are deleted.
+    Delete,
+    /// They move to the archive.
+    Archive,
+    /// They become visible after so many milliseconds, and no longer belong to who held them.
+    Release {
+        /// Milliseconds from now.
+        delay_ms: i64,
+    },
+    /// They become visible at another time.
+    Reschedule(Settlement),
+}
+
+impl Change {
+    fn settlement(self) -> Settlement {
+        match self {
+            Self::Delete => Settlement::Delete,
+            Self::Archive => Settlement::Archive,
+            Self::Release { delay_ms } => Settlement::VisibleAfterMillis(delay_ms),
+            Self::Reschedule(settlement) => settlement,
+        }
+    }
+
+    fn tell(self, events: &Events, queue: &QueueName, targets: &Targets, results: &[ItemResult]) {
+        let done = |place: usize| results.get(place).is_some_and(|result| result.outcome == Outcome::Done);
+        let places = 0..results.len();
+        if !places.clone().any(done) {
+            return;
+        }
+        match (self, targets) {
+            (Self::Delete | Self::Archive, targets) => {
+                events.settled(queue, places.filter(|&place| done(place)).map(|place| targets.msg_id(place)));
+            }
+            (Self::Release { .. }, Targets::Receipts(receipts)) => {
+                events.released(queue, places.filter(|&place| done(place)).map(|place| receipts[place]));
+            }
+            (Self::Release { .. } | Self::Reschedule(_), _) => events.rescheduled(queue),
+        }
+    }
+}
+
+/// Which settles go in one statement.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct SettleLane {
+    queue: QueueName,
+    action: Action,
+    by_receipt: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Action {
+    Delete,
+    Archive,
+    SetVisibility,
+}
+
+impl SettleLane {
+    pub(super) fn of(queue: QueueName, targets: &Targets, change: Change) -> Self {
+        let action = match change.settlement() {
+            Settlement::Delete => Action::Delete,
+            Settlement::Archive => Action::Archive,
+            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_) => {
+                Action::SetVisibility
+            }
+        };
+        Self { queue, action, by_receipt: matches!(targets, Targets::Receipts(_)) }
+    }
+}
+
+/// One caller's distinct targets, and what is to become of them.
+pub(super) struct Wanted {
+    pub(super) targets: Targets,
+    pub(super) change: Change,
+}
+
+impl Load for Wanted {
+    fn items(&self) -> usize {
+        self.targets.len()
+    }
+
+    fn bytes(&self) -> usize {
+        HELD_BYTES * self.targets.len()
+    }
+}
+
+/// Settles what gathers.
+pub(super) struct Settles {
+    means: Arc<Means>,
+    shares: Arc<Shares>,
+    tasks: TaskTracker,
+}
+
+struct Means {
+    database: Database,
+    events: Events,
+    /// Connections for callers of locked rows, so that those never hold up a lane.
+    waits: Semaphore,
+}
+
+impl Settles {
+    pub(super) fn new(
+        database: Database,
+        events: Events,
+        shares: Arc<Shares>,
+        waiting_connections: usize,
+        tasks: TaskTracker,
+    ) -> Self {
+        let waits = Semaphore::new(waiting_connections.max(1));
+        Self { means: Arc::new(Means { database, events, waits }), shares, tasks }
+    }
+}
+
+type SettleParcel = Parcel<Wanted, Vec<ItemResult>>;
+
+impl Merge for Settles {
+    type Lane = SettleLane;
+    type Load = Wanted;
+    type Answer = Vec<ItemResult>;
+    type Open = (Share, Connection);
+    /// The messages of the flush: a second settle of one waits for the next flush, and finds what the first has done.
+    type Picked = HashSet<i64>;
+
+    fn goes_with(picked: &mut HashSet<i64>, wanted: &Wanted) -> bool {
+        let msg_ids = || (0..wanted.targets.len()).map(|place| wanted.targets.msg_id(place));
+        let is_new = !msg_ids().any(|msg_id| picked.contains(&msg_id));
+        picked.extend(msg_ids());
+        is_new
+    }
+
+    async fn open(&self, lane: &SettleLane) -> Result<Self::Open> {
+        let share = self.shares.take(&lane.queue).await;
+        let mut connection = self.means.database.connect("settle", Deadline::within(FLUSH_TIME)).await?;
+        connection.set_deadline(Deadline::within(FLUSH_TIME));
+        Ok((share, connection))
+    }
+
+    async fn flush(&self, lane: &SettleLane, (share, connection): Self::Open, parcels: Vec<SettleParcel>) {
+        let wanted: Vec<&Wanted> = parcels.iter().map(|parcel| &parcel.load).collect();
+        let mut first = First { connection, lane };
+        let mut looks = bisect(&wanted, &mut first).await;
+        look_closer(&mut first, &wanted, &mut looks).await;
+        drop((first, share));
+        for (parcel, looks) in parcels.into_iter().zip(looks) {
+            let answer = looks.map(|looks| Decided::of(&looks));
+            match answer {
+                Err(error) => parcel.answer(Err(error)),
+                Ok(decided) => self.answer(lane, parcel, decided),
+            }
+        }
+    }
+}
+
+impl Settles {
+    fn answer(&self, lane: &SettleLane, parcel: SettleParcel, decided: Decided) {
+        let (wanted, parcel) = parcel.open();
+        wanted.change.tell(&self.means.events, &lane.queue, &wanted.targets, &decided.results);
+        if decided.locked.is_empty() {
+            return parcel.answer(Ok(decided.results));
+        }
+        let (means, queue) = (Arc::clone(&self.means), lane.queue.clone());
+        self.tasks.spawn(async move {
+            let answer = means.wait_for_locked(&queue, &wanted, decided).await;
+            parcel.answer(answer);
+        });
+    }
+}
+
+/// What the first statement made of one caller's targets.
+struct Decided {
+    /// The results; those of locked messages are still to come.
+    results: Vec<ItemResult>,
+    /// The places of locked messages.
+    locked: Vec<usize>,
+}
+
+impl Decided {
+    fn of(looks: &[FirstLook]) -> Self {
+        let locked = looks.iter().enumerate().filter(|(_, look)| !matches!(look, FirstLook::Told(_)));
+        let locked = locked.map(|(place, _)| place).collect();
+        let unsettled = ItemResult { outcome: Outcome::NotFound, vt: None };
+        let results = looks.iter().map(|look| match look {
+            FirstLook::Told(result) => *result,
+            FirstLook::NotSettled => unsettled,
+        });
+        Self { results: results.collect(), locked }
+    }
+}
+
+impl Means {
+    /// Settles messages that others had locked, as soon as those let go; at most for the database's `lock_timeout`.
+    async fn wait_for_locked(
+        &self,
+        queue: &QueueName,
+        wanted: &Wanted,
+        mut decided: Decided,
+    ) -> Result<Vec<ItemResult>> {
+        let targets = wanted.targets.at(&decided.locked);
+        let settled = self.settle_locked(queue, &targets, wanted.change.settlement()).await;
+        let some_are_done = decided.results.iter().any(|result| result.outcome == Outcome::Done);
+        let results = settled.map_err(|error| match some_are_done {
+            true => partly_applied(error),
+            false => error,
+        })?;
+        wanted.change.tell(&self.events, queue, &targets, &results);
+        for (place, result) in decided.locked.into_iter().zip(results) {
+            decided.results[place] = result;
+        }
+        Ok(decided.results)
+    }
+}
+
+impl Means {
+    async fn settle_locked(
+        &self,
+        queue: &QueueName,
+        targets: &Targets,
+        settlement: Settlement,
+    ) -> Result<Vec<ItemResult>> {
+        let turn = tokio::time::timeout(TURN_TIME, self.waits.acquire()).await;
+        let _turn = turn.map_err(|_| {
+            let why = "others held some of the messages for more than 2 s; nothing was applied";
+            Error::new(Kind::QueueBusy, why).with("queue", queue.as_str()).retry_after(Duration::from_secs(1))
+        })?;
+        let mut connection = self.database.connect("settle", Deadline::within(FLUSH_TIME)).await?;
+        let mut attempt = 1;
+        loop {
+            let settled = match targets {
+                Targets::Ids(msg_ids) => connection.settle_by_id(queue, msg_ids, settlement).await,
+                Targets::Receipts(receipts) => connection.settle_or_tell(queue, receipts, settlement).await,
+            };
+            match settled {
+                Err(error) if error.kind() == Kind::Conflict && attempt < ATTEMPTS => attempt += 1,
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Replaces "nothing was applied" where an earlier statement of the same call has been.
+fn partly_applied(error: Error) -> Error {
+    let kind = error.kind();
+    let why = match kind {
+        Kind::QueueBusy => "others held some of the messages for more than 2 s",
+        // Not a conflict any more: repeating the whole call would lose what the earlier statement answered.
+        Kind::Conflict => {
+            let why = "some of the messages collided with others each time; the rest is settled, and repeating is safe";
+            return error.reworded(Kind::QueueBusy, why);
+        }
+        Kind::DatabaseResources | Kind::StorageFull => {
+            "the database lacks a resource for some of the messages"
+        }
+        Kind::DatabaseUnavailable | Kind::Overloaded => {
+            let why = "the database could not be reached again; some of the messages are settled, and repeating is safe";
+            return error.reworded(Kind::OutcomeUnknownRetrySafe, why);
+        }
+        _ => return error,
+    };
+    error.reworded(kind, format!("{why}; the rest is settled, and repeating the call is safe"))
+}
+
+/// The statement that settles what nobody has locked, for whole callers: each one's targets succeed or fail together.
+struct First<'a> {
+    connection: Connection,
+    lane: &'a SettleLane,
+}
+
+impl Attempt<&Wanted> for First<'_> {
+    type Output = Vec<FirstLook>;
+
+    async fn attempt(&mut self, wanted: &[&Wanted]) -> Result<Vec<Vec<FirstLook>>, Failure> {
+        let queue = &self.lane.queue;
+        let settlements = wanted
+            .iter()
+            .flat_map(|wanted| std::iter::repeat_n(wanted.change.settlement(), wanted.targets.len()));
+        let settlements: Vec<Settlement> = settlements.collect();
+        let looks = if self.lane.by_receipt {
+            let receipts: Vec<&Receipt> =
+                wanted.iter().flat_map(|wanted| wanted.targets.receipts()).collect();
+            self.connection.settle_unlocked(queue, &receipts, &settlements).await
+        } else {
+            let msg_ids: Vec<i64> = wanted.iter().flat_map(|wanted| wanted.targets.msg_ids()).collect();
+            self.connection.settle_unlocked_by_id(queue, &msg_ids, &settlements).await
+        };
+        let mut looks = looks.map_err(failure)?.into_iter();
+        Ok(wanted.iter().map(|wanted| looks.by_ref().take(wanted.targets.len()).collect()).collect())
+    }
+}
+
+/// Tells of what was not settled whether it is gone or was read again; what is neither is locked.
+async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Result<Vec<FirstLook>>]) {
+    let mut places = Vec::new();
+    for (caller, looks) in looks.iter().enumerate() {
+        let looks = looks.iter().flatten().enumerate();
+        places.extend(
+            looks.filter(|(_, look)| **look == FirstLook::NotSettled).map(|(place, _)| (caller, place)),
+        );
+    }
+    if places.is_empty() {
+        return;
+    }
+    let queue = &first.lane.queue;
+    let told = if first.lane.by_receipt {
+        let receipts =
+            places.iter().flat_map(|&(caller, place)| wanted[caller].targets.receipts().get(place));
+        let receipts: Vec<&Receipt> = receipts.collect();
+        first.connection.tell(queue, &receipts).await
+    } else {
+        let msg_ids: Vec<i64> =
+            places.iter().map(|&(caller, place)| wanted[caller].targets.msg_id(place)).collect();
+        let settlement = wanted[places[0].0].change.settlement();
+        first.connection.tell_by_id(queue, &msg_ids, settlement).await
+    };
+    for (index, &(caller, place)) in places.iter().enumerate() {
+        match &told {
+            Ok(told) => {
+                if let Ok(looks) = &mut looks[caller] {
+                    looks[place] = told[index];
+                }
+            }
+            Err(error) => {
+                let told = looks[caller].iter().flatten().any(|look| matches!(look, FirstLook::Told(_)));
+                let error = error.clone();
+                looks[caller] = Err(if told { partly_applied(error) } else { error });
+            }
+        }
+    }
+}
+
+/// What a failed statement says of its items.
+pub(super) fn failure(error: Error) -> Failure {
+    let blame = match error.kind() {
+        Kind::Conflict => Blame::Collision,
+        _ if may_be_one_items_fault(&error) => Blame::Item,
+        _ => Blame::All,
+    };
+    Failure { error, blame }
+}

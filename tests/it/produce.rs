@@ -1,0 +1,198 @@
+//! Sends of many callers over one stream.
+
+use nix::sys::signal::Signal;
+use pgmq_grpc::proto::v1::{ClosingReason, OutgoingMessage, ProduceRequest, ProduceResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+use crate::harness::client::outgoing;
+use crate::harness::{Client, Gate, PATIENCE, Test};
+
+/// An open stream of frames.
+struct Stream {
+    frames: mpsc::Sender<ProduceRequest>,
+    answers: Streaming<ProduceResponse>,
+}
+
+fn frame(queue: &str, first_sequence: u64, messages: Vec<OutgoingMessage>) -> ProduceRequest {
+    ProduceRequest { queue: queue.to_owned(), first_sequence, messages }
+}
+
+fn numbers(count: u64, from: u64) -> Vec<OutgoingMessage> {
+    (from..from + count).map(|number| outgoing(&number.to_string())).collect()
+}
+
+impl Stream {
+    /// Opens a stream and takes its first notice.
+    async fn open(client: &Client) -> Self {
+        let (frames, receiver) = mpsc::channel(64);
+        let answers = client.queue.clone().produce(ReceiverStream::new(receiver)).await.expect("a stream");
+        let mut stream = Self { frames, answers: answers.into_inner() };
+        let started = stream.answer().await.started.expect("started comes first");
+        assert!(!started.stream_id.is_empty() && !started.replica.is_empty());
+        assert_eq!((started.max_in_flight, started.max_frame_messages), (10_000, 1_000));
+        assert_eq!(started.max_frame_bytes, 1 << 20);
+        stream
+    }
+
+    async fn give(&self, frame: ProduceRequest) {
+        self.frames.send(frame).await.expect("an open stream");
+    }
+
+    async fn next(&mut self) -> Option<ProduceResponse> {
+        let next = tokio::time::timeout(PATIENCE, self.answers.message()).await.expect("an answer in time");
+        next.expect("no error")
+    }
+
+    async fn answer(&mut self) -> ProduceResponse {
+        self.next().await.expect("an answer")
+    }
+}
+
+fn reasons(answer: &ProduceResponse) -> Vec<(i32, String, i32)> {
+    let failures = answer.failures.iter().map(|failure| {
+        let error = failure.error.as_ref().expect("an error");
+        let reason = error.reason().as_str_name().trim_start_matches("ERROR_REASON_").to_owned();
+        (failure.index, reason, error.code)
+    });
+    failures.collect()
+}
+
+#[tokio::test]
+async fn every_message_of_a_frame_gets_its_id_in_order() {
+    let test = Test::with_queue("orders").await;
+    let mut stream = Stream::open(&test.client).await;
+    for first in [0, 300, 600] {
+        stream.give(frame("orders", first, numbers(300, first))).await;
+    }
+    let mut answered = Vec::new();
+    for _ in 0..3 {
+        let answer = stream.answer().await;
+        assert_eq!((answer.msg_ids.len(), answer.failures.len()), (300, 0));
+        answered.push((answer.first_sequence, answer.msg_ids));
+    }
+    answered.sort();
+    let msg_ids: Vec<i64> = answered.into_iter().flat_map(|(_, msg_ids)| msg_ids).collect();
+    assert!(msg_ids.is_sorted());
+    let sql = "SELECT array_agg(msg_id ORDER BY message::text::int) FROM pgmq.q_orders";
+    assert_eq!(test.value::<Vec<i64>>(sql).await, msg_ids);
+}
+
+#[tokio::test]
+async fn bad_messages_fail_alone_and_bad_frames_leave_the_stream_alive() {
+    let test = Test::with_queue("orders").await;
+    let mut stream = Stream::open(&test.client).await;
+    let messages = vec![outgoing("1"), outgoing("{"), outgoing("3"), outgoing("")];
+    stream.give(frame("orders", 7, messages)).await;
+    let answer = stream.answer().await;
+    assert_eq!((answer.first_sequence, &answer.msg_ids[..]), (7, &[1, 0, 2, 0][..]));
+    let invalid = i32::from(Code::InvalidArgument);
+    assert_eq!(
+        reasons(&answer),
+        [(1, "INVALID_JSON".to_owned(), invalid), (3, "MISSING_FIELD".to_owned(), invalid)]
+    );
+
+    let large = vec![outgoing(&format!("\"{}\"", "x".repeat(600_000))); 2];
+    for (queue, messages, reason) in [
+        ("nowhere", numbers(2, 0), "QUEUE_NOT_FOUND"),
+        ("no$where", numbers(2, 0), "INVALID_QUEUE_NAME"),
+        ("orders", numbers(1_001, 0), "INVALID_COUNT"),
+        ("orders", large, "MESSAGE_TOO_LARGE"),
+    ] {
+        let count = messages.len();
+        stream.give(frame(queue, 0, messages)).await;
+        let answer = stream.answer().await;
+        assert_eq!(answer.msg_ids, vec![0; count]);
+        assert!(reasons(&answer).iter().all(|(_, given, _)| given == reason), "{:?}", answer.failures[0]);
+        assert_eq!(answer.failures.len(), count);
+    }
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 2);
+}
+
+#[tokio::test]
+async fn a_closed_side_gets_all_its_answers_and_an_end_with_ok() {
+    let test = Test::with_queue("orders").await;
+    let mut stream = Stream::open(&test.client).await;
+    for first in 0..20 {
+        stream.give(frame("orders", first, numbers(1, first))).await;
+    }
+    drop(std::mem::replace(&mut stream.frames, mpsc::channel(1).0));
+    let mut answered = Vec::new();
+    while let Some(answer) = stream.next().await {
+        answered.push(answer.first_sequence);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn more_than_the_server_holds_waits_in_the_stream_and_keeps_its_order() {
+    let test = Test::start_with(&["--max-waiting-messages", "1000"]).await;
+    test.client.clone().create("orders").await;
+    let gate = Gate::close(&test, "orders", "INSERT").await;
+    let mut stream = Stream::open(&test.client).await;
+    let frames = stream.frames.clone();
+    let giving = tokio::spawn(async move {
+        for first in (0..15_000).step_by(500) {
+            frames.send(frame("orders", first, numbers(500, first))).await.expect("an open stream");
+        }
+    });
+    gate.arrival(&test, "send").await;
+    gate.open(&test).await;
+    let mut messages = 0;
+    while messages < 15_000 {
+        let answer = stream.answer().await;
+        assert!(answer.failures.is_empty());
+        messages += answer.msg_ids.len();
+    }
+    giving.await.expect("all given");
+    let right = "SELECT bool_and(message::text::bigint = msg_id - 1) FROM pgmq.q_orders";
+    assert!(test.value::<bool>(right).await);
+}
+
+#[tokio::test]
+async fn a_draining_server_says_so_and_answers_what_it_has_taken() {
+    let test = Test::with_queue("orders").await;
+    let gate = Gate::close(&test, "orders", "INSERT").await;
+    let mut stream = Stream::open(&test.client).await;
+    stream.give(frame("orders", 0, numbers(5, 0))).await;
+    gate.arrival(&test, "send").await;
+    test.server.signal(Signal::SIGTERM);
+    let closing = stream.answer().await.closing.expect("the notice of the end");
+    assert_eq!(closing.reason(), ClosingReason::Draining);
+    assert!(closing.retry_delay.is_some());
+    gate.open(&test).await;
+    let answer = stream.answer().await;
+    assert_eq!(answer.msg_ids, [1, 2, 3, 4, 5]);
+    assert!(stream.next().await.is_none());
+    let (status, _) = test.server.exit().await;
+    assert!(status.success());
+}
+
+#[tokio::test]
+async fn after_a_lost_connection_each_message_is_unknown_and_the_stream_goes_on() {
+    let test = Test::with_queue("orders").await;
+    let gate = Gate::close(&test, "orders", "INSERT").await;
+    let mut stream = Stream::open(&test.client).await;
+    stream.give(frame("orders", 0, numbers(3, 0))).await;
+    let backend = gate.arrival(&test, "send").await;
+    gate.terminate(&test, backend).await;
+    let answer = stream.answer().await;
+    let unknown = |index| (index, "OUTCOME_UNKNOWN".to_owned(), i32::from(Code::Unknown));
+    assert_eq!(reasons(&answer), [unknown(0), unknown(1), unknown(2)]);
+    gate.open(&test).await;
+    stream.give(frame("orders", 3, numbers(1, 3))).await;
+    assert!(stream.answer().await.failures.is_empty());
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 1);
+}
+
+#[tokio::test]
+async fn a_stream_of_some_age_is_asked_to_end() {
+    let mut test = Test::start_with(&["--max-stream-age", "1s"]).await;
+    test.client.create("orders").await;
+    let mut stream = Stream::open(&test.client).await;
+    let closing = stream.answer().await.closing.expect("the notice of the end");
+    assert_eq!(closing.reason(), ClosingReason::StreamAge);
+    assert!(stream.next().await.is_none());
+}
