@@ -138,6 +138,28 @@ pub fn count(value: i32, default: i32, limit: i32) -> Result<i32, Invalid> {
     }
 }
 
+/// Takes a count of 1 to `limit`, without a default.
+///
+/// # Errors
+/// `InvalidCount` for any other.
+pub fn positive(value: i32, limit: i32) -> Result<i32, Invalid> {
+    match value {
+        1.. if value <= limit => Ok(value),
+        _ => Err(Invalid::new(Kind::InvalidCount, format!("must be 1 to {limit}")).with("limit", limit)),
+    }
+}
+
+/// Takes a span above zero and of at most `limit`.
+///
+/// # Errors
+/// `InvalidDuration` for any other.
+pub fn positive_span(span: Duration, limit: Duration) -> Result<Duration, Invalid> {
+    if span.is_zero() || span > limit {
+        return Err(duration(format!("must be above zero and at most {}", words(limit))));
+    }
+    Ok(span)
+}
+
 /// Takes a count that has no limit; 0 means no end.
 ///
 /// # Errors
@@ -205,6 +227,9 @@ mod tests {
         assert_eq!(count(1_000, 1, 1_000), Ok(1_000));
         assert!(count(1_001, 1, 1_000).is_err());
         assert!(count(-1, 1, 1_000).is_err());
+        assert_eq!(positive(1_000, 1_000), Ok(1_000));
+        assert!(positive(0, 1_000).is_err());
+        assert!(positive(1_001, 1_000).is_err());
         assert!(length(0, 5).is_err());
         assert!(length(5, 5).is_ok());
         assert!(length(6, 5).is_err());

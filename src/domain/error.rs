@@ -252,6 +252,7 @@ impl Error {
             | Kind::InvalidRoutingKey
             | Kind::InvalidPartitioning
             | Kind::MetadataMismatch
+            | Kind::StreamProtocol
             | Kind::QueueNotFound
             | Kind::QueueAlreadyExists
             | Kind::QueueKindMismatch
@@ -266,7 +267,6 @@ impl Error {
             | Kind::QueueBusy
             | Kind::TransactionFailed
             | Kind::TransactionExpired
-            | Kind::StreamProtocol
             | Kind::Overloaded
             | Kind::DatabaseUnavailable
             | Kind::Draining

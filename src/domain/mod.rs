@@ -20,7 +20,7 @@ pub use error::{Error, Invalid, Kind, Violation};
 pub use message::{Delivery, Message, Ordering, OutgoingMessage, Schedule};
 pub use name::{NewQueueName, QueueName};
 pub use queue::{Queue, QueueKind};
-pub use read::{ReadOrder, Taken};
+pub use read::{ReadOrder, Sight, Taken, View};
 pub use receipt::Receipt;
 pub use time::{Deadline, Timestamp};
 

@@ -1,5 +1,7 @@
 //! Reads: what is wanted and what came.
 
+use std::time::Duration;
+
 use super::bounds::VisibilityTimeout;
 use super::{Delivery, Ordering, QueueName, Timestamp};
 
@@ -27,4 +29,32 @@ pub struct Taken {
     pub before_read: Timestamp,
     /// More messages were visible than fit.
     pub cut: bool,
+}
+
+/// What one look at many queues saw.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Of each queue, in the order asked; none where there is no such queue.
+    pub sights: Vec<Option<Sight>>,
+    /// The oldest transaction of the database that may still commit something.
+    pub oldest_running: i64,
+    /// The first transaction that had not begun.
+    pub next_transaction: i64,
+}
+
+/// What a look at one queue saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sight {
+    /// When the queue was made.
+    pub created_at: Timestamp,
+    /// The last id that was given to a message, also of a send that has not been committed; none if there was none.
+    pub last_id: Option<i64>,
+    /// Whether the last id may be read at all.
+    pub is_readable: bool,
+    /// The size of the queue's table.
+    pub bytes: u64,
+    /// Whether a message is visible; none if that was not looked at.
+    pub visible: Option<bool>,
+    /// How long until the next message becomes visible, if that was looked at and there is one.
+    pub next_visible: Option<Duration>,
 }

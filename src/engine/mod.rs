@@ -12,4 +12,4 @@ pub use changes::Changes;
 pub use dispatch::{Dispatch, Handover, Subscription};
 pub use events::{Events, Happening, QueueEvents};
 pub use wake::Wake;
-pub use window::Window;
+pub use window::{Held, Window};

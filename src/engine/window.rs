@@ -24,7 +24,19 @@ struct Slots {
 
 struct Slot {
     receipt: Receipt,
+    taken: Instant,
     expires: Instant,
+}
+
+/// A delivery that holds a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The delivery.
+    pub receipt: Receipt,
+    /// When it took the slot.
+    pub taken: Instant,
+    /// When its time is up.
+    pub expires: Instant,
 }
 
 impl Window {
@@ -45,11 +57,29 @@ impl Window {
 
     /// Takes a slot for each message, for as long as it is hidden.
     pub fn take(&self, receipts: impl Iterator<Item = Receipt>, hidden: Duration) {
-        let expires = Instant::now() + hidden;
+        let taken = Instant::now();
+        let expires = taken + hidden;
         let mut slots = self.lock();
         for receipt in receipts {
-            slots.held.insert(receipt.msg_id(), Slot { receipt, expires });
+            slots.held.insert(receipt.msg_id(), Slot { receipt, taken, expires });
         }
+    }
+
+    /// Gives deliveries another end, if they still hold their slots: never sooner than the one that they had.
+    pub fn extend(&self, receipts: impl Iterator<Item = Receipt>, expires: Instant) {
+        let mut slots = self.lock();
+        for receipt in receipts {
+            if let Some(slot) = slots.held.get_mut(&receipt.msg_id()).filter(|slot| slot.receipt == receipt) {
+                slot.expires = slot.expires.max(expires);
+            }
+        }
+    }
+
+    /// The deliveries that hold slots, with their times.
+    pub fn held(&self) -> Vec<Held> {
+        let slots = self.lock();
+        let held = slots.held.values();
+        held.map(|slot| Held { receipt: slot.receipt, taken: slot.taken, expires: slot.expires }).collect()
     }
 
     /// Frees the slots of messages, if this stream holds them.
@@ -160,6 +190,26 @@ mod tests {
         window.take([receipt(1, 2), receipt(2, 1)].into_iter(), Duration::from_secs(5));
         window.free_deliveries([receipt(1, 1), receipt(2, 1), receipt(3, 1)].into_iter());
         assert_eq!(window.receipts(), [receipt(1, 2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_extension_concerns_one_delivery_only_and_never_shortens() {
+        let window = Window::new(3);
+        let taken = Instant::now();
+        let second = Duration::from_secs(1);
+        window.take([receipt(1, 2), receipt(2, 1)].into_iter(), second * 5);
+        window.extend([receipt(1, 1), receipt(2, 1), receipt(3, 1)].into_iter(), taken + second * 9);
+        window.extend([receipt(1, 2)].into_iter(), taken + second);
+        let mut held = window.held();
+        held.sort_by_key(|held| held.receipt.msg_id());
+        let expires = |seconds: u32| taken + second * seconds;
+        assert_eq!(
+            held,
+            [
+                Held { receipt: receipt(1, 2), taken, expires: expires(5) },
+                Held { receipt: receipt(2, 1), taken, expires: expires(9) },
+            ]
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ mod hold;
 mod hosts;
 mod install;
 mod link;
+mod lookout;
 mod maintenance;
 mod manager;
 mod metrics;

@@ -17,7 +17,8 @@ use crate::domain::{Delivery, Error, Ordering, QueueName, ReadOrder, Receipt, Re
 /// A read of one of pgmq's functions. `$1` queue, `$2` visibility timeout in seconds, `$3` number of messages,
 /// `$4` condition, `$5` bytes that a batch may take, `$6` bytes that a message may take that is alone in it.
 ///
-/// Bodies beyond `$5` stay in the database, so that a batch has a bound here whatever its messages weigh. One row
+/// Bodies beyond `$5` stay in the database, so that a batch has a bound here whatever its messages weigh, and so does
+/// one that no reply can carry, which takes no place from the others. One row
 /// of NULLs means an empty queue, no row a missing one: `pgmq.read` folds names to lower case, `pgmq.meta` does not.
 macro_rules! read_statement {
     ($name:literal, $function:literal, $order:literal) => {
@@ -35,18 +36,18 @@ delivered AS MATERIALIZED (SELECT r.ordinality, r.msg_id, r.read_ct, r.enqueued_
   FROM queue CROSS JOIN LATERAL ",
                 $function,
                 " WITH ORDINALITY AS r),
-weighed AS (SELECT d.msg_id, d.read_ct, d.enqueued_at/*L*/, d.last_read_at/*/L*/, d.vt, d.message, d.headers,
+measured AS (SELECT d.msg_id, d.read_ct, d.enqueued_at/*L*/, d.last_read_at/*/L*/, d.vt, d.message, d.headers,
     row_number() OVER (ORDER BY ",
                 $order,
                 ") AS place,
-    sum(coalesce(octet_length(d.message), 0) + coalesce(octet_length(d.headers), 0) + 256)
-      OVER (ORDER BY ",
-                $order,
-                " ROWS UNBOUNDED PRECEDING) AS bytes
+    coalesce(octet_length(d.message), 0) + coalesce(octet_length(d.headers), 0) + 256 AS own_bytes
   FROM delivered AS d),
+weighed AS (SELECT m.msg_id, m.read_ct, m.enqueued_at/*L*/, m.last_read_at/*/L*/, m.vt, m.message, m.headers, m.place,
+    m.own_bytes > $6::bigint AS oversized, sum(m.own_bytes) OVER sized AS bytes, count(*) OVER sized AS rank
+  FROM measured AS m WINDOW sized AS (PARTITION BY m.own_bytes > $6::bigint ORDER BY m.place ROWS UNBOUNDED PRECEDING)),
 judged AS (SELECT w.msg_id, w.read_ct, w.enqueued_at/*L*/, w.last_read_at/*/L*/, w.vt, w.message, w.headers, w.place,
-    w.bytes <= $5::bigint OR (w.place = 1 AND w.bytes <= $6::bigint) AS fits FROM weighed AS w)
-SELECT queue.created_at, queue.before_read, j.msg_id, j.read_ct, j.enqueued_at/*L*/, j.last_read_at/*/L*/, j.vt, j.fits,
+    w.oversized, NOT w.oversized AND (w.bytes <= $5::bigint OR w.rank = 1) AS fits FROM weighed AS w)
+SELECT queue.created_at, queue.before_read, j.msg_id, j.read_ct, j.enqueued_at/*L*/, j.last_read_at/*/L*/, j.vt, j.fits, j.oversized,
   CASE WHEN j.fits THEN j.message END AS message, CASE WHEN j.fits THEN j.headers END AS headers
 FROM queue LEFT JOIN judged AS j ON true ORDER BY j.place"
             ),
@@ -188,7 +189,7 @@ impl Connection {
         };
         let (created_at, before_read) = (column(first, "created_at")?, column(first, "before_read")?);
         let mut deliveries = Vec::with_capacity(rows.len());
-        let mut cut = Vec::new();
+        let (mut cut, mut oversized) = (Vec::new(), Vec::new());
         for row in &rows {
             let Some(fits) = column::<Option<bool>>(row, "fits")? else {
                 break;
@@ -203,14 +204,18 @@ impl Connection {
                 message.last_read_at,
             );
             let delivery = Delivery { message, receipt };
-            if fits { deliveries.push(delivery) } else { cut.push(delivery) }
+            match (fits, column(row, "oversized")?) {
+                (true, _) => deliveries.push(delivery),
+                (false, true) => oversized.push(delivery),
+                (false, false) => cut.push(delivery),
+            }
         }
-        let was_cut = !cut.is_empty();
-        let moved = match deliveries.is_empty() && was_cut {
-            true => self.set_aside(&order.queue, &cut[0], "too large for a reply").await,
-            false => Ok(()),
-        };
-        // What was moved aside is gone from the queue, and giving it back does nothing.
+        let was_cut = !cut.is_empty() || !oversized.is_empty();
+        let mut moved = Ok(());
+        for delivery in &oversized {
+            moved = moved.and(self.set_aside(&order.queue, delivery, "too large for a reply").await);
+        }
+        // What could not be moved aside is not given back either: every read would find it in front again.
         let given_back = self.give_back(&order.queue, &cut).await;
         match moved.and(given_back) {
             Err(error) if deliveries.is_empty() => return Err(error),

@@ -37,6 +37,8 @@ pub struct Broker {
     pub replica: String,
     /// The longest life of a stream; none for no limit.
     pub max_stream_age: Option<Duration>,
+    /// How long a stream that is to end still serves settles.
+    pub settle_grace: Duration,
     /// Cancelled when the server begins to end.
     pub drain: CancellationToken,
     /// Everything that works on the database without its caller, waited for at the end.
@@ -149,6 +151,18 @@ impl Broker {
         if self.drain.is_cancelled() {
             return Err(Error::draining());
         }
+        self.run_while_draining(operation, deadline).await
+    }
+
+    /// As [`Broker::run`], also when the server ends: for what was begun before, and must come to its end.
+    ///
+    /// # Errors
+    /// Those of [`Broker::run`], but for `Draining`.
+    pub async fn run_while_draining<O: Operation>(
+        self: &Arc<Self>,
+        operation: O,
+        deadline: Deadline,
+    ) -> Result<O::Output> {
         if deadline.remaining().is_zero() {
             return Err(Error::deadline_exceeded());
         }

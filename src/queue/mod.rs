@@ -4,6 +4,7 @@ mod admin;
 mod announcer;
 mod batch;
 mod broker;
+mod consume;
 mod info;
 mod merged;
 mod metrics;
@@ -25,6 +26,10 @@ pub use admin::{
 pub use announcer::Announcer;
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
+pub use consume::{
+    Closing, Command, CommandResult, ConsumeOptions, ConsumeStream, FlowControl, MAX_CREDIT, Piece, Settle,
+    Started,
+};
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
 pub use merged::{Change, Merging, Sent};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::domain::{Deadline, Delivery, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp};
+use crate::domain::{Deadline, Delivery, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp, View};
 use crate::engine::dispatch::{Session, Source};
 use crate::pg::{Connection, Database};
 
@@ -56,5 +56,9 @@ impl Session for Connection {
         receipts: &'a [Receipt],
     ) -> BoxFuture<'a, Result<Vec<Option<Duration>>>> {
         self.hidden_for(queue, receipts).boxed()
+    }
+
+    fn look_around<'a>(&'a mut self, queues: &'a [(QueueName, bool)]) -> BoxFuture<'a, Result<View>> {
+        self.look_around(queues).boxed()
     }
 }

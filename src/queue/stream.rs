@@ -12,18 +12,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Broker, OnConnection};
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
-use crate::domain::{Deadline, Error, Kind, Queue, ReadOrder, Result};
+use crate::domain::{Deadline, Error, Kind, Queue, QueueName, ReadOrder, Result};
 use crate::engine::{Handover, QueueEvents, Subscription, Window};
 use crate::pg::Connection;
 
 /// How long one read of a stream may take.
-const READ_TIME: Duration = Duration::from_secs(30);
+pub(super) const READ_TIME: Duration = Duration::from_secs(30);
 
 /// How often a full window is checked for messages that were settled elsewhere.
-const WINDOW_CHECK: Duration = Duration::from_secs(1);
+pub(super) const WINDOW_CHECK: Duration = Duration::from_secs(1);
 
 /// The most bytes of one piece.
-const PIECE_BYTES: usize = MAX_STREAM_BATCH_BYTES as usize;
+pub(super) const PIECE_BYTES: usize = MAX_STREAM_BATCH_BYTES as usize;
 
 /// How long a client may take to take the last item.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -93,10 +93,7 @@ impl ReadStream {
             subscription,
             _followed: followed,
             left: options.max_messages,
-            // Streams that were opened together do not end together.
-            ends: broker
-                .max_stream_age
-                .map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0))),
+            ends: end_of_life(broker),
             heartbeat: Instant::now() + options.heartbeat_interval,
             broker: Arc::clone(broker),
             options,
@@ -117,8 +114,9 @@ impl ReadStream {
 }
 
 /// Whether queue, pgmq and database are there for a stream.
-struct CheckReadable {
-    order: ReadOrder,
+pub(super) struct CheckReadable {
+    /// In which way.
+    pub(super) order: ReadOrder,
 }
 
 impl OnConnection for CheckReadable {
@@ -129,6 +127,26 @@ impl OnConnection for CheckReadable {
         connection.check_ordering(self.order.ordering).await?;
         connection.get_queue(&self.order.queue).await
     }
+}
+
+/// Asks the database which deliveries still hold their slots: others may have settled them elsewhere.
+pub(super) async fn check_window(broker: &Broker, queue: &QueueName, window: &Window) -> Result<()> {
+    let receipts = window.receipts();
+    let mut connection = broker.database.connect("check_window", Deadline::within(READ_TIME)).await?;
+    let hidden = connection.hidden_for(queue, &receipts).await?;
+    window.corrected(receipts.into_iter().zip(hidden));
+    Ok(())
+}
+
+/// When a stream that begins now is old. Streams that were opened together do not end together.
+pub(super) fn end_of_life(broker: &Broker) -> Option<Instant> {
+    broker.max_stream_age.map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0)))
+}
+
+/// How long to wait before a closed stream is opened again. Clients that were closed together do not come back
+/// together.
+pub(super) fn retry_delay() -> Duration {
+    Duration::from_millis(rand::rng().random_range(100..2_000))
 }
 
 type Sender = mpsc::Sender<Result<StreamItem>>;
@@ -203,7 +221,7 @@ impl Reader {
                     },
                 },
                 () = self.window.changed() => {}
-                () = sleep_until(look), if room == 0 => match self.check_window().await {
+                () = sleep_until(look), if room == 0 => match check_window(&self.broker, &self.options.order.queue, &self.window).await {
                     Err(error) if error.kind() == Kind::QueueNotFound => return Next::Dropped(error),
                     // Another look comes soon.
                     Ok(()) | Err(_) => {}
@@ -229,15 +247,6 @@ impl Reader {
         StreamItem::Messages(handover)
     }
 
-    async fn check_window(&mut self) -> Result<()> {
-        let receipts = self.window.receipts();
-        let mut connection =
-            self.broker.database.connect("check_window", Deadline::within(READ_TIME)).await?;
-        let hidden = connection.hidden_for(&self.options.order.queue, &receipts).await?;
-        self.window.corrected(receipts.into_iter().zip(hidden));
-        Ok(())
-    }
-
     async fn end(&self, sender: &Sender, end: Next) {
         match end {
             Next::Close(reason) => self.close(sender, reason).await,
@@ -258,9 +267,7 @@ impl Reader {
     }
 
     fn closing(&self, reason: ClosingReason) -> StreamItem {
-        // Clients that were closed together do not come back together.
-        let retry_delay = Duration::from_millis(rand::rng().random_range(100..2_000));
-        StreamItem::Closing { reason, retry_delay }
+        StreamItem::Closing { reason, retry_delay: retry_delay() }
     }
 
     async fn planned_end(broker: &Broker, ends: Option<Instant>, deadline: Deadline) -> Next {

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
+use tonic::Status;
 use tonic::body::Body;
-use tonic::{Code, Status};
 use tower::Service;
 
-use super::routes::MAX_REQUEST_BYTES;
-use crate::domain::{Deadline, Error, Kind};
-use crate::service::{RequestId, to_status};
+use crate::domain::{Deadline, Error};
+use crate::service::{RequestId, of_transport, to_status};
 
 const TIMEOUT: &str = "grpc-timeout";
 const REASON: &str = "pgmq-reason";
@@ -79,28 +78,13 @@ fn timeout(value: &HeaderValue) -> Option<Duration> {
     }
 }
 
-/// tonic answers a message that it cannot decode with INTERNAL, one that is too long with OUT_OF_RANGE, and one that
-/// unpacks to too much with RESOURCE_EXHAUSTED: all are the caller's.
+/// The error behind an answer of the transport's own.
 fn in_our_words(headers: &HeaderMap<HeaderValue>) -> Option<Error> {
     if headers.contains_key(REASON) {
         return None;
     }
     let status = Status::from_header_map(headers)?;
-    match status.code() {
-        Code::Internal => Some(
-            Error::new(
-                Kind::MalformedRequest,
-                "the request's bytes are not the message that this method takes",
-            )
-            .caused_by(status),
-        ),
-        Code::OutOfRange | Code::ResourceExhausted => Some(
-            Error::new(Kind::MessageTooLarge, "the request is larger than the 8 MiB that a request may have")
-                .with("limit", MAX_REQUEST_BYTES.to_string())
-                .caused_by(status),
-        ),
-        _ => None,
-    }
+    of_transport(status)
 }
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ const FIRST_CHECK: Duration = Duration::from_secs(5);
 /// How long clients may take to close their connections once everything is answered.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// The longest time in which a stream that is to end still serves settles.
+const LONGEST_SETTLE_GRACE: Duration = Duration::from_secs(10);
+
 /// What the last give-backs have, however late it is.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
@@ -131,14 +134,15 @@ async fn serve_on(
     let broker = Arc::new(Broker {
         database: database.clone(),
         merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks),
-        events,
         dispatch,
+        events,
         upgrader: Upgrader::new(&database, &url, !config.no_install),
         watches: Watches::default(),
         transactions: Transactions::new(config.transactions),
         limits: Limits { max_message_bytes: config.max_message_bytes },
         replica: replica(),
         max_stream_age: config.max_stream_age,
+        settle_grace: LONGEST_SETTLE_GRACE.min(config.drain_timeout / 2),
         drain: drain_begins,
         tasks,
     });

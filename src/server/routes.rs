@@ -11,10 +11,8 @@ use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::queue_service_server::QueueServiceServer;
 use crate::proto::v1::topic_service_server::TopicServiceServer;
 use crate::proto::v1::transaction_service_server::TransactionServiceServer;
-use crate::service::Service;
+use crate::service::{MAX_REQUEST_BYTES, Service};
 
-/// The most bytes of a request's message, compressed or not.
-pub(super) const MAX_REQUEST_BYTES: usize = 8 << 20;
 const MAX_REPLY_BYTES: usize = 4 << 20;
 
 /// The services behind their common layer.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use super::convert::{Fields, FromRequest};
@@ -45,11 +46,8 @@ impl Service {
     pub(super) fn parse<O: FromRequest<Req>, Req>(&self, request: Request<Req>) -> Result<O, Error> {
         let (metadata, _, request) = request.into_parts();
         let mut fields = Fields::default();
-        if let (Some(named), Some(queue)) = (metadata.get(QUEUE_METADATA), O::queue(&request))
-            && named.as_bytes() != queue.as_bytes()
-        {
-            let description = format!("metadata {QUEUE_METADATA} names another queue than the request");
-            fields.refuse("queue", Invalid::new(Kind::MetadataMismatch, description));
+        if let (Some(named), Some(queue)) = (metadata.get(QUEUE_METADATA), O::queue(&request)) {
+            check_named(&mut fields, named.as_bytes(), queue);
         }
         let operation = O::parse(request, &self.broker.limits, &mut fields);
         fields.finish(operation)
@@ -58,6 +56,19 @@ impl Service {
     /// The caller's deadline, or the default.
     pub(super) fn deadline<Req>(&self, request: &Request<Req>, default: Duration) -> Deadline {
         request.extensions().get::<Deadline>().copied().unwrap_or_else(|| Deadline::within(default))
+    }
+}
+
+/// The queue that a call's metadata names, if it does.
+pub(super) fn named_queue<Req>(request: &Request<Req>) -> Option<Bytes> {
+    request.metadata().get(QUEUE_METADATA).map(|named| Bytes::copy_from_slice(named.as_bytes()))
+}
+
+/// Refuses a queue that differs from the one that the call's metadata names.
+pub(super) fn check_named(fields: &mut Fields, named: &[u8], queue: &str) {
+    if named != queue.as_bytes() {
+        let description = format!("metadata {QUEUE_METADATA} names another queue than the request");
+        fields.refuse("queue", Invalid::new(Kind::MetadataMismatch, description));
     }
 }
 

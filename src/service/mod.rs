@@ -2,6 +2,7 @@
 
 mod admin_service;
 mod call;
+mod consume;
 mod convert;
 mod incoming;
 mod produce;
@@ -14,4 +15,4 @@ mod watch;
 
 pub use call::Service;
 pub use request_id::RequestId;
-pub use status::{DOMAIN, to_status};
+pub use status::{DOMAIN, MAX_REQUEST_BYTES, of_transport, to_status};

@@ -2,11 +2,13 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::call::request_id;
+use super::consume::ConsumeReplies;
 use super::convert::stream_response;
 use super::produce::Answers;
 use super::watch::WatchReplies;
@@ -14,9 +16,9 @@ use super::{RequestId, Service, to_status};
 use crate::domain::{Deadline, Error};
 use crate::proto::v1::queue_service_server::QueueService;
 use crate::proto::v1::{
-    ArchiveRequest, ArchiveResponse, CreateQueueRequest, CreateQueueResponse, DeleteRequest, DeleteResponse,
-    DropQueueRequest, DropQueueResponse, GetQueueMetricsRequest, GetQueueMetricsResponse, GetQueueRequest,
-    GetQueueResponse, GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest,
+    ArchiveRequest, ArchiveResponse, ConsumeRequest, CreateQueueRequest, CreateQueueResponse, DeleteRequest,
+    DeleteResponse, DropQueueRequest, DropQueueResponse, GetQueueMetricsRequest, GetQueueMetricsResponse,
+    GetQueueRequest, GetQueueResponse, GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest,
     ListQueueMetricsResponse, ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse, ProduceRequest,
     PurgeQueueRequest, PurgeQueueResponse, ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse,
     ReleaseRequest, ReleaseResponse, SendBatchRequest, SendBatchResponse, SendRequest, SendResponse,
@@ -28,7 +30,7 @@ use crate::queue::{self, ReadStream, StreamOptions};
 type Answer<T> = Result<Response<T>, Status>;
 
 /// The time that a stream without a deadline has: none ends it.
-const NO_DEADLINE: std::time::Duration = std::time::Duration::from_hours(10 * 365 * 24);
+pub(super) const NO_DEADLINE: Duration = Duration::from_hours(10 * 365 * 24);
 
 #[tonic::async_trait]
 impl QueueService for Service {
@@ -106,6 +108,12 @@ impl QueueService for Service {
             .map_err(|error| to_status(&error, &request_id))
     }
 
+    type ConsumeStream = ConsumeReplies;
+
+    async fn consume(&self, request: Request<Streaming<ConsumeRequest>>) -> Answer<ConsumeReplies> {
+        Ok(Response::new(self.open_consume(request)))
+    }
+
     async fn pop(&self, request: Request<PopRequest>) -> Answer<PopResponse> {
         self.call::<queue::Pop, _, _>(request).await
     }
@@ -150,15 +158,32 @@ impl Service {
         deadline: Deadline,
     ) -> Result<ReadReplies, Error> {
         let options = self.parse::<StreamOptions, _>(request)?;
-        let started = StreamStarted {
-            stream_id: request_id.to_string(),
-            replica: self.broker.replica.clone(),
-            visibility_timeout: prost_types::Duration::try_from(options.order.visibility_timeout.span()).ok(),
-            max_in_flight: i32::try_from(options.max_in_flight).unwrap_or(i32::MAX),
-            heartbeat_interval: prost_types::Duration::try_from(options.heartbeat_interval).ok(),
-        };
+        let started = stream_started(
+            request_id,
+            &self.broker.replica,
+            options.order.visibility_timeout.span(),
+            options.max_in_flight,
+            options.heartbeat_interval,
+        );
         let stream = ReadStream::open(&self.broker, options, deadline).await?;
         Ok(ReadReplies { started: Some(started), stream, request_id: request_id.clone() })
+    }
+}
+
+/// The first notice of a stream.
+pub(super) fn stream_started(
+    request_id: &RequestId,
+    replica: &str,
+    visibility_timeout: Duration,
+    max_in_flight: usize,
+    heartbeat_interval: Duration,
+) -> StreamStarted {
+    StreamStarted {
+        stream_id: request_id.to_string(),
+        replica: replica.to_owned(),
+        visibility_timeout: prost_types::Duration::try_from(visibility_timeout).ok(),
+        max_in_flight: i32::try_from(max_in_flight).unwrap_or(i32::MAX),
+        heartbeat_interval: prost_types::Duration::try_from(heartbeat_interval).ok(),
     }
 }
 

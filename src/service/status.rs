@@ -14,6 +14,9 @@ use crate::proto::v1::{CommandError, ErrorReason};
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "pgmq.v1";
 
+/// The most bytes of a request, as sent or unpacked.
+pub const MAX_REQUEST_BYTES: usize = 8 << 20;
+
 /// The most field violations in one status.
 const MAX_VIOLATIONS: usize = 10;
 
@@ -38,6 +41,36 @@ pub fn to_status(error: &Error, request_id: &RequestId) -> Status {
     }
     let trailers = trailers(error, reason, request_id);
     Status::with_error_details_and_metadata(code, error.to_string(), details, trailers)
+}
+
+/// What ends a stream of requests: an error of the client's, or nothing if the client has vanished.
+///
+/// tonic calls a message that it cannot decode INTERNAL, one that is too long OUT_OF_RANGE, and one that unpacks to
+/// too much RESOURCE_EXHAUSTED; what the transport says has a cause.
+pub(super) fn of_broken_stream(status: Status) -> Option<Error> {
+    if std::error::Error::source(&status).is_some() {
+        return None;
+    }
+    of_transport(status)
+}
+
+/// The error behind a status that the transport made of a request which it could not read.
+pub fn of_transport(status: Status) -> Option<Error> {
+    match status.code() {
+        Code::Internal => Some(
+            Error::new(
+                Kind::MalformedRequest,
+                "the request's bytes are not the message that this method takes",
+            )
+            .caused_by(status),
+        ),
+        Code::OutOfRange | Code::ResourceExhausted => Some(
+            Error::new(Kind::MessageTooLarge, "the request is larger than the 8 MiB that a request may have")
+                .with("limit", MAX_REQUEST_BYTES.to_string())
+                .caused_by(status),
+        ),
+        _ => None,
+    }
 }
 
 /// The failure of one item of a reply; failures of the server's own are logged here.

@@ -4,6 +4,7 @@
 mod admin;
 mod announcements;
 mod bad_input;
+mod consume;
 mod deadlines;
 mod drain;
 mod embedded;

@@ -34,7 +34,7 @@ pub(crate) async fn now(test: &Test) -> String {
 pub(crate) async fn until_a_reader_waits(test: &Test, since: &str) {
     let looked = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle'
-         AND query LIKE '%pgmq-grpc: next_visible%' AND state_change > '{since}' AND pid <> pg_backend_pid()"
+         AND query ~ 'pgmq-grpc: (next_visible|look_around)' AND state_change > '{since}' AND pid <> pg_backend_pid()"
     );
     eventually("a waiting reader", async || (test.value::<i64>(&looked).await > 0).then_some(())).await;
 }

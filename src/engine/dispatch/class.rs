@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rand::Rng;
 use tokio::time::Instant;
 
 use super::share::{Ask, Share};
@@ -14,8 +13,8 @@ use crate::engine::wake::Wake;
 /// The first pause before an empty queue that just gave something is read again, for what nobody announces.
 const FIRST_POLL: Duration = Duration::from_millis(25);
 
-/// The longest pause before an empty queue is read again.
-const LAST_POLL: Duration = Duration::from_secs(1);
+/// The longest such pause, after which the queue is left to the lookout.
+const LAST_POLL: Duration = Duration::from_millis(800);
 
 /// How often the next moment is asked for at most.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
@@ -114,6 +113,11 @@ impl Class {
         }
     }
 
+    /// Whether the queue has been empty for long enough to be left to the lookout.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().poll.is_none()
+    }
+
     /// Begins a read, if anybody still wants something. What is told from here on is not missed.
     pub(super) fn begin_read(&self) -> Option<Ask> {
         let mut state = self.lock();
@@ -132,11 +136,10 @@ impl Class {
         let mut state = self.lock();
         state.unasked = Some(before_read);
         let pause = match (something, state.poll) {
-            (true, _) => FIRST_POLL,
-            (false, poll) => poll.map_or(LAST_POLL, |(_, pause)| (pause * 2).min(LAST_POLL)),
+            (true, _) => Some(FIRST_POLL),
+            (false, poll) => poll.map(|(_, pause)| pause * 2).filter(|pause| *pause <= LAST_POLL),
         };
-        let jitter = rand::rng().random_range(0.75..1.0);
-        state.poll = Some((Instant::now() + pause.mul_f64(jitter), pause));
+        state.poll = pause.map(|pause| (Instant::now() + pause, pause));
     }
 
     /// Begins to ask for the next moment: what was known of moments is part of the answer.

@@ -20,10 +20,12 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Reads for a class until nobody subscribes any more or the server ends.
 pub(super) async fn run(dispatch: Dispatch, class: Arc<Class>) {
+    let mut watch = None;
     loop {
         let drained = dispatch.shared.drain.cancelled();
         let until = match class.next_step() {
             Step::Linger => {
+                watch = None;
                 let stays = timeout(LINGER, class.wake.changed());
                 tokio::select! {
                     changed = stays => if changed.is_err() && dispatch.forget(&class) { return },
@@ -33,6 +35,9 @@ pub(super) async fn run(dispatch: Dispatch, class: Arc<Class>) {
             }
             Step::Read => {
                 read(&dispatch, &class).await;
+                if !class.is_idle() {
+                    watch = None;
+                }
                 if dispatch.shared.drain.is_cancelled() {
                     break;
                 }
@@ -42,8 +47,16 @@ pub(super) async fn run(dispatch: Dispatch, class: Arc<Class>) {
                 ask(&dispatch, &class, before_read).await;
                 continue;
             }
-            Step::Rest => None,
-            Step::Wait(until) => until,
+            Step::Rest => {
+                watch = None;
+                None
+            }
+            Step::Wait(until) => {
+                if watch.is_none() && class.is_idle() {
+                    watch = Some(dispatch.shared.lookout.watch(&class.order.queue));
+                }
+                until
+            }
         };
         let moment = async {
             match until {

@@ -7,9 +7,12 @@
 mod class;
 mod dispatcher;
 mod handover;
+mod lookout;
 mod share;
 mod source;
 mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use self::class::Class;
 pub use self::handover::Handover;
 use self::handover::Returns;
+use self::lookout::Lookout;
 use self::share::Manner;
 pub use self::source::{Session, Source};
 pub use self::subscription::Subscription;
@@ -43,6 +47,7 @@ struct Shared {
     source: Arc<dyn Source>,
     events: Events,
     returns: Returns,
+    lookout: Lookout,
     tasks: TaskTracker,
     drain: CancellationToken,
     reads: Arc<Semaphore>,
@@ -66,8 +71,10 @@ impl Dispatch {
         reads: usize,
     ) -> Self {
         let returns = Returns::new(Arc::clone(&source), events.clone(), tasks.clone());
+        let lookout = Lookout::new(Arc::clone(&source), events.clone(), tasks.clone(), drain.clone());
         let shared = Shared {
             source,
+            lookout,
             events: events.clone(),
             returns,
             tasks: tasks.clone(),
@@ -115,9 +122,12 @@ impl Dispatch {
         loop {
             tokio::select! {
                 biased;
-                next = subscription.next_or_nothing() => match next? {
-                    Some(handover) => return Ok(handover),
-                    None => looked = true,
+                next = subscription.next_or_nothing() => match next {
+                    Ok(Some(handover)) => return Ok(handover),
+                    Ok(None) => looked = true,
+                    // Who waits when the server ends has waited in vain.
+                    Err(error) if error.kind() == Kind::Draining => return nothing(),
+                    Err(error) => return Err(error),
                 },
                 () = &mut stopped => return nothing(),
                 () = sleep_until(until), if looked => return nothing(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::domain::{Delivery, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp};
+use crate::domain::{Delivery, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp, View};
 
 /// Gives sessions on the database.
 pub trait Source: Send + Sync + 'static {
@@ -42,4 +42,7 @@ pub trait Session: Send {
         queue: &'a QueueName,
         receipts: &'a [Receipt],
     ) -> BoxFuture<'a, Result<Vec<Option<Duration>>>>;
+
+    /// Looks at many queues at once, at those marked closely.
+    fn look_around<'a>(&'a mut self, queues: &'a [(QueueName, bool)]) -> BoxFuture<'a, Result<View>>;
 }

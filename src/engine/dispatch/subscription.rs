@@ -29,9 +29,15 @@ impl Subscription {
     }
 
     /// Says how many messages it would take now; 0 stops what has not been given yet. A handover uses the demand up,
-    /// also if it brings fewer: say it again when more may come.
+    /// also if it brings fewer: say it again when more may come. While one has been given and not been taken, nothing
+    /// changes: it may hold all that is wanted.
     pub fn set_demand(&self, count: usize) {
-        self.class.lock().share.demand(self.id, count);
+        let mut state = self.class.lock();
+        if !self.inbox.is_empty() {
+            return;
+        }
+        state.share.demand(self.id, count);
+        drop(state);
         self.class.wake.nudge();
     }
 

@@ -70,6 +70,8 @@ impl Change {
             (Self::Release { .. }, Targets::Receipts(receipts)) => {
                 events.released(queue, places.filter(|&place| done(place)).map(|place| receipts[place]));
             }
+            // Nobody has to look for what is not there for longer, and who counts on it asks the database anyway.
+            (Self::Reschedule(Settlement::HiddenForMillis(_)), _) => {}
             (Self::Release { .. } | Self::Reschedule(_), _) => events.rescheduled(queue),
         }
     }

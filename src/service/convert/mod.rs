@@ -1,6 +1,7 @@
 //! Requests into operations, and outputs into replies.
 
 mod admin;
+mod consume;
 mod fields;
 mod message;
 mod queues;
@@ -14,6 +15,7 @@ mod watch;
 
 use std::time::Duration;
 
+pub(super) use consume::{Commands, consume_response};
 pub(super) use fields::Fields;
 pub(super) use message::{outgoing_message, queue_name};
 pub(super) use read::{closing, heartbeat, stream_response};

@@ -16,7 +16,7 @@ const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(25);
 const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
 
 /// The fields that say what a read takes, which both kinds of read have.
-fn read_order(
+pub(super) fn read_order(
     fields: &mut Fields,
     queue: String,
     visibility_timeout: Option<prost_types::Duration>,
@@ -45,6 +45,26 @@ fn read_order(
         ordering: ordering?,
         conditional: conditional?,
     })
+}
+
+/// How many messages of a stream may be unsettled.
+pub(super) fn in_flight_limit(fields: &mut Fields, max_in_flight: i32) -> Option<usize> {
+    let limit = bounds::count(max_in_flight, DEFAULT_MAX_IN_FLIGHT, MAX_COUNT);
+    fields.take("max_in_flight", limit).and_then(|limit| usize::try_from(limit).ok())
+}
+
+/// The longest silence of a stream.
+pub(super) fn heartbeat_pause(
+    fields: &mut Fields,
+    interval: Option<prost_types::Duration>,
+) -> Option<Duration> {
+    let interval = interval.map_or(Ok(DEFAULT_HEARTBEAT), |interval| {
+        span(interval).and_then(|interval| match HEARTBEATS.contains(&interval) {
+            true => Ok(interval),
+            false => Err(Invalid::new(Kind::InvalidDuration, "must be 1 s to 10 min")),
+        })
+    });
+    fields.take("heartbeat_interval", interval)
 }
 
 impl FromRequest<v1::ReadBatchRequest> for queue::ReadBatch {
@@ -91,31 +111,16 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
             max_messages,
         } = request;
         let order = read_order(fields, queue, visibility_timeout, ordering, conditional);
-        let max_in_flight =
-            fields.take("max_in_flight", bounds::count(max_in_flight, DEFAULT_MAX_IN_FLIGHT, MAX_COUNT));
+        let max_in_flight = in_flight_limit(fields, max_in_flight);
         let max_messages = fields.take("max_messages", bounds::count_or_endless(max_messages));
-        let heartbeat_interval = self::heartbeat_interval(fields, heartbeat_interval);
+        let heartbeat_interval = heartbeat_pause(fields, heartbeat_interval);
         Some(Self {
             order: order?,
-            max_in_flight: usize::try_from(max_in_flight?).ok()?,
+            max_in_flight: max_in_flight?,
             max_messages: max_messages?,
             heartbeat_interval: heartbeat_interval?,
         })
     }
-}
-
-/// The longest silence of a stream.
-pub(super) fn heartbeat_interval(
-    fields: &mut Fields,
-    given: Option<prost_types::Duration>,
-) -> Option<Duration> {
-    let parsed = given.map_or(Ok(DEFAULT_HEARTBEAT), |interval| {
-        span(interval).and_then(|interval| match HEARTBEATS.contains(&interval) {
-            true => Ok(interval),
-            false => Err(Invalid::new(Kind::InvalidDuration, "must be 1 s to 10 min")),
-        })
-    });
-    fields.take("heartbeat_interval", parsed)
 }
 
 /// One item of a stream as a reply. Its messages are the client's from here on.
@@ -148,7 +153,7 @@ pub(in crate::service) fn closing(reason: ClosingReason, retry_delay: Duration) 
         ClosingReason::StreamAge => v1::ClosingReason::StreamAge,
         ClosingReason::QueueDropped => v1::ClosingReason::QueueDropped,
     };
-    v1::Closing { reason: reason.into(), retry_delay: duration(retry_delay) }
+    v1::Closing { reason: reason.into(), retry_delay: duration(retry_delay), settle_grace: None }
 }
 
 impl FromRequest<v1::PopRequest> for queue::Pop {

@@ -35,7 +35,12 @@ fn targets(
     }
 }
 
-fn receipts(fields: &mut Fields, queue: Option<&QueueName>, texts: &[String]) -> Option<Vec<Receipt>> {
+/// Reads receipts of a queue; each bad one is remembered with its index.
+pub(super) fn receipts(
+    fields: &mut Fields,
+    queue: Option<&QueueName>,
+    texts: &[String],
+) -> Option<Vec<Receipt>> {
     fields.take("receipts", bounds::length(texts.len(), MAX_BATCH))?;
     let queue = queue?;
     let parsed = texts.iter().enumerate();
@@ -69,6 +74,13 @@ impl FromRequest<v1::ArchiveRequest> for queue::Archive {
     }
 }
 
+/// After how many milliseconds released messages become visible.
+pub(super) fn release_delay(fields: &mut Fields, delay: Option<prost_types::Duration>) -> Option<i64> {
+    let delay =
+        delay.map_or(Ok(0), |delay| span(delay).and_then(|delay| bounds::millis(delay, MAX_VISIBILITY)));
+    fields.take("delay", delay)
+}
+
 impl FromRequest<v1::ReleaseRequest> for queue::Release {
     fn queue(request: &v1::ReleaseRequest) -> Option<&str> {
         Some(&request.queue)
@@ -77,10 +89,7 @@ impl FromRequest<v1::ReleaseRequest> for queue::Release {
     fn parse(request: v1::ReleaseRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         let receipts = receipts(fields, queue.as_ref(), &request.receipts);
-        let delay = request
-            .delay
-            .map_or(Ok(0), |delay| span(delay).and_then(|delay| bounds::millis(delay, MAX_VISIBILITY)));
-        let delay_ms = fields.take("delay", delay);
+        let delay_ms = release_delay(fields, request.delay);
         Some(Self { queue: queue?, receipts: receipts?, delay_ms: delay_ms? })
     }
 }

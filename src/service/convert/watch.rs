@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::read::{closing, heartbeat, heartbeat_interval};
+use super::read::{closing, heartbeat, heartbeat_pause};
 use super::time::timestamp;
 use super::{Fields, FromRequest};
 use crate::domain::bounds::length;
@@ -16,7 +16,7 @@ const MAX_QUEUES: usize = 100;
 impl FromRequest<v1::WatchRequest> for WatchOptions {
     fn parse(request: v1::WatchRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
         let counted = fields.take("queues", length(request.queues.len(), MAX_QUEUES));
-        let heartbeat_interval = heartbeat_interval(fields, request.heartbeat_interval);
+        let heartbeat_interval = heartbeat_pause(fields, request.heartbeat_interval);
         counted?;
         let mut seen = BTreeSet::new();
         let mut queues: Vec<Option<QueueName>> = Vec::with_capacity(request.queues.len());

@@ -48,11 +48,11 @@ pub(super) struct Settled<'a> {
 pub(super) struct Message<'a> {
     /// The sends that were acknowledged with its id.
     pub(super) sends: Vec<Sent<'a>>,
-    /// Its deliveries, but those of reads that were rolled back, in the order of the database's clock.
+    /// Its deliveries, but those of reads that were rolled back or may have been, in the order of the database's clock.
     pub(super) deliveries: Vec<Seen<'a>>,
     /// The pops that took it.
     pub(super) pops: Vec<Seen<'a>>,
-    /// Its deliveries by reads that were rolled back.
+    /// Its deliveries by reads that were rolled back or may have been.
     pub(super) undone: Vec<Seen<'a>>,
     /// The settles that meant it, in the order in which they were asked for.
     pub(super) settles: Vec<Settled<'a>>,
@@ -150,7 +150,8 @@ impl<'a> Index<'a> {
                 for delivery in &read.deliveries {
                     let message = self.messages.entry((&read.queue, delivery.msg_id)).or_default();
                     let seen = Seen { call, read, delivery };
-                    match (call.is_refused(), read.pops) {
+                    let may_be_undone = call.is_refused() || call.whole && call.is_unknown();
+                    match (may_be_undone, read.pops) {
                         (true, _) => message.undone.push(seen),
                         (false, true) => message.pops.push(seen),
                         (false, false) => message.deliveries.push(seen),

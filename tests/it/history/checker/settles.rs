@@ -52,6 +52,7 @@ pub(super) fn rolled_back_reads_settle_nothing(index: &Index<'_>) -> Vec<Violati
     for (settled, message, id, last_read_at) in by_receipt(index) {
         let undone = message.undone.iter().find(|seen| seen.delivery.last_read_at == last_read_at);
         if let Some(undone) = undone
+            && undone.call.is_refused()
             && settled.is_done()
             // Inside the transaction it is good until the end.
             && !std::ptr::eq(undone.call, settled.call)

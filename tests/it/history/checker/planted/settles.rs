@@ -100,6 +100,18 @@ fn a_receipt_of_three_parts_settles_what_another_holds() {
 }
 
 #[test]
+fn a_read_whose_commit_is_unknown_may_be_undone() {
+    let mut story = Story::new();
+    story.sent(1, "a");
+    let unsure = story.delivery(1, "a", 1);
+    story.whole(unknown(), vec![read(vec![unsure.clone()])]);
+    let again = story.read(1, "a", 1);
+    story.settled(Action::Delete, &unsure, Outcome::Stale);
+    story.settled(Action::Delete, &again, Outcome::Done);
+    story.is_healthy();
+}
+
+#[test]
 fn stale_without_a_newer_delivery_is_a_lie() {
     let mut story = Story::new();
     story.sent(1, "a");

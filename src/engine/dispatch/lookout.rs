@@ -1,0 +1,254 @@
+//! One pair of eyes for all idle queues of this replica: it finds what nobody announces, by one statement a second
+//! whatever the number of queues.
+//!
+//! Every send, whoever sends, takes an id from the queue's sequence, and to see that it moved is cheap. It moves before
+//! the sender commits, so a queue whose sequence moved stays under suspicion, and is looked at closely, until all
+//! transactions have ended that ran then. What became visible without a send (`pgmq.set_vt` by plain SQL, a row that was
+//! locked) takes a close look to see, which is had by as many queues a second as fit, in turn.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::source::Source;
+use crate::domain::{Error, Kind, QueueName, Result, Sight, Timestamp, View, error};
+use crate::engine::Events;
+
+/// The longest time between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many queues are looked at closely at a time.
+const CLOSE_LOOKS: usize = 64;
+
+/// Tables larger than this are looked at closely less often: without an index on `vt`, a look reads them whole.
+const LARGE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How many looks apart a large table is looked at closely.
+const LARGE_PAUSE: u64 = 30;
+
+/// How many looks there are without close ones after one that failed, because of a table that is locked or gone.
+const CAREFUL: u64 = 3;
+
+/// Of how many looks at least one wakes the readers of a queue where something is visible that they cannot get.
+const MOST_FRUITLESS: u64 = 4;
+
+/// Looks at the queues that are watched.
+#[derive(Clone)]
+pub(super) struct Lookout {
+    source: Arc<dyn Source>,
+    events: Events,
+    tasks: TaskTracker,
+    drain: CancellationToken,
+    post: Arc<Mutex<Post>>,
+}
+
+/// What the lookout knows.
+#[derive(Default)]
+pub(super) struct Post {
+    watched: HashMap<QueueName, Watched>,
+    manned: bool,
+    looks: u64,
+    careful_until: u64,
+}
+
+#[derive(Default)]
+struct Watched {
+    watchers: usize,
+    seen: Option<(Timestamp, Option<i64>)>,
+    /// The first transaction that had not begun when the sequence was last seen to move, and at which look that was.
+    suspicion: Option<(i64, u64)>,
+    looked: u64,
+    large: bool,
+    fruitless: u64,
+}
+
+/// Keeps a queue under watch while it lives.
+pub(super) struct Watch {
+    post: Arc<Mutex<Post>>,
+    queue: QueueName,
+}
+
+/// What to do for a queue after a look.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Its readers should look now.
+    pub(super) wake: bool,
+    /// And after so long.
+    pub(super) after: Option<Duration>,
+}
+
+impl Lookout {
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        events: Events,
+        tasks: TaskTracker,
+        drain: CancellationToken,
+    ) -> Self {
+        Self { source, events, tasks, drain, post: Arc::default() }
+    }
+
+    /// Watches a queue.
+    pub(super) fn watch(&self, queue: &QueueName) -> Watch {
+        let mut post = lock(&self.post);
+        post.watched.entry(queue.clone()).or_default().watchers += 1;
+        if !post.manned {
+            post.manned = true;
+            self.tasks.spawn(self.clone().run());
+        }
+        Watch { post: Arc::clone(&self.post), queue: queue.clone() }
+    }
+
+    async fn run(self) {
+        loop {
+            tokio::select! {
+                () = sleep(INTERVAL.mul_f64(rand::rng().random_range(0.75..1.0))) => {}
+                () = self.drain.cancelled() => return,
+            }
+            let Some(queues) = lock(&self.post).next() else {
+                return;
+            };
+            let looked = self.look(&queues).await;
+            let now = Instant::now();
+            match looked {
+                Ok(view) => {
+                    let verdicts = lock(&self.post).judge(&queues, &view);
+                    for (queue, verdict) in verdicts {
+                        if verdict.wake {
+                            self.events.wake_readers(queue);
+                        }
+                        if let Some(after) = verdict.after {
+                            self.events.wake_readers_at(queue, now + after);
+                        }
+                    }
+                }
+                Err(error) => {
+                    lock(&self.post).failed();
+                    // Those who wait for an answer find out by reading; the others try again until it works.
+                    if is_outage(&error) {
+                        queues.iter().for_each(|(queue, _)| self.events.wake_readers(queue));
+                    }
+                    tracing::debug!(error = error::chain(&error), "idle queues could not be looked at");
+                }
+            }
+        }
+    }
+
+    async fn look(&self, queues: &[(QueueName, bool)]) -> Result<View> {
+        self.source.open("look_around").await?.look_around(queues).await
+    }
+}
+
+impl Post {
+    /// The queues to look at, and whether closely; none ends the watch.
+    pub(super) fn next(&mut self) -> Option<Vec<(QueueName, bool)>> {
+        self.watched.retain(|_, watched| watched.watchers > 0);
+        if self.watched.is_empty() {
+            self.manned = false;
+            return None;
+        }
+        self.looks += 1;
+        let (looks, careful) = (self.looks, self.looks < self.careful_until);
+        let mut line: Vec<(&QueueName, &Watched)> = self.watched.iter().collect();
+        // Those under suspicion first, then those that were not looked at for longest.
+        line.sort_unstable_by_key(|(_, watched)| {
+            (watched.seen.is_some() && watched.suspicion.is_none(), watched.looked)
+        });
+        let mut close = 0;
+        let chosen = line.into_iter().map(|(queue, watched)| {
+            let rests = watched.large && looks < watched.looked + LARGE_PAUSE;
+            let closely = !careful && !rests && close < CLOSE_LOOKS;
+            close += usize::from(closely);
+            (queue.clone(), closely)
+        });
+        Some(chosen.collect())
+    }
+
+    /// What a look means for each queue.
+    pub(super) fn judge<'a>(
+        &mut self,
+        queues: &'a [(QueueName, bool)],
+        view: &View,
+    ) -> Vec<(&'a QueueName, Verdict)> {
+        let looks = self.looks;
+        let mut verdicts = Vec::new();
+        for ((queue, _), sight) in queues.iter().zip(&view.sights) {
+            let Some(watched) = self.watched.get_mut(queue) else {
+                continue;
+            };
+            let verdict = match sight {
+                Some(sight) => watched.judge(sight, view, looks),
+                // It is gone: a read finds out and tells.
+                None => Verdict { wake: true, after: None },
+            };
+            if verdict != Verdict::default() {
+                verdicts.push((queue, verdict));
+            }
+        }
+        verdicts
+    }
+
+    /// After a failure the next looks are without close ones, so that one queue cannot hide all others.
+    fn failed(&mut self) {
+        self.careful_until = self.looks + 1 + CAREFUL;
+    }
+}
+
+impl Watched {
+    fn judge(&mut self, sight: &Sight, view: &View, looks: u64) -> Verdict {
+        let seen = (sight.created_at, sight.last_id);
+        let moved = self.seen != Some(seen) || !sight.is_readable;
+        // What is new here was read just before it was watched, unless it was committed in between.
+        let replaced = self.seen.is_some_and(|(created_at, _)| created_at != sight.created_at);
+        self.seen = Some(seen);
+        self.large = sight.bytes > LARGE_BYTES;
+        if moved {
+            self.suspicion = Some((view.next_transaction, looks));
+        }
+        let Some(visible) = sight.visible else {
+            // Not looked at closely, so under suspicion the readers have to look by themselves.
+            return Verdict { wake: self.end_suspicion(view, looks) || replaced, after: None };
+        };
+        self.looked = looks;
+        self.end_suspicion(view, looks);
+        self.fruitless = if visible && !moved { self.fruitless + 1 } else { 0 };
+        let wake =
+            replaced || visible && (self.fruitless <= 1 || self.fruitless.is_multiple_of(MOST_FRUITLESS));
+        Verdict { wake, after: sight.next_visible }
+    }
+
+    /// Ends the suspicion once nothing can be committed any more that was sent before it, and gives whether there was
+    /// one until now.
+    fn end_suspicion(&mut self, view: &View, looks: u64) -> bool {
+        let Some((next_transaction, since)) = self.suspicion else {
+            return false;
+        };
+        // One look more, for a sender that had its id and was about to become a transaction.
+        if view.oldest_running >= next_transaction && looks > since + 1 {
+            self.suspicion = None;
+        }
+        true
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // It is forgotten at the next look, so that a reader who looks and comes back finds what was known.
+        if let Some(watched) = lock(&self.post).watched.get_mut(&self.queue) {
+            watched.watchers -= 1;
+        }
+    }
+}
+
+/// Whether a failure concerns the database as a whole.
+fn is_outage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::DatabaseUnavailable | Kind::OutcomeUnknown | Kind::OutcomeUnknownRetrySafe)
+}
+
+fn lock(post: &Mutex<Post>) -> MutexGuard<'_, Post> {
+    post.lock().unwrap_or_else(PoisonError::into_inner)
+}
