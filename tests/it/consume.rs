@@ -191,7 +191,7 @@ impl Consumer {
 
     /// Waits for `closing`.
     pub(crate) async fn closing(&mut self) -> Closing {
-        self.until("closing", |this| this.closing.clone()).await
+        self.until("closing", |this| this.closing).await
     }
 
     /// What comes before the end, and the end.

@@ -86,7 +86,7 @@ async fn what_a_cancelled_stream_was_not_given_is_visible_at_once() {
     let mut test = Test::with_queue("orders").await;
     let large = body_of(100_000);
     for _ in 0..4 {
-        test.client.send_all("orders", &vec![large.as_str(); 10]).await;
+        test.client.send_all("orders", &[large.as_str(); 10]).await;
     }
     // Its transport takes some megabytes at most, and nobody reads them.
     let stuck = Consumer::start(&test.client, ConsumeStart { max_in_flight: 1_000, ..start("orders") }).await;
@@ -111,7 +111,7 @@ async fn a_slow_stream_holds_nothing_back_from_others() {
     let slow = ConsumeStart { max_in_flight: 1_000, visibility_timeout: timeout, ..start("orders") };
     let stuck = Consumer::start(&other, slow).await;
     for _ in 0..6 {
-        test.client.send_all("orders", &vec![large.as_str(); 10]).await;
+        test.client.send_all("orders", &[large.as_str(); 10]).await;
     }
     let mut consumer = Consumer::start(&test.client, start("orders")).await;
     let mut seen = std::collections::HashSet::new();
