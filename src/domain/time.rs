@@ -27,6 +27,12 @@ impl Timestamp {
         Self(i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX))
     }
 
+    /// The moment a span earlier, saturating at `-infinity`.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// The moment a span later, saturating at `infinity`.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {

@@ -61,7 +61,6 @@ impl Changes {
     /// The queue was made or dropped: nothing that is remembered of it holds.
     pub fn remade(&mut self, queue: &QueueName) {
         self.remade.insert(queue.clone());
-        self.rescheduled(queue);
     }
 
     /// The queues that were made or dropped.
@@ -71,6 +70,9 @@ impl Changes {
 
     /// Tells those who wait.
     pub fn tell(self, events: &Events) {
+        for queue in &self.remade {
+            events.remade(queue);
+        }
         for change in self.changes {
             match change {
                 Change::Arrived(queue) => events.arrived(&queue),

@@ -34,8 +34,10 @@ struct Shared {
 pub enum Happening {
     /// Messages were settled: their groups may go on, and slots are free.
     Settled,
-    /// Messages came, became visible or changed their times, or the queue itself changed.
+    /// Messages came, became visible or changed their times.
     Arrived,
+    /// The queue was made or dropped: nothing that is remembered of it holds.
+    Remade,
 }
 
 /// What happens to one queue, for those who wait for it.
@@ -114,6 +116,21 @@ impl Events {
                 window.doubt();
             }
             followed.wake(false);
+        }
+    }
+
+    /// Tells that the queue was made or dropped.
+    pub fn remade(&self, queue: &QueueName) {
+        self.rescheduled(queue);
+        self.note(queue, Happening::Remade);
+    }
+
+    /// Another replica may have told anything, which was not heard: everybody looks again.
+    pub fn heard_everything(&self) {
+        let followed: Vec<QueueName> = self.lock().keys().cloned().collect();
+        for queue in followed {
+            self.heard(&queue, Happening::Arrived);
+            self.heard(&queue, Happening::Settled);
         }
     }
 

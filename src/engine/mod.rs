@@ -1,5 +1,6 @@
 //! What happens between calls: who waits for a queue, who wakes them, and how much each may hold.
 
+pub mod announcement;
 mod changes;
 pub mod dispatch;
 mod events;

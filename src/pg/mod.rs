@@ -3,6 +3,7 @@
 //! [`Database::connect`] is the gate: it waits for a turn, takes a connection from the pool, and gives a
 //! [`Connection`] that one operation holds. What a connection can do stands in one file a subject.
 
+mod announcements;
 mod catalog;
 mod cleaner;
 mod database;
@@ -38,7 +39,9 @@ mod unrenderable;
 mod upgrade;
 mod value;
 mod version;
+mod watch;
 
+pub use announcements::{Announcements, Line};
 pub use cleaner::remove_expired_keys;
 pub use database::{Connection, Database, PoolLimits};
 pub use error::may_be_one_items_fault;
@@ -48,3 +51,4 @@ pub use settle::Settlement;
 pub use settle_many::FirstLook;
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};
+pub use watch::Sighting;

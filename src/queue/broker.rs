@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Merging, Transactions};
+use super::{Merging, Transactions, Watches};
 use crate::domain::{Deadline, Error, Kind, Limits, Result};
 use crate::engine::{Changes, Dispatch, Events};
 use crate::pg::{Connection, Database, Upgrader};
@@ -27,6 +27,8 @@ pub struct Broker {
     pub dispatch: Dispatch,
     /// Installs and upgrades pgmq.
     pub upgrader: Upgrader,
+    /// The queues that somebody watches.
+    pub watches: Watches,
     /// The transactions that callers hold open.
     pub transactions: Transactions,
     /// The operator's limits.

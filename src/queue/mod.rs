@@ -1,6 +1,7 @@
 //! What can be done with queues: one type an operation, valid as soon as it exists.
 
 mod admin;
+mod announcer;
 mod batch;
 mod broker;
 mod consume;
@@ -15,12 +16,15 @@ mod topics;
 mod transact;
 mod transact_record;
 mod transaction;
+mod watch;
+mod watched;
 
 pub use crate::engine::Handover;
 pub use admin::{
     ConvertArchivePartitioned, CreateFifoIndex, DisableNotifications, EnableNotifications, InstallPgmq,
     ListNotifications, UpdateNotifications,
 };
+pub use announcer::Announcer;
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
 pub use consume::{
@@ -36,3 +40,5 @@ pub use stream::{ClosingReason, ReadStream, StreamItem, StreamOptions};
 pub use topics::{BindTopic, ListTopicBindings, SendTopic, SendTopicBatch, TestRouting, UnbindTopic};
 pub use transact::{Transact, TransactOperation, TransactResult, Transacted};
 pub use transaction::{InTransaction, Transaction, Transactions};
+pub use watch::{WatchItem, WatchOptions, WatchStream};
+pub use watched::{EventKind, Watches};

@@ -21,8 +21,8 @@ use crate::domain::Limits;
 use crate::engine::merge::Bounds;
 use crate::engine::{Dispatch, Events};
 use crate::pg::embedded::{self, Embedded};
-use crate::pg::{Database, DatabaseState, Monitor, PoolLimits, Upgrader, remove_expired_keys};
-use crate::queue::{Broker, Merging, Transactions};
+use crate::pg::{Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader, remove_expired_keys};
+use crate::queue::{Announcer, Broker, Merging, Transactions, Watches};
 use crate::service::Service;
 
 use connection::Connections;
@@ -138,6 +138,7 @@ async fn serve_on(
         limits: Limits { max_message_bytes: config.max_message_bytes, queue_layout: config.queue_layout },
         events,
         upgrader: Upgrader::new(&database, &url, !config.no_install),
+        watches: Watches::default(),
         transactions: Transactions::new(config.transactions),
         replica: replica(),
         max_stream_age: config.max_stream_age,
@@ -151,6 +152,7 @@ async fn serve_on(
 
     let background = TaskTracker::new();
     let stop_background = CancellationToken::new();
+    background.spawn(Announcer::new(&broker, Announcements::new(&url)?).run(stop_background.clone()));
     background.spawn(monitor.run(stop_background.clone()));
     let window = config.deduplication_window;
     background.spawn(remove_expired_keys(database.clone(), window, stop_background.clone()));

@@ -11,6 +11,7 @@ mod request_id;
 mod status;
 mod topic_service;
 mod transaction_service;
+mod watch;
 
 pub use call::Service;
 pub use request_id::RequestId;

@@ -11,6 +11,7 @@ use super::call::request_id;
 use super::consume::ConsumeReplies;
 use super::convert::stream_response;
 use super::produce::Answers;
+use super::watch::WatchReplies;
 use super::{RequestId, Service, to_status};
 use crate::domain::{Deadline, Error};
 use crate::proto::v1::queue_service_server::QueueService;
@@ -22,7 +23,7 @@ use crate::proto::v1::{
     PurgeQueueRequest, PurgeQueueResponse, ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse,
     ReleaseRequest, ReleaseResponse, SendBatchRequest, SendBatchResponse, SendRequest, SendResponse,
     SetVisibilityTimeoutRequest, SetVisibilityTimeoutResponse, StreamStarted, TransactRequest,
-    TransactResponse, ValidateNameRequest, ValidateNameResponse,
+    TransactResponse, ValidateNameRequest, ValidateNameResponse, WatchRequest,
 };
 use crate::queue::{self, ReadStream, StreamOptions};
 
@@ -91,6 +92,17 @@ impl QueueService for Service {
         let request_id = request_id(&request);
         let deadline = self.deadline(&request, NO_DEADLINE);
         self.open_stream(request, &request_id, deadline)
+            .await
+            .map(Response::new)
+            .map_err(|error| to_status(&error, &request_id))
+    }
+
+    type WatchStream = WatchReplies;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Answer<WatchReplies> {
+        let request_id = request_id(&request);
+        let deadline = self.deadline(&request, NO_DEADLINE);
+        self.open_watch(request, &request_id, deadline)
             .await
             .map(Response::new)
             .map_err(|error| to_status(&error, &request_id))

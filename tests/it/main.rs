@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is what it should do")]
 
 mod admin;
+mod announcements;
 mod bad_input;
 mod consume;
 mod deadlines;
@@ -40,3 +41,4 @@ mod topics;
 mod transact;
 mod transaction;
 mod versions;
+mod watch;

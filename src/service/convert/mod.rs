@@ -11,6 +11,7 @@ mod time;
 mod topics;
 mod transact;
 mod transaction;
+mod watch;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub(super) use fields::Fields;
 pub(super) use message::{outgoing_message, queue_name};
 pub(super) use read::{closing, heartbeat, stream_response};
 pub(super) use transaction::idle_timeout;
+pub(super) use watch::watch_response;
 
 use crate::domain::Limits;
 
