@@ -192,6 +192,13 @@ pub struct Message {
     pub headers: Option<String>,
 }
 
+impl Message {
+    /// What its texts take in a reply.
+    pub fn text_bytes(&self) -> usize {
+        [&self.message, &self.headers].into_iter().flatten().map(String::len).sum()
+    }
+}
+
 /// A message that a read gave to one caller, with the receipt that settles it.
 #[derive(Debug, Clone)]
 pub struct Delivery {

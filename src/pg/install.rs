@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
-use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Config};
 
 use super::guard::Guard;
 use super::manager::Manager;
@@ -16,7 +16,6 @@ use super::statement::Effect;
 use super::version::{self, Installation, InstalledBy};
 use crate::config::{DatabaseUrl, Tls};
 use crate::domain::{Error, Kind, Result};
-use bb8::ManageConnection;
 
 /// The pgmq version that the pinned crate installs.
 pub const CARRIED_VERSION: &str = "1.13.0";
@@ -46,7 +45,7 @@ impl Installer {
     /// # Errors
     /// `PermissionDenied` if the role may not; `DatabaseUnavailable`.
     pub(super) async fn install(&self) -> Result<Installation> {
-        let client = self.locked_client().await?;
+        let (client, server) = self.locked_client().await?;
         let found = version::probe(&client).await?;
         if found.installed_by.is_some() {
             return Ok(found);
@@ -54,7 +53,7 @@ impl Installer {
         if extension_available(&client).await? {
             run(&client, "CREATE EXTENSION IF NOT EXISTS pgmq").await?;
         } else {
-            self.run_crate().await?;
+            self.run_crate(&server).await?;
         }
         version::probe(&client).await
     }
@@ -65,7 +64,7 @@ impl Installer {
     /// # Errors
     /// `PgmqVersionUnsupported` for a pgmq that somebody installed by hand; as [`Installer::install`].
     pub(super) async fn upgrade(&self) -> Result<(Installation, Installation)> {
-        let client = self.locked_client().await?;
+        let (client, server) = self.locked_client().await?;
         let found = version::probe(&client).await?;
         match found.installed_by {
             None => {
@@ -73,7 +72,7 @@ impl Installer {
                 return Ok((found, self.install().await?));
             }
             Some(InstalledBy::Extension) => run(&client, "ALTER EXTENSION pgmq UPDATE").await?,
-            Some(InstalledBy::Sql) => self.run_crate().await?,
+            Some(InstalledBy::Sql) => self.run_crate(&server).await?,
             Some(InstalledBy::Unknown) => {
                 return Err(Error::new(
                     Kind::PgmqVersionUnsupported,
@@ -91,44 +90,32 @@ impl Installer {
     /// # Errors
     /// `PermissionDenied` if the role may not; `DatabaseUnavailable`.
     pub(super) async fn migrate(&self) -> Result<Schema> {
-        let mut client = self.locked_client().await?;
+        let (mut client, _) = self.locked_client().await?;
         schema::migrate(&mut client).await
     }
 
-    /// A session that holds the installation lock until it is closed.
-    async fn locked_client(&self) -> Result<Client> {
-        let session = Manager::new(&self.url, Arc::clone(&self.guard))?
-            .connect()
-            .await
-            .map_err(super::error::of_connecting)?;
+    /// A session that holds the installation lock until it is closed, and how to connect to the same server again.
+    async fn locked_client(&self) -> Result<(Client, Config)> {
+        let manager = Manager::new(&self.url, Arc::clone(&self.guard))?;
+        let (session, server) = manager.connect_and_tell().await.map_err(super::error::of_connecting)?;
         run(&session.client, "SET lock_timeout = '60s'").await?;
         let locked = session.client.query_typed(TAKE_LOCK, &[(&LOCK, Type::INT8)]).await;
         locked.map_err(|failed| super::error::of_statement(failed, Effect::Reads))?;
         run(&session.client, "SET lock_timeout = '10s'").await?;
-        Ok(session.client)
+        Ok((session.client, server))
     }
 
-    async fn run_crate(&self) -> Result<()> {
-        let mut failure = None;
-        for options in self.sqlx_options() {
-            let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await;
-            match pool {
-                Ok(pool) => {
-                    let installed = pgmq::install::install_sql_from_embedded(&pool).await;
-                    pool.close().await;
-                    return installed.map_err(refused);
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(super::error::unavailable("the database cannot be reached").caused_by(failure.map_or_else(
-            || "no host to connect to".into(),
-            Box::<dyn std::error::Error + Send + Sync>::from,
-        )))
+    async fn run_crate(&self, server: &Config) -> Result<()> {
+        let pool = PgPoolOptions::new().max_connections(1).connect_with(self.sqlx_options(server)).await;
+        let pool = pool
+            .map_err(|error| super::error::unavailable("the database cannot be reached").caused_by(error))?;
+        let installed = pgmq::install::install_sql_from_embedded(&pool).await;
+        pool.close().await;
+        installed.map_err(refused)
     }
 
-    /// The same connection for sqlx, once for each host.
-    fn sqlx_options(&self) -> Vec<PgConnectOptions> {
+    /// The same connection for sqlx.
+    fn sqlx_options(&self, server: &Config) -> PgConnectOptions {
         let config = &self.url.config;
         let ssl_mode = match self.url.tls {
             Tls::Disable => PgSslMode::Disable,
@@ -154,15 +141,13 @@ impl Installer {
         if let Some(own) = &self.url.client_certificate {
             options = options.ssl_client_cert(&own.certificate).ssl_client_key(&own.key);
         }
-        let ports = config.get_ports();
-        let port = |index: usize| ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-        let hosts = config.get_hosts().iter().enumerate();
-        hosts
-            .map(|(index, host)| match host {
-                Host::Tcp(name) => options.clone().host(name).port(port(index)),
-                Host::Unix(directory) => options.clone().socket(directory).port(port(index)),
-            })
-            .collect()
+        let port = server.get_ports().first().copied().unwrap_or(5432);
+        match (server.get_hosts().first(), server.get_hostaddrs().first()) {
+            (Some(Host::Unix(directory)), _) => options.socket(directory).port(port),
+            (Some(Host::Tcp(name)), _) => options.host(name).port(port),
+            (None, Some(address)) => options.host(&address.to_string()).port(port),
+            (None, None) => options.port(port),
+        }
     }
 }
 

@@ -14,7 +14,9 @@ use crate::domain::{QueueName, Result, Sight, Timestamp, View};
 ///
 /// Whatever sends a message, takes its id from the table's sequence. The sequence moves before the sender commits, so
 /// the transactions that run now are told too.
-const GLANCE: &str = "SELECT w.ordinal, m.created_at, pg_relation_size(t.oid) AS bytes,
+const GLANCE: &str = "SELECT w.ordinal, m.created_at,
+  CASE t.relkind WHEN 'p' THEN (SELECT sum(pg_relation_size(p.inhrelid)) FROM pg_inherits AS p WHERE p.inhparent = t.oid)::bigint
+    ELSE pg_relation_size(t.oid) END AS bytes,
   CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid) END AS last_id,
   coalesce(has_sequence_privilege(s.oid, 'USAGE, SELECT'), false) AS is_readable, l.visible, l.wait_ms,
   pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest_running,
@@ -53,7 +55,7 @@ WITH looked(ordinal, visible, wait_ms) AS (SELECT 0::bigint, false, NULL::bigint
                 "
 UNION ALL SELECT {ordinal}, EXISTS (SELECT FROM {table} AS q WHERE q.vt <= clock_timestamp()),
   (SELECT least(3600000, ceil(extract(epoch FROM min(q.vt) - clock_timestamp()) * 1000))::bigint
-   FROM {table} AS q WHERE q.vt > clock_timestamp())"
+   FROM {table} AS q WHERE q.vt > clock_timestamp() AND q.vt < 'infinity')"
             );
         }
         text.push_str(")\n");

@@ -98,6 +98,22 @@ impl Manager {
         futures_util::future::join_all(others).await;
     }
 
+    /// Tries the servers one after the other, and of all failures tells the one that says most; with the session it
+    /// gives how to connect to the same server again.
+    pub(super) async fn connect_and_tell(&self) -> Result<(Session, Config), ConnectError> {
+        let mut failure = ConnectError::Silent;
+        for candidate in self.hosts.candidates().await.map_err(ConnectError::Unresolved)? {
+            match self.connect_to(&candidate).await {
+                Ok(session) => return Ok((session, candidate.config)),
+                Err(error) if matches!(failure, ConnectError::Refused(Refusal::OldPrimary { .. })) => {
+                    drop(error);
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
     /// Whether a session's server lives, as far as anybody knows, and is still the primary.
     pub(super) fn is_fit(&self, session: &Session) -> bool {
         !session.client.is_closed() && self.guard.is_fit(session.admission)
@@ -127,19 +143,8 @@ impl ManageConnection for Manager {
     type Connection = Session;
     type Error = ConnectError;
 
-    /// Tries the servers one after the other, and of all failures tells the one that says most.
     async fn connect(&self) -> Result<Session, ConnectError> {
-        let mut failure = ConnectError::Silent;
-        for candidate in self.hosts.candidates().await.map_err(ConnectError::Unresolved)? {
-            match self.connect_to(&candidate).await {
-                Ok(session) => return Ok(session),
-                Err(error) if matches!(failure, ConnectError::Refused(Refusal::OldPrimary { .. })) => {
-                    drop(error);
-                }
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
+        self.connect_and_tell().await.map(|(session, _)| session)
     }
 
     async fn is_valid(&self, session: &mut Session) -> Result<(), ConnectError> {

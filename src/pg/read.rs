@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use super::database::Connection;
+use super::database::{Connection, Parameter};
 use super::error;
 use super::row::{self, column};
 use super::settle::Fences;
@@ -12,7 +12,9 @@ use super::statement::{Effect, Statement};
 use super::version::Feature;
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::message::Message;
-use crate::domain::{Delivery, Error, Ordering, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp};
+use crate::domain::{
+    Delivery, Error, Kind, Ordering, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp,
+};
 
 /// A read of one of pgmq's functions. `$1` queue, `$2` visibility timeout in seconds, `$3` number of messages,
 /// `$4` condition, `$5` bytes that a batch may take, `$6` bytes that a message may take that is alone in it.
@@ -76,18 +78,19 @@ const READ_GROUPED_HEAD: Statement = read_statement!(
     "d.msg_id"
 );
 
-/// How long until the next invisible message becomes visible, counted from before the read that missed it.
+/// How long until the next invisible message becomes visible, counted from before the read that missed it. One that is
+/// parked for ever has no such moment, and Postgres before 17 cannot subtract from infinity.
 const NEXT_VISIBLE: Statement = Statement::new(
     "next_visible",
     Effect::Reads,
     "-- pgmq-grpc: next_visible
 SELECT CASE WHEN min(q.vt) IS NOT NULL
   THEN greatest(0, least(3600000, ceil(extract(epoch FROM min(q.vt) - clock_timestamp()) * 1000)))::bigint END AS wait_ms
-FROM {q} AS q WHERE q.vt > $1::timestamptz",
+FROM {q} AS q WHERE q.vt > $1::timestamptz AND q.vt < 'infinity'",
 );
 
 /// As `pgmq.pop`, but for what fits a reply. `$1` number of messages, `$2` bytes.
-const POP: Statement = Statement::new(
+pub(super) const POP: Statement = Statement::new(
     "pop",
     Effect::Writes,
     "-- pgmq-grpc: pop
@@ -218,8 +221,10 @@ impl Connection {
         // What could not be moved aside is not given back either: every read would find it in front again.
         let given_back = self.give_back(&order.queue, &cut).await;
         match moved.and(given_back) {
-            Err(error) if deliveries.is_empty() => return Err(error),
-            // What fits is the caller's all the same; the rest comes back when its timeout ends.
+            // The next read would fail alike.
+            Err(error) if deliveries.is_empty() && error.kind() != Kind::Internal => return Err(error),
+            // What fits is the caller's all the same, and the archive may refuse this message alone; it comes back
+            // when its timeout ends, and is in nobody's way until then.
             Err(error) => {
                 let (queue, error) = (order.queue.as_str(), crate::domain::error::chain(&error));
                 tracing::warn!(queue, error, messages = cut.len(), "messages could not be given back");
@@ -256,16 +261,31 @@ impl Connection {
         Ok(wait_ms.map(|wait_ms| Duration::from_millis(wait_ms.unsigned_abs())))
     }
 
-    /// Takes at most `count` messages out of the queue for good, as many as fit a reply (`pgmq.pop`).
+    /// Takes at most `count` messages out of the queue for good, as many as fit a reply (`pgmq.pop`). Those that no reply
+    /// can carry stay in the queue.
     ///
     /// # Errors
     /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile.
     pub async fn pop(&mut self, queue: &QueueName, count: i32) -> Result<Vec<Message>> {
+        self.mark().await?;
+        match self.pop_by(&POP, queue, &[(&count, Type::INT4), (&MAX_REPLY_BYTES, Type::INT8)]).await {
+            Err(error) if error::is_unrenderable(&error) => {
+                self.return_to_mark().await?;
+                self.pop_around_unrenderable(queue, count).await
+            }
+            popped => popped,
+        }
+    }
+
+    pub(super) async fn pop_by(
+        &mut self,
+        statement: &Statement,
+        queue: &QueueName,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Message>> {
         let table = self.table(queue).await?;
-        let rows = self
-            .query(&POP.on(&table), &[(&count, Type::INT4), (&MAX_REPLY_BYTES, Type::INT8)])
-            .await
-            .map_err(|error| self.missing(queue, error))?;
+        let popped = self.query(&statement.on(&table), parameters).await;
+        let rows = popped.map_err(|error| self.missing(queue, error))?;
         let mut messages: Vec<Message> =
             rows.iter().map(|row| row::message(row, table.fenced_by_read_time)).collect::<Result<_>>()?;
         messages.sort_unstable_by_key(|message| message.msg_id);

@@ -15,21 +15,23 @@ const STEP: i64 = 100;
 const TIME: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The next queues by name: the SQL of one row that compares a queue's sequence with what an index says of the largest ids
-/// of its table and its archive. A table without such an index is left alone.
+/// of its table and its archive; no SQL where a table or the sequence is missing. A table without such an index is left
+/// alone.
 const LIST: Statement = Statement::new(
     "list_sequences",
     Effect::Reads,
     "-- pgmq-grpc: list_sequences
-WITH found AS MATERIALIZED (
-  SELECT m.queue_name::text AS queue_name, q.oid AS queue_oid, q.relname AS queue_table, a.oid AS archive_oid,
-    a.relname AS archive_table
-  FROM pgmq.meta AS m
+WITH page AS MATERIALIZED (SELECT m.queue_name::text AS queue_name FROM pgmq.meta AS m
+  WHERE m.queue_name COLLATE \"C\" > $1::text ORDER BY m.queue_name COLLATE \"C\" LIMIT $2::bigint),
+found AS MATERIALIZED (
+  SELECT m.queue_name, q.oid AS queue_oid, q.relname AS queue_table, a.oid AS archive_oid, a.relname AS archive_table
+  FROM page AS m
   JOIN pg_class AS q ON q.oid = to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))
   JOIN pg_class AS a ON a.oid = to_regclass(format('pgmq.%I', left(lower('a_' || m.queue_name), 63))))
-SELECT t.queue_name, format('SELECT %L::text AS sequence, %L::text AS queue_table, %L::text AS archive_table,
+SELECT p.queue_name, CASE WHEN t.sequence IS NOT NULL THEN format('SELECT %L::text AS sequence, %L::text AS queue_table, %L::text AS archive_table,
     (SELECT CASE WHEN s.is_called THEN s.last_value ELSE s.last_value - 1 END FROM %s AS s) AS last_id, greatest(%s, %s) AS largest_id',
-    t.sequence, t.queue_table, t.archive_table, t.sequence, t.queue_largest, t.archive_largest) AS comparison
-FROM (SELECT f.queue_name, format('pgmq.%I', f.queue_table) AS queue_table,
+    t.sequence, t.queue_table, t.archive_table, t.sequence, t.queue_largest, t.archive_largest) END AS comparison
+FROM page AS p LEFT JOIN (SELECT f.queue_name, format('pgmq.%I', f.queue_table) AS queue_table,
     format('pgmq.%I', f.archive_table) AS archive_table,
     pg_get_serial_sequence(format('pgmq.%I', f.queue_table), 'msg_id') AS sequence,
     CASE WHEN EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS c ON c.attrelid = i.indrelid AND c.attnum = i.indkey[0]
@@ -38,8 +40,8 @@ FROM (SELECT f.queue_name, format('pgmq.%I', f.queue_table) AS queue_table,
     CASE WHEN EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS c ON c.attrelid = i.indrelid AND c.attnum = i.indkey[0]
       WHERE i.indrelid = f.archive_oid AND c.attname = 'msg_id')
       THEN format('(SELECT max(msg_id) FROM pgmq.%I)', f.archive_table) ELSE '0' END AS archive_largest
-  FROM found AS f) AS t
-WHERE t.sequence IS NOT NULL AND t.queue_name COLLATE \"C\" > $1::text ORDER BY t.queue_name COLLATE \"C\" LIMIT $2::bigint",
+  FROM found AS f) AS t ON t.queue_name = p.queue_name
+ORDER BY p.queue_name COLLATE \"C\"",
 );
 
 /// A sequence that is behind.
@@ -73,8 +75,12 @@ impl Connection {
             let rows = self.query(&LIST, &[(&after.as_str(), Type::TEXT), (&STEP, Type::INT8)]).await?;
             let Some(last) = rows.last() else { return Ok(moved) };
             after = column(last, "queue_name")?;
-            let comparisons: Vec<String> =
+            let comparisons: Vec<Option<String>> =
                 rows.iter().map(|row| column(row, "comparison")).collect::<Result<_>>()?;
+            let comparisons: Vec<String> = comparisons.into_iter().flatten().collect();
+            if comparisons.is_empty() {
+                continue;
+            }
             for behind in self.behind(&comparisons).await? {
                 if self.move_on(&behind).await? {
                     moved += 1;

@@ -6,10 +6,14 @@ use std::borrow::Cow;
 
 use tokio_postgres::types::Type;
 
-use super::database::Connection;
+use super::database::{Connection, Parameter};
 use super::error;
+use super::read::POP;
+use super::row::column;
 use super::statement::{Effect, Statement};
-use crate::domain::{Delivery, Error, ReadOrder, Result, Taken};
+use crate::domain::bounds::MAX_REPLY_BYTES;
+use crate::domain::message::Message;
+use crate::domain::{Delivery, Error, QueueName, ReadOrder, Result, Taken};
 
 /// Renders one message, and gives only its size.
 const RENDER: Statement = Statement::new(
@@ -20,7 +24,67 @@ SELECT octet_length(q.message::text) AS message_bytes, octet_length(q.headers::t
 FROM {q} AS q WHERE q.msg_id = $1::bigint AND q.enqueued_at = $2::timestamptz",
 );
 
+/// What a pop finds, without a look at it. `$1` the id after which, `$2` number.
+const VISIBLE: Statement = Statement::new(
+    "visible",
+    Effect::Reads,
+    "-- pgmq-grpc: visible
+SELECT q.msg_id FROM {q} AS q WHERE q.vt <= clock_timestamp() AND q.msg_id > $1::bigint
+ORDER BY q.msg_id LIMIT $2::integer",
+);
+
+/// How many messages a pop around an unrenderable one looks for at once.
+const STEP: i32 = 100;
+
 impl Connection {
+    /// After a pop that the database could not answer: pops the messages one by one and passes over those that cannot be
+    /// rendered.
+    ///
+    /// # Errors
+    /// As [`Connection::pop`].
+    pub(super) async fn pop_around_unrenderable(
+        &mut self,
+        queue: &QueueName,
+        count: i32,
+    ) -> Result<Vec<Message>> {
+        if self.in_transaction() {
+            return self.pop_one_by_one(queue, count).await;
+        }
+        self.begin().await?;
+        let popped = self.pop_one_by_one(queue, count).await;
+        self.conclude(popped, false).await
+    }
+
+    async fn pop_one_by_one(&mut self, queue: &QueueName, count: i32) -> Result<Vec<Message>> {
+        let wanted = usize::try_from(count).unwrap_or(0);
+        let table = self.table(queue).await?;
+        let mut popped = Vec::new();
+        let mut left = MAX_REPLY_BYTES;
+        let mut after = i64::MIN;
+        loop {
+            let rows = self.query(&VISIBLE.on(&table), &[(&after, Type::INT8), (&STEP, Type::INT4)]).await?;
+            for row in &rows {
+                after = column(row, "msg_id")?;
+                self.mark().await?;
+                let parameters: [Parameter<'_>; 3] =
+                    [(&1_i32, Type::INT4), (&left, Type::INT8), (&after, Type::INT8)];
+                match self.pop_by(&pop_of_one(), queue, &parameters).await {
+                    Ok(found) => popped.extend(found),
+                    Err(error) if error::is_unrenderable(&error) => self.return_to_mark().await?,
+                    Err(error) => return Err(error),
+                }
+                let bytes: usize = popped.iter().map(Message::text_bytes).sum();
+                left = MAX_REPLY_BYTES - i64::try_from(bytes).unwrap_or(i64::MAX);
+                if popped.len() >= wanted || left < MAX_REPLY_BYTES / 2 {
+                    return Ok(popped);
+                }
+            }
+            if rows.is_empty() {
+                return Ok(popped);
+            }
+        }
+    }
+
     /// After a read that the database could not answer: takes the same messages without their texts, moves those that
     /// cannot be rendered to the archive, and gives the others back for the next read.
     ///
@@ -71,11 +135,17 @@ impl Connection {
     async fn render(&mut self, order: &ReadOrder, delivery: &Delivery) -> Result<()> {
         let table = self.table(&order.queue).await?;
         let receipt = &delivery.receipt;
-        let parameters: [super::database::Parameter<'_>; 2] =
+        let parameters: [Parameter<'_>; 2] =
             [(&receipt.msg_id(), Type::INT8), (&receipt.enqueued_at(), Type::TIMESTAMPTZ)];
         let rendered = self.query(&RENDER.on(&table), &parameters).await;
         rendered.map(drop).map_err(|error| self.missing(&order.queue, error))
     }
+}
+
+/// A pop of the message `$3`, if it can be popped.
+fn pop_of_one() -> Statement {
+    let text = POP.text.replace("WHERE q.vt <=", "WHERE q.msg_id = $3::bigint AND q.vt <=");
+    Statement { text: Cow::Owned(text), ..POP }
 }
 
 /// A statement of reading that claims the same messages and shows none of their texts.

@@ -23,7 +23,7 @@ SELECT w.created_at, w.looked_at,
     ELSE false END AS became_visible,
   CASE WHEN $3::boolean THEN (SELECT CASE WHEN min(q.vt) IS NOT NULL
       THEN greatest(0, least(3600000, ceil(extract(epoch FROM min(q.vt) - clock_timestamp()) * 1000)))::bigint END
-    FROM {q} AS q WHERE q.vt > w.looked_at) END AS wait_ms
+    FROM {q} AS q WHERE q.vt > w.looked_at AND q.vt < 'infinity') END AS wait_ms
 FROM queue AS w",
 );
 

@@ -108,7 +108,8 @@ impl OnConnection for SetQueueLayout {
 
     async fn apply(&self, connection: &mut Connection) -> Result<Queue> {
         let queue = connection.get_queue(&self.queue).await?;
-        if queue.layout == Some(self.layout) {
+        // A queue on its half way back to pgmq's layout does not look tuned any more, and is not there yet.
+        if (queue.layout, self.layout) == (Some(QueueLayout::Tuned), QueueLayout::Tuned) {
             return Ok(queue);
         }
         connection.set_layout(&self.queue, self.layout).await?;

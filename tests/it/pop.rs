@@ -69,6 +69,19 @@ async fn a_pop_passes_over_a_message_too_large_for_any_reply() {
 }
 
 #[tokio::test]
+async fn a_pop_passes_over_a_message_that_postgres_cannot_render() {
+    // Postgres needs some time to find out.
+    let mut test = Test::start_with(&["--default-deadline", "10m"]).await;
+    test.client.create("orders").await;
+    // Small as it is stored; more than Postgres can hold as text.
+    test.run("SELECT pgmq.send('orders', jsonb_agg('1e131000'::jsonb)) FROM generate_series(1, 9000)").await;
+    let sent = test.client.send_all("orders", &["1", "2", "3"]).await;
+    assert_eq!(ids(&pop(&mut test.client, 2).await), sent[..2]);
+    assert_eq!(ids(&pop(&mut test.client, 2).await), sent[2..]);
+    assert_eq!(test.value::<i64>("SELECT msg_id FROM pgmq.q_orders").await, 1);
+}
+
+#[tokio::test]
 async fn a_popped_messages_receipt_answers_not_found() {
     let mut test = Test::with_queue("orders").await;
     test.client.send("orders", "{}").await;

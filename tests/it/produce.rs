@@ -4,10 +4,10 @@ use nix::sys::signal::Signal;
 use pgmq_grpc::proto::v1::{ClosingReason, OutgoingMessage, ProduceRequest, ProduceResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::harness::client::outgoing;
-use crate::harness::{Client, Gate, PATIENCE, Test};
+use crate::harness::{Client, Gate, PATIENCE, Refusal, Test};
 
 /// An open stream of frames.
 struct Stream {
@@ -43,6 +43,11 @@ impl Stream {
     async fn next(&mut self) -> Option<ProduceResponse> {
         let next = tokio::time::timeout(PATIENCE, self.answers.message()).await.expect("an answer in time");
         next.expect("no error")
+    }
+
+    async fn failure(&mut self) -> Status {
+        let next = tokio::time::timeout(PATIENCE, self.answers.message()).await.expect("an end in time");
+        next.expect_err("an error")
     }
 
     async fn answer(&mut self) -> ProduceResponse {
@@ -97,7 +102,6 @@ async fn bad_messages_fail_alone_and_bad_frames_leave_the_stream_alive() {
     for (queue, messages, reason) in [
         ("nowhere", numbers(2, 0), "QUEUE_NOT_FOUND"),
         ("no$where", numbers(2, 0), "INVALID_QUEUE_NAME"),
-        ("orders", numbers(1_001, 0), "INVALID_COUNT"),
         ("orders", large, "MESSAGE_TOO_LARGE"),
     ] {
         let count = messages.len();
@@ -108,6 +112,19 @@ async fn bad_messages_fail_alone_and_bad_frames_leave_the_stream_alive() {
         assert_eq!(answer.failures.len(), count);
     }
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 2);
+}
+
+#[tokio::test]
+async fn a_frame_of_too_many_messages_ends_the_stream_after_all_answers() {
+    let test = Test::with_queue("orders").await;
+    let mut stream = Stream::open(&test.client).await;
+    stream.give(frame("orders", 0, numbers(3, 0))).await;
+    stream.give(frame("orders", 3, numbers(1_001, 3))).await;
+    assert_eq!(stream.answer().await.msg_ids, [1, 2, 3]);
+    let status = stream.failure().await;
+    let refusal = Refusal::expect(&status, Code::InvalidArgument, "INVALID_COUNT");
+    assert_eq!(refusal.fields, ["messages"]);
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 3);
 }
 
 #[tokio::test]

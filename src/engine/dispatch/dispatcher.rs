@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::Dispatch;
 use super::class::{Class, Found, Step};
@@ -21,14 +21,24 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Reads for a class until nobody subscribes any more or the server ends.
 pub(super) async fn run(dispatch: Dispatch, class: Arc<Class>) {
     let mut watch = None;
+    let mut leaves = None;
     loop {
         let drained = dispatch.shared.drain.cancelled();
-        let until = match class.next_step() {
+        let step = class.next_step();
+        if step != Step::Linger {
+            leaves = None;
+        }
+        let until = match step {
+            // However much happens in the queue meanwhile: only a subscriber makes it stay longer.
             Step::Linger => {
                 watch = None;
-                let stays = timeout(LINGER, class.wake.changed());
+                if !dispatch.lists(&class) {
+                    return;
+                }
+                let leaves = *leaves.get_or_insert_with(|| Instant::now() + LINGER);
                 tokio::select! {
-                    changed = stays => if changed.is_err() && dispatch.forget(&class) { return },
+                    () = sleep_until(leaves) => if dispatch.forget(&class) { return },
+                    () = class.wake.changed() => {}
                     () = drained => break,
                 }
                 continue;

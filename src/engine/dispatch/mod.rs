@@ -148,7 +148,14 @@ impl Dispatch {
             return Ok(Subscription::new(Arc::clone(class), manner));
         }
         if of_queue.len() >= CLASSES_OF_A_QUEUE {
-            of_queue.retain(|class| !class.lock().share.is_empty());
+            of_queue.retain(|class| {
+                let stays = !class.lock().share.is_empty();
+                if !stays {
+                    // Its dispatcher looks, finds that it is not listed, and ends.
+                    class.wake.nudge();
+                }
+                stays
+            });
         }
         if of_queue.len() >= CLASSES_OF_A_QUEUE {
             let why = "the queue is read in too many ways at once; nothing was applied";
@@ -159,6 +166,14 @@ impl Dispatch {
         let subscription = Subscription::new(Arc::clone(&class), manner);
         self.shared.tasks.spawn(dispatcher::run(self.clone(), class));
         Ok(subscription)
+    }
+
+    /// Whether anybody can still subscribe to a class.
+    fn lists(&self, class: &Arc<Class>) -> bool {
+        let classes = self.lock();
+        classes
+            .get(&class.order.queue)
+            .is_some_and(|of_queue| of_queue.iter().any(|other| Arc::ptr_eq(other, class)))
     }
 
     /// Forgets a class if still nobody subscribes to it. Its dispatcher ends then.

@@ -237,6 +237,9 @@ impl Share {
             }
             !ends
         });
+        let subscribers = &self.subscribers;
+        self.line.retain(|id| subscribers.contains_key(id));
+        self.left_in_line = 0;
     }
 
     /// Those at the front of the line who want nothing any more leave it.
@@ -254,8 +257,7 @@ impl Share {
 
 /// What a message weighs in a reply.
 fn weight(delivery: &Delivery) -> usize {
-    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    length(&delivery.message.message) + length(&delivery.message.headers) + OVERHEAD_BYTES
+    delivery.message.text_bytes() + OVERHEAD_BYTES
 }
 
 /// Takes messages from the front: as many as fit, and at least one.

@@ -425,6 +425,28 @@ async fn a_queue_is_not_read_in_endlessly_many_ways() {
     assert!(subscribe(99).is_ok());
 }
 
+#[tokio::test(start_paused = true)]
+async fn ways_to_read_that_nobody_uses_any_more_leave_nothing_behind() {
+    let stage = stage();
+    let created_at = Timestamp::from_unix_micros(0);
+    // Something happens in the queue all the time.
+    for number in 0..1_000 {
+        let order = ReadOrder { conditional: Some(format!("[{number}]")), ..order("a") };
+        let subscription = stage.dispatch.subscribe(&order, created_at, PIECE).expect("a subscription");
+        subscription.set_demand(1);
+        stage.events.arrived(&queue("a"));
+        sleep(Duration::from_millis(10)).await;
+        drop(subscription);
+        // One more of the lookout, and one that is about to end.
+        assert!(stage.tasks.len() <= CLASSES_OF_A_QUEUE + 2, "{} tasks", stage.tasks.len());
+    }
+    for _ in 0..60 {
+        stage.events.arrived(&queue("a"));
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(stage.tasks.len() <= 1, "{} tasks", stage.tasks.len());
+}
+
 /// Whatever happens in whatever order, a visible message does not wait for longer than it may while somebody wants it.
 #[tokio::test(start_paused = true)]
 async fn no_wake_up_is_lost() {

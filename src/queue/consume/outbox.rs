@@ -56,9 +56,7 @@ impl Piece {
 
 /// Whether messages fill a reply by themselves.
 fn is_large(messages: &Handover) -> bool {
-    let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let messages = messages.deliveries().iter().map(|delivery| &delivery.message);
-    messages.map(|message| length(&message.message) + length(&message.headers)).sum::<usize>() > PIECE_BYTES
+    messages.deliveries().iter().map(|delivery| delivery.message.text_bytes()).sum::<usize>() > PIECE_BYTES
 }
 
 /// Both ends' meeting point.

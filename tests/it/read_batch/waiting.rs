@@ -64,6 +64,17 @@ async fn a_send_by_plain_sql_is_found_by_a_waiting_read() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_parked_for_ever_keeps_nobody_from_the_others() {
+    let mut test = Test::with_queue("orders").await;
+    test.run("INSERT INTO pgmq.q_orders (vt, message) VALUES ('infinity', '0')").await;
+    let read = begin_read(&test, waiting_for("orders"));
+    let since = now(&test).await;
+    until_a_reader_waits(&test, &since).await;
+    let sent = test.client.send("orders", "{}").await;
+    assert_eq!(ids(&read.await.unwrap()), [sent]);
+}
+
+#[tokio::test]
 async fn a_waiting_read_gets_a_delayed_message_when_it_falls_due() {
     let mut test = Test::with_queue("orders").await;
     let mut least_late = i64::MAX;
