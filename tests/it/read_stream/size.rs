@@ -84,7 +84,8 @@ async fn a_cancelled_stream_gives_back_what_its_client_did_not_take() {
 
 #[tokio::test]
 async fn slow_streams_hold_nothing_back_from_others_and_their_end_gives_all_back() {
-    const SLOW: i64 = 12;
+    const SLOW: i64 = 6;
+    const LARGE: i64 = SLOW * 10;
     let mut test = Test::with_queue("orders").await;
     let long = || ReadRequest { visibility_timeout: seconds(600.0), ..follow("orders") };
     let mut slow = Vec::new();
@@ -93,7 +94,7 @@ async fn slow_streams_hold_nothing_back_from_others_and_their_end_gives_all_back
         slow.push(client.read(long()).await.unwrap().into_inner());
     }
     let body = body_of(300_000);
-    for _ in 0..SLOW * 4 {
+    for _ in 0..LARGE {
         test.client.send("orders", &body).await;
     }
     let mut brisk = Follower::open(&test.client, ReadRequest { max_in_flight: 3, ..long() }).await;
@@ -102,7 +103,7 @@ async fn slow_streams_hold_nothing_back_from_others_and_their_end_gives_all_back
         test.client.send("orders", "{}").await;
     }
     let mut seen = Vec::new();
-    while !(SLOW * 4 + 1..=SLOW * 4 + 5).all(|msg_id| seen.contains(&msg_id)) {
+    while !(LARGE + 1..=LARGE + 5).all(|msg_id| seen.contains(&msg_id)) {
         let reply = brisk.next().await.unwrap().unwrap();
         seen.extend(ids(&reply.messages));
         for message in &reply.messages {
@@ -118,7 +119,7 @@ async fn slow_streams_hold_nothing_back_from_others_and_their_end_gives_all_back
     let total: i64 = test.value("SELECT count(*) FROM pgmq.q_orders").await;
     eventually("the give-back", async || {
         let (back, delivered) = (test.value::<i64>(back).await, test.value::<i64>(delivered).await);
-        (back + delivered == total && back >= SLOW).then_some(())
+        (back + delivered == total && back > 0).then_some(())
     })
     .await;
 }
