@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bb8::{Pool, PooledConnection, RunError};
+use bb8::{Pool, PooledConnection, QueueStrategy, RunError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::catalog::Catalog;
@@ -80,6 +80,8 @@ impl Database {
         let pool = Pool::builder()
             .error_sink(Box::new(failures.clone()))
             .max_size(limits.connections)
+            // The session that was used last is the warmest, and has most likely prepared what comes next.
+            .queue_strategy(QueueStrategy::Lifo)
             .test_on_check_out(false)
             .retry_connection(false)
             .idle_timeout(Duration::from_secs(300))
@@ -420,16 +422,18 @@ impl Connection {
         let session: &mut Session = &mut self.session;
         session.busy = true;
         let asked = async {
+            let prepared = match statement.keeps_plan && !session.in_transaction {
+                true => session.prepared.statement(&session.client, &statement.text, parameters).await?,
+                false => None,
+            };
+            let asked = ask(&session.client, statement, prepared.as_ref(), parameters);
             let Some(timeout_ms) = new_timeout_ms else {
-                return session.client.query_typed(&statement.text, parameters).await;
+                return asked.await;
             };
             let setting = format!("SET statement_timeout = {timeout_ms}");
             // Polled in this order, both go out in one packet.
-            let (set, answer) = futures_util::future::join(
-                session.client.batch_execute(&setting),
-                session.client.query_typed(&statement.text, parameters),
-            )
-            .await;
+            let (set, answer) =
+                futures_util::future::join(session.client.batch_execute(&setting), asked).await;
             if set.is_ok() {
                 session.statement_timeout_ms = timeout_ms;
             }
@@ -444,6 +448,9 @@ impl Connection {
                 Err(_) => return Err(error::connection_lost(statement.effect)),
             },
         };
+        if answer.is_err() && statement.keeps_plan {
+            self.session.prepared.forget(&statement.text);
+        }
         tracing::trace!(
             operation = self.operation,
             statement = statement.name,
@@ -506,6 +513,20 @@ impl Connection {
         };
         (wanted != self.session.statement_timeout_ms).then_some(wanted)
     }
+}
+
+/// Runs a statement in one round trip, in its prepared form if there is one.
+async fn ask(
+    client: &Client,
+    statement: &Statement,
+    prepared: Option<&tokio_postgres::Statement>,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let Some(prepared) = prepared else {
+        return client.query_typed(&statement.text, parameters).await;
+    };
+    let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
+    client.query(prepared, &values).await
 }
 
 const DEFER_CONSTRAINTS: Statement =
