@@ -14,6 +14,7 @@ mod functions;
 mod grpcurl;
 mod harness;
 mod history;
+mod idle;
 mod install;
 mod json_agrees_with_postgres;
 mod layout;
