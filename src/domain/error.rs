@@ -220,6 +220,21 @@ impl Error {
         self
     }
 
+    /// Whether it is a failure of the database that may be over soon, so that what waits for it can go on.
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self.kind(),
+            Kind::DatabaseUnavailable
+                | Kind::OutcomeUnknown
+                | Kind::OutcomeUnknownRetrySafe
+                | Kind::Overloaded
+                | Kind::Conflict
+                | Kind::QueueBusy
+                | Kind::DeadlineExceeded
+                | Kind::DatabaseResources
+        )
+    }
+
     /// Why the call failed.
     pub fn kind(&self) -> Kind {
         self.0.kind

@@ -18,6 +18,8 @@ pub struct Changes {
     changes: Vec<Change>,
     named: usize,
     remade: BTreeSet<QueueName>,
+    /// Queues whose messages were read.
+    read: BTreeSet<QueueName>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -28,6 +30,19 @@ enum Change {
     Released(QueueName, Vec<Receipt>),
     Rescheduled(QueueName),
     RescheduledTo(QueueName, Instant),
+}
+
+impl Change {
+    fn queue(&self) -> &QueueName {
+        match self {
+            Self::Arrived(queue)
+            | Self::ArrivesAt(queue, _)
+            | Self::Settled(queue, _)
+            | Self::Released(queue, _)
+            | Self::Rescheduled(queue)
+            | Self::RescheduledTo(queue, _) => queue,
+        }
+    }
 }
 
 impl Changes {
@@ -90,6 +105,18 @@ impl Changes {
             1.. => self.push(Change::RescheduledTo(queue.clone(), after(Instant::now(), millis))),
             _ => self.rescheduled(queue),
         }
+    }
+
+    /// Messages were read: until the end, others pass over them.
+    pub fn read(&mut self, queue: &QueueName) {
+        self.read.insert(queue.clone());
+    }
+
+    /// Nothing was changed after all: what others passed over meanwhile is there again.
+    pub fn undone(self, events: &Events) {
+        let changed = self.changes.iter().map(Change::queue);
+        let touched: BTreeSet<&QueueName> = changed.chain(&self.read).collect();
+        touched.into_iter().for_each(|queue| events.arrived(queue));
     }
 
     /// The queue was made or dropped: nothing that is remembered of it holds.

@@ -92,6 +92,9 @@ pub trait OnConnection: Send + Sync + 'static {
     /// Says what has changed, for those who wait; they hear of it after the commit.
     fn tell(&self, _output: &Self::Output, _changes: &mut Changes) {}
 
+    /// Says what others passed over while it was tried, and is there again after it has failed.
+    fn undone(&self, _changes: &mut Changes) {}
+
     /// Serves a caller, who may leave before it is done: on a connection of its own, or merged with others.
     fn call(
         self,
@@ -115,14 +118,22 @@ impl<T: OnConnection> Operation for T {
         let output = loop {
             match self.apply(&mut connection).await {
                 Err(error) if error.kind() == Kind::Conflict && attempt < ATTEMPTS => attempt += 1,
-                done => break done?,
+                done => break done,
             }
         };
         drop(connection);
         let mut changes = Changes::default();
-        self.tell(&output, &mut changes);
-        broker.tell(changes);
-        Ok(output)
+        match &output {
+            Ok(output) => {
+                self.tell(output, &mut changes);
+                broker.tell(changes);
+            }
+            Err(_) => {
+                self.undone(&mut changes);
+                changes.undone(&broker.events);
+            }
+        }
+        output
     }
 
     fn call(

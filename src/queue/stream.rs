@@ -93,6 +93,7 @@ impl ReadStream {
             subscription,
             _followed: followed,
             left: options.max_messages,
+            look_failed: false,
             ends: end_of_life(broker),
             heartbeat: Instant::now() + options.heartbeat_interval,
             broker: Arc::clone(broker),
@@ -149,6 +150,8 @@ struct Reader {
     window: Arc<Window>,
     _followed: Arc<QueueEvents>,
     left: Option<usize>,
+    /// The last look at the window failed: the next one is not hurried.
+    look_failed: bool,
     ends: Option<Instant>,
     heartbeat: Instant,
     deadline: Deadline,
@@ -201,7 +204,8 @@ impl Reader {
             let room = self.window.room().min(self.left.unwrap_or(usize::MAX));
             self.subscription.set_demand(room);
             let look = Instant::now() + WINDOW_CHECK;
-            let look = self.window.next_expiry().map_or(look, |expiry| expiry.min(look));
+            let hurried = self.window.next_expiry().filter(|_| !self.look_failed);
+            let look = hurried.map_or(look, |expiry| expiry.min(look));
             tokio::select! {
                 handover = self.subscription.next() => match handover {
                     Ok(handover) => return Next::Give(self.take(handover)),
@@ -215,7 +219,7 @@ impl Reader {
                 () = sleep_until(look), if room == 0 => match self.broker.dispatch.check_window(&self.options.order.queue, &self.window).await {
                     Err(error) if error.kind() == Kind::QueueNotFound => return Next::Dropped(error),
                     // Another look comes soon.
-                    Ok(()) | Err(_) => {}
+                    looked => self.look_failed = looked.is_err(),
                 },
                 () = sleep_until(self.heartbeat) => {
                     self.heartbeat = Instant::now() + self.options.heartbeat_interval;

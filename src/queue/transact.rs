@@ -75,6 +75,10 @@ impl OnConnection for Transact {
             operation.tell(result, changes);
         }
     }
+
+    fn undone(&self, changes: &mut Changes) {
+        self.touched().into_keys().for_each(|queue| changes.read(queue));
+    }
 }
 
 impl Transact {

@@ -85,6 +85,7 @@ impl InTransaction for ReadBatch {
         };
         let (followed, wake) = (transaction.broker.events.follow(queue), Arc::new(Wake::default()));
         followed.add_reader(&wake, interest);
+        transaction.changes.read(queue);
         loop {
             wake.take();
             let taken = transaction.connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
@@ -175,5 +176,6 @@ impl Transaction {
             true => self.connection.abandon().await,
             false => self.connection.roll_back().await,
         }
+        self.changes.undone(&self.broker.events);
     }
 }

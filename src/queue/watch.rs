@@ -84,8 +84,11 @@ impl WatchStream {
         let watched: Vec<Arc<Watched>> =
             options.queues.iter().map(|queue| broker.watches.watch(broker, queue, &inbox)).collect();
         for watched in &watched {
-            let ready = timeout(opening.remaining(), watched.ready()).await;
-            ready.map_err(|_| Error::deadline_exceeded())?;
+            tokio::select! {
+                () = watched.ready() => {}
+                () = broker.drain.cancelled() => return Err(Error::draining()),
+                () = sleep_until(opening.instant()) => return Err(Error::deadline_exceeded()),
+            }
         }
         let (sender, items) = mpsc::channel(1);
         let watcher = Watcher {
@@ -127,6 +130,9 @@ impl Watcher {
             let item = tokio::select! {
                 events = self.inbox.take() => match events {
                     Ok(events) => WatchItem::Events(events),
+                    Err(error) if error.kind() != Kind::QueueNotFound => {
+                        return say_goodbye(&sender, vec![Err(error)]).await;
+                    }
                     Err(error) => {
                         let closing = closing(ClosingReason::QueueDropped);
                         return say_goodbye(&sender, vec![Ok(closing), Err(error)]).await;

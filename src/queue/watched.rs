@@ -71,7 +71,7 @@ impl Inbox {
     /// Waits until there is something, and takes it.
     ///
     /// # Errors
-    /// `QueueNotFound` once a watched queue is gone, after what was told before.
+    /// `QueueNotFound` once a watched queue is gone, or why one cannot be watched, after what was told before.
     pub async fn take(&self) -> Result<Vec<(QueueName, EventKind, Timestamp)>> {
         loop {
             let told = self.told.notified();
@@ -136,7 +136,9 @@ impl Watched {
     }
 
     fn add(&self, inbox: &Arc<Inbox>) {
-        self.lock().push(Arc::downgrade(inbox));
+        let mut inboxes = self.lock();
+        inboxes.retain(|inbox| inbox.strong_count() > 0);
+        inboxes.push(Arc::downgrade(inbox));
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Weak<Inbox>>> {
@@ -149,7 +151,7 @@ impl Watched {
         inboxes.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// The queue is gone: who watches it from now on watches another.
+    /// The queue is gone or closed to us: who watches it from now on begins anew.
     fn end(&self, error: &Error) {
         let mut queues = self.registry.lock();
         if queues.get(&self.name).is_some_and(|watched| std::ptr::eq(watched.as_ptr(), self)) {
@@ -214,6 +216,13 @@ async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
                 watched.ready.send_replace(true);
             }
             Err(error) if error.kind() == Kind::QueueNotFound => {
+                if let Some(watched) = watched.upgrade() {
+                    watched.end(&error);
+                }
+                return;
+            }
+            // Whoever opens a watch meanwhile hears why it does not begin.
+            Err(error) if !error.may_pass() => {
                 if let Some(watched) = watched.upgrade() {
                     watched.end(&error);
                 }

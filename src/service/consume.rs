@@ -39,7 +39,7 @@ impl ConsumeReplies {
             let (id, replica) = (&self.request_id, &self.replica);
             stream_started(id, replica, visibility_timeout, max_in_flight, heartbeat_interval)
         });
-        ConsumeResponse { started, ..consume_response(piece) }
+        ConsumeResponse { started, ..consume_response(piece, &self.request_id) }
     }
 }
 

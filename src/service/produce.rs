@@ -357,6 +357,7 @@ fn answer(frame: Frame, sent: Result<SentParcel>, request_id: &RequestId) -> Pro
         msg_ids: Vec::with_capacity(frame.length),
         ..Default::default()
     };
+    let mut logged = None;
     for place in 0..frame.length {
         let verdict = match refused.next_if(|(refused, _)| *refused == place) {
             Some((_, error)) => Err(error),
@@ -368,8 +369,12 @@ fn answer(frame: Frame, sent: Result<SentParcel>, request_id: &RequestId) -> Pro
             Ok(sent) if sent.deduplicated => answer.deduplicated.push(index),
             Ok(_) => {}
             Err(error) => {
-                let error = Some(to_command_error(error, request_id));
-                answer.failures.push(ProduceFailure { index, error });
+                // One line for what all messages of a frame suffer.
+                let error = match logged.replace(error.kind()) == Some(error.kind()) {
+                    true => error.into(),
+                    false => to_command_error(error, request_id),
+                };
+                answer.failures.push(ProduceFailure { index, error: Some(error) });
             }
         }
     }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Dispatch;
 use super::class::{Class, Found, Step};
-use super::handover::{Handover, may_pass};
+use super::handover::Handover;
 use super::source::Session;
 use crate::domain::{Error, Kind, Result, Taken, Timestamp, error};
 
@@ -18,8 +18,24 @@ const LINGER: Duration = Duration::from_secs(5);
 /// The pause after a failure of the database.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// Ends a class whose dispatcher panicked: nobody may wait for what does not come any more.
+struct WhenPanicking<'a> {
+    dispatch: &'a Dispatch,
+    class: &'a Arc<Class>,
+}
+
+impl Drop for WhenPanicking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dispatch.forget_for_ever(self.class);
+            self.class.lock().share.fail_all(&Error::internal("the task that reads for others panicked"));
+        }
+    }
+}
+
 /// Reads for a class until nobody subscribes any more or the server ends.
 pub(super) async fn run(dispatch: Dispatch, class: Arc<Class>) {
+    let _when_panicking = WhenPanicking { dispatch: &dispatch, class: &class };
     let mut watch = None;
     let mut leaves = None;
     loop {
@@ -166,7 +182,7 @@ async fn ask_in_turn(class: &Class, session: &mut dyn Session, before_read: Time
 /// Streams outlive their database, but not their queue; who asks once hears what happened.
 fn failed(class: &Class, error: &Error) {
     let mut state = class.lock();
-    if !may_pass(error) {
+    if !error.may_pass() {
         return state.share.fail_all(error);
     }
     state.share.fail_impatient(error);

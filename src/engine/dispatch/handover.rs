@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::source::Source;
 use crate::domain::bounds::MAX_BATCH;
-use crate::domain::{Delivery, Error, QueueName, Result, error};
+use crate::domain::{Delivery, QueueName, Result, error};
 use crate::engine::Events;
 
 /// The time in which a give-back is tried again; after that the messages' timeouts bring them back.
@@ -103,7 +103,7 @@ impl Returns {
     async fn work(&self, queue: &QueueName, deliveries: &[Delivery]) {
         let until = Instant::now() + GIVE_BACK_TIME;
         while let Err(error) = self.try_once(queue, deliveries).await {
-            if !may_pass(&error) || Instant::now() > until {
+            if !error.may_pass() || Instant::now() > until {
                 let (queue, error) = (queue.as_str(), error::chain(&error));
                 tracing::warn!(queue, error, messages = deliveries.len(), "messages could not be given back");
                 return;
@@ -120,20 +120,4 @@ impl Returns {
     fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, Vec<Delivery>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether a failure of the database may be over soon, so that what waits for it can go on.
-pub(super) fn may_pass(error: &Error) -> bool {
-    use crate::domain::Kind;
-    matches!(
-        error.kind(),
-        Kind::DatabaseUnavailable
-            | Kind::OutcomeUnknown
-            | Kind::OutcomeUnknownRetrySafe
-            | Kind::Overloaded
-            | Kind::Conflict
-            | Kind::QueueBusy
-            | Kind::DeadlineExceeded
-            | Kind::DatabaseResources
-    )
 }

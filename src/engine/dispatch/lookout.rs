@@ -40,6 +40,9 @@ const UNREADABLE_PAUSE: u64 = 30;
 /// Of how many looks at least one wakes the readers of a queue where something is visible that they cannot get.
 const MOST_FRUITLESS: u64 = 4;
 
+/// After how many looks at the latest readers look again at a queue under suspicion that is not looked at closely.
+const LONGEST_DOUBT: u64 = 32;
+
 /// Looks at the queues that are watched.
 #[derive(Clone)]
 pub(super) struct Lookout {
@@ -263,17 +266,19 @@ impl Watched {
         Verdict { wake, after: sight.next_visible }
     }
 
-    /// Ends the suspicion once nothing can be committed any more that was sent before it, and gives whether there was
-    /// one until now.
+    /// Ends the suspicion once nothing can be committed any more that was sent before it, and gives whether readers should
+    /// look because of it: the longer somebody's transaction keeps it up, the less often.
     fn end_suspicion(&mut self, view: &View, looks: u64) -> bool {
         let Some((next_transaction, since)) = self.suspicion else {
             return false;
         };
+        let age = looks - since;
         // One look more, for a sender that had its id and was about to become a transaction.
-        if view.oldest_running >= next_transaction && looks > since + 1 {
+        let ends = view.oldest_running >= next_transaction && age > 1;
+        if ends {
             self.suspicion = None;
         }
-        true
+        ends || age <= 2 || age.is_power_of_two() || age.is_multiple_of(LONGEST_DOUBT)
     }
 }
 

@@ -372,6 +372,14 @@ async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Res
 
 /// What a failed statement says of its items.
 pub(super) fn failure(error: Error) -> Failure {
+    let error = match error.kind() {
+        // It was the statement's own limit and no caller's deadline, and the database has taken it back.
+        Kind::DeadlineExceeded => {
+            let why = "the database took too long for the queue; nothing was applied";
+            error.reworded(Kind::QueueBusy, why).retry_after(Duration::from_secs(1))
+        }
+        _ => error,
+    };
     let blame = match error.kind() {
         Kind::Conflict => Blame::Collision,
         _ if may_be_one_items_fault(&error) => Blame::Item,

@@ -19,8 +19,9 @@ use crate::pg::Settlement;
 use crate::proto::v1;
 use crate::proto::v1::consume_request::Command as Wire;
 use crate::queue::{Command, CommandResult, ConsumeOptions, FlowControl, MAX_CREDIT, Piece, Settle};
+use crate::service::RequestId;
 use crate::service::call::check_named;
-use crate::service::status::of_broken_stream;
+use crate::service::status::{of_broken_stream, to_command_error};
 
 /// How long messages are kept hidden after their delivery, unless told otherwise.
 const DEFAULT_MAX_EXTENSION: Duration = Duration::from_hours(1);
@@ -191,18 +192,20 @@ fn extend(
     Some(Settle { request_id, receipts: receipts?, settlement: Settlement::HiddenForMillis(hidden?) })
 }
 
-impl From<CommandResult> for v1::CommandResult {
-    fn from(result: CommandResult) -> Self {
-        let request_id = result.request_id;
-        match result.results {
-            Ok(results) => Self { request_id, results: each(results), error: None },
-            Err(error) => Self { request_id, results: Vec::new(), error: Some(error.into()) },
+fn command_result(result: CommandResult, stream: &RequestId) -> v1::CommandResult {
+    let request_id = result.request_id;
+    match result.results {
+        Ok(results) => v1::CommandResult { request_id, results: each(results), error: None },
+        Err(error) => {
+            let error = Some(to_command_error(error, stream));
+            v1::CommandResult { request_id, results: Vec::new(), error }
         }
     }
 }
 
 /// What a stream has ready as a reply; `started` is for the caller to add. Its messages are the client's from here on.
-pub(in crate::service) fn consume_response(piece: Piece) -> v1::ConsumeResponse {
+/// Failures of the server's own are logged under the id of the stream.
+pub(in crate::service) fn consume_response(piece: Piece, stream: &RequestId) -> v1::ConsumeResponse {
     v1::ConsumeResponse {
         messages: piece.messages.map(|messages| each(messages.hand_over())).unwrap_or_default(),
         started: None,
@@ -211,7 +214,7 @@ pub(in crate::service) fn consume_response(piece: Piece) -> v1::ConsumeResponse 
             settle_grace: duration(end.settle_grace),
             ..closing(end.reason, end.retry_delay)
         }),
-        command_results: each(piece.results),
+        command_results: piece.results.into_iter().map(|result| command_result(result, stream)).collect(),
         stopped: piece.stopped.then_some(v1::Stopped {}),
     }
 }
