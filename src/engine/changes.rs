@@ -209,6 +209,21 @@ mod tests {
         assert!(wake.is_due());
     }
 
+    #[test]
+    fn what_was_undone_wakes_those_who_passed_over_it() {
+        let events = Events::default();
+        let wakes: [std::sync::Arc<crate::engine::Wake>; 3] = Default::default();
+        let followed: Vec<_> = ["read", "changed", "other"].map(|name| events.follow(&queue(name))).into();
+        for (followed, wake) in followed.iter().zip(&wakes) {
+            followed.add_reader(wake, Interest::Visible);
+        }
+        let mut changes = Changes::default();
+        changes.read(&queue("read"));
+        changes.settled(&queue("changed"), [1].into_iter());
+        changes.undone(&events);
+        assert!(wakes[0].is_due() && wakes[1].is_due() && !wakes[2].is_due());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn delayed_messages_wake_nobody_before_their_time() {
         let events = Events::default();
