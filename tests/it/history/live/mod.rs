@@ -21,14 +21,15 @@ mod worker;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::checker::check;
 use super::record::{History, Send};
 use super::report;
-use crate::harness::{OwnPostgres, Pair, TestDatabase, eventually};
+use crate::harness::{OwnPostgres, Pair, TestDatabase};
 use faults::Servers;
 use queues::{drain, prepare, tables};
 use worker::{Run, Worker};
@@ -99,6 +100,9 @@ const DOOMED: &str = "doomed";
 /// The longest that a visible message may wait beside a reader, on a slow and busy machine.
 const PATIENCE: i64 = 6_000_000;
 
+/// Two histories are made at a time: more would only make each other slow.
+static TURNS: Semaphore = Semaphore::const_new(2);
+
 /// A number of the environment.
 #[expect(clippy::disallowed_methods, reason = "the suite is set up by the environment")]
 fn setting(name: &str) -> Option<u64> {
@@ -166,11 +170,30 @@ async fn send_quietly(mut worker: Worker) {
 /// Waits long for the quiet queue, and sometimes lets a message fall due again.
 async fn wait_for_the_quiet(mut worker: Worker) {
     worker.impatience = 0;
+    worker.leaves_at_the_end = true;
     while worker.pause(10).await {
         let messages = readers::read(&mut worker, QUIET, 5, 1.0, 10.0).await;
         if worker.chance(80) {
             readers::delete(&mut worker, QUIET, &messages, false).await;
         }
+    }
+}
+
+/// Waits until every kind of call was done once: that is soon, now that nobody disturbs.
+///
+/// # Panics
+/// If some kind is not done for so long that it never will be.
+async fn until_every_kind_is_done(run: &Run, name: &str) {
+    let started = Instant::now();
+    loop {
+        let reached = run.reached();
+        let missing: Vec<&str> = KINDS.into_iter().filter(|kind| !reached.contains(kind)).collect();
+        if missing.is_empty() {
+            return;
+        }
+        let counts = || report::counts(&run.history());
+        assert!(started.elapsed() < 10 * crate::harness::PATIENCE, "{name}: no {missing:?}; {}", counts());
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
@@ -181,6 +204,7 @@ where
 {
     let seconds = setting("PGMQ_GRPC_TEST_SECONDS").unwrap_or(8);
     eprintln!("history {name}: PGMQ_GRPC_TEST_SEED={} for {seconds} s", run.seed);
+    let started = Instant::now();
     let callers = Callers::start(&run);
     let stopper = Arc::clone(&run);
     let peace = tokio::spawn(async move {
@@ -190,13 +214,18 @@ where
     // What was stopped is running again when this ends; it lives until the tables are read.
     let disturbed = disturb(Arc::clone(&run)).await;
     peace.await.expect("peace");
-    for kind in KINDS {
-        eventually(kind, async || run.reached().contains(kind).then_some(())).await;
-    }
+    let at_peace = started.elapsed();
+    until_every_kind_is_done(&run, name).await;
+    let all_done = started.elapsed();
     run.stop.cancel();
     callers.end().await;
+    let at_rest = started.elapsed();
     drain(&run).await;
     let at_the_end = tables(&run).await;
+    let empty = started.elapsed();
+    eprintln!(
+        "history {name}: peace after {at_peace:.1?}, every kind done after {all_done:.1?}, at rest after {at_rest:.1?}, empty after {empty:.1?}"
+    );
     drop(disturbed);
 
     let history = History { at_the_end, ..run.history() };
@@ -227,6 +256,7 @@ const OFTEN: [&str; 4] = ["--health-interval", "200ms", "--deduplication-window"
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_keeps_its_promises_while_rows_are_locked_and_connections_cut() {
+    let _turn = TURNS.acquire().await.expect("a turn");
     let database = TestDatabase::create().await;
     let servers = Servers::start(1, &database.url, &OFTEN).await;
     let run = prepare(seed(), servers.addresses(), &database.url).await;
@@ -242,6 +272,7 @@ async fn a_server_keeps_its_promises_while_rows_are_locked_and_connections_cut()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_keep_their_promises_while_they_are_killed_and_stopped() {
+    let _turn = TURNS.acquire().await.expect("a turn");
     let database = TestDatabase::create().await;
     let servers = Servers::start(2, &database.url, &OFTEN).await;
     let run = prepare(seed(), servers.addresses(), &database.url).await;
@@ -254,6 +285,7 @@ async fn two_servers_keep_their_promises_while_they_are_killed_and_stopped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_keep_their_promises_while_postgres_crashes() {
+    let _turn = TURNS.acquire().await.expect("a turn");
     let postgres = OwnPostgres::start().await;
     postgres.run("ALTER SYSTEM RESET fsync").await;
     postgres.run("SELECT pg_reload_conf()").await;
@@ -267,6 +299,7 @@ async fn two_servers_keep_their_promises_while_postgres_crashes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_keep_their_promises_while_a_standby_is_promoted() {
+    let _turn = TURNS.acquire().await.expect("a turn");
     let Some(pair) = Pair::start("a history with a failover").await else { return };
     let servers = Servers::start(2, &pair.url, &OFTEN).await;
     let run = prepare(seed(), servers.addresses(), &true_primary_first(&pair.url)).await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use pgmq_grpc::proto::v1::{CreateQueueRequest, QueueLayout};
 use rand::Rng;
 use tokio_postgres::Client;
@@ -43,21 +44,22 @@ pub(super) async fn prepare(seed: u64, addresses: Vec<String>, database_url: &st
 /// # Panics
 /// If a queue does not get shorter for [`crate::harness::PATIENCE`]: what is in it, nobody can read.
 pub(super) async fn drain(run: &Arc<Run>) {
-    let mut worker = Worker::new(run, "drainer");
+    join_all(QUEUES.map(|queue| drain_one(run, queue))).await;
+}
+
+async fn drain_one(run: &Arc<Run>, queue: &str) {
+    let mut worker = Worker::new(run, &format!("drainer of {queue}"));
     worker.impatience = 0;
-    for queue in QUEUES {
-        let mut left = i64::MAX;
-        while left > 0 {
-            left = eventually(&format!("fewer messages than {left} in {queue}"), async || {
-                let messages = readers::read(&mut worker, queue, 500, 5.0, 0.2).await;
-                readers::delete(&mut worker, queue, &messages, false).await;
-                let client = plain_sql::connect(run).await?;
-                let count =
-                    client.query_one(&format!("SELECT count(*) FROM pgmq.q_{queue}"), &[]).await.ok()?;
-                Some(count.get::<_, i64>(0)).filter(|&count| count < left)
-            })
-            .await;
-        }
+    let mut left = i64::MAX;
+    while left > 0 {
+        left = eventually(&format!("fewer messages than {left} in {queue}"), async || {
+            let messages = readers::read(&mut worker, queue, 500, 5.0, 0.2).await;
+            readers::delete(&mut worker, queue, &messages, false).await;
+            let client = plain_sql::connect(run).await?;
+            let count = client.query_one(&format!("SELECT count(*) FROM pgmq.q_{queue}"), &[]).await.ok()?;
+            Some(count.get::<_, i64>(0)).filter(|&count| count < left)
+        })
+        .await;
     }
 }
 

@@ -90,7 +90,8 @@ pub(super) async fn by_stream(mut worker: Worker) {
             heartbeat_interval: seconds(1.0),
             ..Default::default()
         };
-        let until = Instant::now() + worker.millis(4_000);
+        let longest = if request.max_messages > 0 { Duration::from_secs(10) } else { worker.millis(4_000) };
+        let until = Instant::now() + longest;
         let asked = worker.run.now();
         let mut read = Read { stream: true, takes_any: false, ..reading(queue) };
         let mut client = worker.client();

@@ -96,6 +96,8 @@ pub(super) struct Worker {
     bodies: u64,
     /// Cancelled when this caller is to end.
     until: CancellationToken,
+    /// Whether the caller gives up a call that it waits for when it is to end.
+    pub(super) leaves_at_the_end: bool,
     /// How many of a hundred calls the caller gives up on.
     pub(super) impatience: u32,
 }
@@ -108,7 +110,7 @@ impl Worker {
         let random = StdRng::seed_from_u64(run.seed.wrapping_add(salt));
         let until = run.stop.clone();
         let (run, who) = (Arc::clone(run), who.to_owned());
-        Self { run, who, random, connections, bodies: 0, until, impatience: 8 }
+        Self { run, who, random, connections, bodies: 0, until, leaves_at_the_end: false, impatience: 8 }
     }
 
     /// One who disturbs the others, and ends before them.
@@ -210,10 +212,16 @@ impl Worker {
         // A caller waits for ever only if the server does not answer, which the deadline makes impossible.
         request.set_timeout(deadline.unwrap_or(Duration::from_secs(20)));
         let asked = self.run.now();
-        let answer = make(request);
-        let answer = match gives_up {
-            Some(after) => tokio::time::timeout(after, answer).await.ok(),
-            None => Some(answer.await),
+        let leaves = async {
+            match gives_up {
+                Some(after) => tokio::time::sleep(after).await,
+                None if self.leaves_at_the_end => self.until.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let answer = tokio::select! {
+            answer = make(request) => Some(answer),
+            () = leaves => None,
         };
         let answered = self.run.now();
         let (verdict, answer) = match answer {
