@@ -28,6 +28,7 @@ pub enum Kind {
     InvalidRoutingKey,
     InvalidPartitioning,
     MetadataMismatch,
+    InvalidClientName,
     StreamProtocol,
     QueueNotFound,
     QueueAlreadyExists,
@@ -267,6 +268,7 @@ impl Error {
             | Kind::InvalidRoutingKey
             | Kind::InvalidPartitioning
             | Kind::MetadataMismatch
+            | Kind::InvalidClientName
             | Kind::StreamProtocol
             | Kind::QueueNotFound
             | Kind::QueueAlreadyExists
