@@ -102,7 +102,9 @@ fn the_tables_here_have_every_rpc_with_a_queue() {
     let mut wanted = BTreeSet::new();
     for file in descriptors.file.iter().filter(|file| file.package() == "pgmq.v1") {
         for service in &file.service {
-            let methods = service.method.iter().filter(|method| with_queue.contains(method.input_type()));
+            // The queues of a stream of requests are judged message by message, which its own tests look at.
+            let methods = service.method.iter().filter(|method| !method.client_streaming());
+            let methods = methods.filter(|method| with_queue.contains(method.input_type()));
             wanted.extend(methods.map(|method| format!("/pgmq.v1.{}/{}", service.name(), method.name())));
         }
     }

@@ -49,7 +49,7 @@ async fn bytes_that_are_no_message_are_refused_by_every_rpc() {
         let known = !path.ends_with("/InstallPgmq") && !path.ends_with("/GetServerInfo");
         for bytes in if known { &bad[..] } else { &bad[1..] } {
             let call = Call::of_bytes(&path, bytes.to_vec());
-            let Err(status) = call.make(&test.client.channel).await else {
+            let Err(status) = call.make_to_its_end(&test.client.channel).await else {
                 panic!("not refused: {}", call.text)
             };
             let refusal = Refusal::expect(&status, Code::InvalidArgument, "MALFORMED_REQUEST");

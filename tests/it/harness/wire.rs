@@ -114,6 +114,17 @@ impl Call {
         let mut replies = grpc.server_streaming(request, path, AnyBytes).await?.into_inner();
         replies.message().await.map(Option::unwrap_or_default)
     }
+
+    /// Makes it, and takes all replies until the call's end, which is its answer. For calls that end.
+    pub(crate) async fn make_to_its_end(&self, channel: &Channel) -> Result<(), Status> {
+        let mut grpc = Grpc::new(channel.clone());
+        grpc.ready().await.expect("a connection");
+        let path = self.path.parse().expect("a path");
+        let request = Request::new(self.bytes.clone());
+        let mut replies = grpc.server_streaming(request, path, AnyBytes).await?.into_inner();
+        while replies.message().await?.is_some() {}
+        Ok(())
+    }
 }
 
 /// Messages as the bytes they are.
