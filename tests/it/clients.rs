@@ -405,9 +405,11 @@ async fn the_log_names_the_client_of_a_call_that_failed() {
     let server = Server::start_on(&database, &["--log", "debug"]).await;
     let mut client = Client::connect(&server).await;
     client.queue.send(named("shop-7", send_request("nowhere"))).await.unwrap_err();
-    let line = server.log_lines().into_iter().find(|line| line.contains("call refused"));
-    let line: serde_json::Value = serde_json::from_str(&line.expect("a line")).unwrap();
-    assert!(line.to_string().contains("\"client\":\"shop-7\""), "{line}");
+    let line = eventually("a line", async || {
+        server.log_lines().into_iter().find(|line| line.contains("call refused"))
+    })
+    .await;
+    assert!(line.contains("\"client\":\"shop-7\""), "{line}");
 }
 
 #[tokio::test]
