@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Records histories of disturbed servers for so many minutes, and checks them: `scripts/soak.sh 10`.
 #
-# One server, two servers, and two servers on a Postgres that crashes run side by side, each for the whole time. The last
-# line of each says how many calls of each kind there were, what was done to the servers, and how many violations were found.
+# One server, two servers, two servers on a Postgres that crashes, and two whose primary is lost take turns, two at a time,
+# each for the whole time; so it all takes twice as long. The last line of each says how many calls of each kind there were,
+# what was done to the servers, and how many violations were found.
 # PGMQ_GRPC_TEST_SEED repeats a run's random decisions.
 set -euo pipefail
 

@@ -1,8 +1,11 @@
 //! What one replica tells the others of its queues, as text that fits into a notification.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use super::events::Happening;
+use tokio::time::Instant;
+
+use super::events::{Happening, Untold};
 use crate::domain::QueueName;
 
 /// The most bytes of one payload; Postgres takes less than 8,000.
@@ -10,6 +13,9 @@ const MAX_BYTES: usize = 7_500;
 
 /// The most payloads of one announcement. Of more queues than fit, others look at all.
 const MAX_PAYLOADS: usize = 8;
+
+/// Begins the line of a queue that has messages which are not visible yet, before the milliseconds until the first is.
+const DUE: char = 'd';
 
 /// Begins every payload: what comes after it may change with this number.
 const FORM: &str = "1";
@@ -30,8 +36,17 @@ pub enum News {
     Hello,
     /// Something may have happened to any queue.
     Everything,
-    /// What happened to queues.
-    Queues(Vec<(QueueName, Happening)>),
+    /// What happened to queues, in any order.
+    Queues(Vec<(QueueName, Told)>),
+}
+
+/// What a replica tells of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// Something has happened.
+    Happened(Happening),
+    /// Messages came, of which the first becomes visible after so long.
+    Due(Duration),
 }
 
 /// The payload with which a replica says that it listens.
@@ -45,11 +60,19 @@ pub fn everything(replica: &str) -> String {
 }
 
 /// The payloads that tell what happened.
-pub fn payloads(replica: &str, happenings: HashMap<QueueName, Happening>) -> Vec<String> {
+pub fn payloads(replica: &str, untold: HashMap<QueueName, Untold>) -> Vec<String> {
     let head = format!("{FORM} {replica} queues");
+    let now = Instant::now();
     let mut payloads = vec![head.clone()];
-    for (queue, happening) in happenings {
-        let line = format!("\n{}{}", letter(happening), queue.as_str());
+    let lines = untold.into_iter().flat_map(|(queue, Untold { happening, due })| {
+        let happening = happening.map(|happening| format!("\n{}{}", letter(happening), queue.as_str()));
+        let due = due.map(|due| {
+            let millis = due.saturating_duration_since(now).as_millis();
+            format!("\n{DUE}{millis} {}", queue.as_str())
+        });
+        [happening, due].into_iter().flatten().map(move |line| (queue.clone(), line))
+    });
+    for (queue, line) in lines {
         // A name from before the rules for names may have a line's end in it.
         if queue.as_str().contains('\n') || head.len() + line.len() > MAX_BYTES {
             return vec![everything(replica)];
@@ -91,8 +114,13 @@ fn letter(happening: Happening) -> char {
     }
 }
 
-fn parse_line(line: &str) -> Option<(QueueName, Happening)> {
+fn parse_line(line: &str) -> Option<(QueueName, Told)> {
     let letter = line.chars().next()?;
+    if let Some(due) = line.strip_prefix(DUE) {
+        let (millis, queue) = due.split_once(' ')?;
+        let wait = Duration::from_millis(millis.parse().ok()?);
+        return Some((QueueName::try_from(queue.to_owned()).ok()?, Told::Due(wait)));
+    }
     let happening = match letter {
         's' => Happening::Settled,
         'a' => Happening::Arrived,
@@ -100,7 +128,7 @@ fn parse_line(line: &str) -> Option<(QueueName, Happening)> {
         _ => Happening::Remade,
     };
     let queue = QueueName::try_from(line[letter.len_utf8()..].to_owned()).ok()?;
-    Some((queue, happening))
+    Some((queue, Told::Happened(happening)))
 }
 
 #[cfg(test)]
@@ -113,24 +141,42 @@ mod tests {
         QueueName::try_from(name.to_owned()).expect("a good name")
     }
 
-    #[test]
-    fn what_is_told_is_what_is_heard() {
+    fn happened(happening: Happening) -> Untold {
+        Untold { happening: Some(happening), due: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_told_is_what_is_heard() {
+        let wait = Duration::from_millis(1_234);
+        let due = Some(Instant::now() + wait);
         let told = HashMap::from([
-            (queue("a"), Happening::Arrived),
-            (queue("b c"), Happening::Settled),
-            (queue("d"), Happening::Remade),
+            (queue("a"), happened(Happening::Arrived)),
+            (queue("b c"), Untold { happening: Some(Happening::Settled), due }),
+            (queue("d"), happened(Happening::Remade)),
+            (queue("d 7"), Untold { happening: None, due }),
         ]);
-        let payloads = payloads("host-1", told.clone());
+        let payloads = payloads("host-1", told);
         let heard = Announcement::parse(&payloads[0]).expect("an announcement");
         assert_eq!((payloads.len(), heard.replica.as_str()), (1, "host-1"));
-        let News::Queues(queues) = heard.news else { panic!("{heard:?}") };
-        assert_eq!(queues.into_iter().collect::<HashMap<_, _>>(), told);
+        let News::Queues(mut queues) = heard.news else { panic!("{heard:?}") };
+        queues.sort_by_key(|(queue, told)| (queue.clone(), matches!(told, Told::Due(_))));
+        assert_eq!(
+            queues,
+            [
+                (queue("a"), Told::Happened(Happening::Arrived)),
+                (queue("b c"), Told::Happened(Happening::Settled)),
+                (queue("b c"), Told::Due(wait)),
+                (queue("d"), Told::Happened(Happening::Remade)),
+                (queue("d 7"), Told::Due(wait)),
+            ]
+        );
     }
 
     #[test]
     fn too_many_queues_are_everything() {
-        let told =
-            (0..100_000).map(|number| (queue(&format!("queue_{number}")), Happening::Arrived)).collect();
+        let told = (0..100_000)
+            .map(|number| (queue(&format!("queue_{number}")), happened(Happening::Arrived)))
+            .collect();
         assert_eq!(payloads("r", told), [everything("r")]);
     }
 
@@ -149,8 +195,9 @@ mod tests {
     proptest! {
         #[test]
         fn every_payload_fits_and_nothing_is_lost(names in prop::collection::hash_set("[a-z_]{1,47}", 0..2_000)) {
-            let told: HashMap<_, _> = names.iter().map(|name| (queue(name), Happening::Settled)).collect();
-            let payloads = payloads("replica", told.clone());
+            let told: HashMap<_, _> = names.iter().map(|name| (queue(name), Told::Happened(Happening::Settled))).collect();
+            let untold = told.keys().map(|queue| (queue.clone(), happened(Happening::Settled))).collect();
+            let payloads = payloads("replica", untold);
             let mut heard = HashMap::new();
             for payload in &payloads {
                 prop_assert!(payload.len() < 8_000);

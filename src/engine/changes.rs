@@ -1,8 +1,12 @@
 //! What a call or a transaction has changed, told to those who wait once it is committed.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::events::Events;
+use crate::domain::message::Schedule;
 use crate::domain::{QueueName, Receipt};
 
 /// The most settled messages that are named one by one; beyond them windows are asked to look for themselves.
@@ -19,15 +23,36 @@ pub struct Changes {
 #[derive(Debug, PartialEq)]
 enum Change {
     Arrived(QueueName),
+    ArrivesAt(QueueName, Instant),
     Settled(QueueName, Vec<i64>),
     Released(QueueName, Vec<Receipt>),
     Rescheduled(QueueName),
+    RescheduledTo(QueueName, Instant),
 }
 
 impl Changes {
     /// Messages came, or became visible.
     pub fn arrived(&mut self, queue: &QueueName) {
         self.push(Change::Arrived(queue.clone()));
+    }
+
+    /// Messages were sent just now. Those that wait for a moment of the database's clock are looked at now, so that it is
+    /// asked for the moment.
+    pub fn sent(&mut self, queue: &QueueName, schedules: impl Iterator<Item = Schedule>) {
+        let now = Instant::now();
+        let mut arrived = false;
+        for schedule in schedules {
+            match schedule {
+                Schedule::AfterMillis(millis @ 1..) if self.named < MAX_NAMED => {
+                    self.named += 1;
+                    self.push(Change::ArrivesAt(queue.clone(), after(now, millis)));
+                }
+                _ => arrived = true,
+            }
+        }
+        if arrived {
+            self.arrived(queue);
+        }
     }
 
     /// Messages were settled.
@@ -42,20 +67,29 @@ impl Changes {
         }
     }
 
-    /// Deliveries were released.
-    pub fn released(&mut self, queue: &QueueName, receipts: impl Iterator<Item = Receipt>) {
+    /// Deliveries were released just now, for after so many milliseconds.
+    pub fn released(&mut self, queue: &QueueName, receipts: impl Iterator<Item = Receipt>, delay_ms: i64) {
         let receipts: Vec<Receipt> = receipts.collect();
         self.named += receipts.len();
         if self.named > MAX_NAMED {
             self.rescheduled(queue);
         } else if !receipts.is_empty() {
             self.push(Change::Released(queue.clone(), receipts));
+            self.sent(queue, std::iter::once(Schedule::AfterMillis(delay_ms)));
         }
     }
 
     /// Messages got another `vt`, or all are gone.
     pub fn rescheduled(&mut self, queue: &QueueName) {
         self.push(Change::Rescheduled(queue.clone()));
+    }
+
+    /// Messages were hidden just now for so many milliseconds.
+    pub fn rescheduled_for(&mut self, queue: &QueueName, millis: i64) {
+        match millis {
+            1.. => self.push(Change::RescheduledTo(queue.clone(), after(Instant::now(), millis))),
+            _ => self.rescheduled(queue),
+        }
     }
 
     /// The queue was made or dropped: nothing that is remembered of it holds.
@@ -76,9 +110,11 @@ impl Changes {
         for change in self.changes {
             match change {
                 Change::Arrived(queue) => events.arrived(&queue),
+                Change::ArrivesAt(queue, moment) => events.arrives_at(&queue, moment),
                 Change::Settled(queue, msg_ids) => events.settled(&queue, msg_ids.into_iter()),
                 Change::Released(queue, receipts) => events.released(&queue, receipts.into_iter()),
                 Change::Rescheduled(queue) => events.rescheduled(&queue),
+                Change::RescheduledTo(queue, moment) => events.rescheduled_to(&queue, moment),
             }
         }
     }
@@ -91,9 +127,16 @@ impl Changes {
     }
 }
 
+/// A moment so many milliseconds after another; one beyond the clock is as good as a year.
+fn after(now: Instant, millis: i64) -> Instant {
+    let span = Duration::from_millis(millis.unsigned_abs());
+    now.checked_add(span).unwrap_or(now + Duration::from_hours(365 * 24))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Interest;
 
     fn queue(name: &str) -> QueueName {
         QueueName::try_from(name.to_owned()).expect("a good name")
@@ -131,10 +174,32 @@ mod tests {
         let events = Events::default();
         let wake = std::sync::Arc::default();
         let followed = events.follow(&queue("a"));
-        followed.add_reader(&wake, false);
+        followed.add_reader(&wake, Interest::Visible);
         let mut changes = Changes::default();
         changes.arrived(&queue("a"));
         assert!(!wake.is_due());
+        changes.tell(&events);
+        assert!(wake.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn delayed_messages_wake_nobody_before_their_time() {
+        let events = Events::default();
+        let wake = std::sync::Arc::default();
+        let followed = events.follow(&queue("a"));
+        followed.add_reader(&wake, Interest::Visible);
+        let mut changes = Changes::default();
+        changes.sent(&queue("a"), [2_000, 1_000].map(Schedule::AfterMillis).into_iter());
+        changes.released(&queue("a"), std::iter::empty(), 500);
+        changes.rescheduled_for(&queue("a"), 3_000);
+        changes.tell(&events);
+        assert!(!wake.is_due());
+        tokio::time::advance(Duration::from_millis(1_050)).await;
+        assert!(wake.is_due());
+
+        let mut changes = Changes::default();
+        changes.sent(&queue("a"), [Schedule::AfterMillis(9_000), Schedule::NOW].into_iter());
+        wake.take();
         changes.tell(&events);
         assert!(wake.is_due());
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
@@ -25,8 +24,17 @@ pub struct Events {
 struct Shared {
     queues: Mutex<HashMap<QueueName, Weak<QueueEvents>>>,
     /// What other replicas were not told yet; nothing is kept while nobody asks for it.
-    untold: Mutex<Option<HashMap<QueueName, Happening>>>,
+    untold: Mutex<Option<HashMap<QueueName, Untold>>>,
     told: Notify,
+}
+
+/// What other replicas were not told of a queue yet.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Untold {
+    /// What happened.
+    pub happening: Option<Happening>,
+    /// When the first of the messages becomes visible that came since and are not yet. Who looks then, asks for the next.
+    pub due: Option<Instant>,
 }
 
 /// What other replicas need to know of a queue. The greater one contains the lesser.
@@ -51,7 +59,18 @@ pub struct QueueEvents {
 
 struct Reader {
     wake: Weak<Wake>,
-    grouped: bool,
+    interest: Interest,
+}
+
+/// What wakes a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Messages that can be read.
+    Visible,
+    /// The same, and settles, which let groups go on.
+    Groups,
+    /// Messages, as soon as they come.
+    Sent,
 }
 
 impl Events {
@@ -78,12 +97,12 @@ impl Events {
         self.wake_readers(queue);
     }
 
-    /// Tells that messages came that become visible after a while, by which readers need not look before.
-    pub fn arrives_in(&self, queue: &QueueName, delay: Duration) {
-        self.note(queue, Happening::Arrived);
-        if let Some(followed) = self.followed(queue) {
-            followed.wake_at(Instant::now() + delay);
-        }
+    /// Tells that a message came, or got another `vt`, that becomes visible at a moment: nobody finds it before.
+    pub fn arrives_at(&self, queue: &QueueName, moment: Instant) {
+        self.note_as(queue, |untold| {
+            untold.due = Some(untold.due.map_or(moment, |due| due.min(moment)));
+        });
+        self.heard_due(queue, moment);
     }
 
     /// Tells that messages were settled: their slots are free, and their groups may go on.
@@ -97,25 +116,33 @@ impl Events {
         }
     }
 
-    /// Tells that deliveries were released: their slots are free, and their messages are there again or will be.
+    /// Tells that deliveries were released, and hold no slots any more. When their messages are there is told as of any
+    /// others.
     pub fn released(&self, queue: &QueueName, receipts: impl Iterator<Item = Receipt> + Clone) {
-        self.note(queue, Happening::Arrived);
+        self.note(queue, Happening::Settled);
         if let Some(followed) = self.followed(queue) {
             for window in followed.windows() {
                 window.free_deliveries(receipts.clone());
             }
-            followed.wake(false);
         }
     }
 
     /// Tells that messages got another `vt`: those who count on the old one must look again.
     pub fn rescheduled(&self, queue: &QueueName) {
-        self.note(queue, Happening::Arrived);
-        if let Some(followed) = self.followed(queue) {
-            for window in followed.windows() {
-                window.doubt();
-            }
-            followed.wake(false);
+        self.arrived(queue);
+        self.doubt(queue);
+    }
+
+    /// Tells that messages got another `vt`, at which nobody finds them yet, but on whose old one somebody may count.
+    pub fn rescheduled_to(&self, queue: &QueueName, moment: Instant) {
+        self.note(queue, Happening::Settled);
+        self.arrives_at(queue, moment);
+        self.doubt(queue);
+    }
+
+    fn doubt(&self, queue: &QueueName) {
+        for window in self.followed(queue).iter().flat_map(|followed| followed.windows()) {
+            window.doubt();
         }
     }
 
@@ -144,6 +171,13 @@ impl Events {
         }
     }
 
+    /// Takes over from another replica that messages came which become visible at a moment.
+    pub fn heard_due(&self, queue: &QueueName, moment: Instant) {
+        if let Some(followed) = self.followed(queue) {
+            followed.wake_at(moment, true);
+        }
+    }
+
     /// Wakes a queue's readers for a reason that other replicas see by themselves, such as a moment that has come.
     pub fn wake_readers(&self, queue: &QueueName) {
         if let Some(followed) = self.followed(queue) {
@@ -154,13 +188,13 @@ impl Events {
     /// Wakes a queue's readers at a moment.
     pub fn wake_readers_at(&self, queue: &QueueName, moment: Instant) {
         if let Some(followed) = self.followed(queue) {
-            followed.wake_at(moment);
+            followed.wake_at(moment, false);
         }
     }
 
     /// Waits until something happened here, and takes all that other replicas were not told yet. For one announcer:
     /// from its first call on everything is kept for it, one entry a queue.
-    pub async fn to_announce(&self) -> HashMap<QueueName, Happening> {
+    pub async fn to_announce(&self) -> HashMap<QueueName, Untold> {
         loop {
             let told = self.shared.told.notified();
             {
@@ -175,13 +209,17 @@ impl Events {
     }
 
     fn note(&self, queue: &QueueName, happening: Happening) {
+        self.note_as(queue, |untold| untold.happening = untold.happening.max(Some(happening)));
+    }
+
+    fn note_as(&self, queue: &QueueName, note: impl FnOnce(&mut Untold)) {
         let mut untold = self.shared.untold.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(untold) = untold.as_mut() else {
             return;
         };
         match untold.get_mut(queue) {
-            Some(known) => *known = (*known).max(happening),
-            None => drop(untold.insert(queue.clone(), happening)),
+            Some(known) => note(known),
+            None => note(untold.entry(queue.clone()).or_default()),
         }
         self.shared.told.notify_one();
     }
@@ -201,12 +239,11 @@ impl QueueEvents {
         &self.name
     }
 
-    /// Adds a reader, to be woken by what happens from now on. Settles wake grouped readers only, because they let
-    /// groups go on.
-    pub fn add_reader(&self, wake: &Arc<Wake>, grouped: bool) {
+    /// Adds a reader, to be woken by what happens from now on.
+    pub fn add_reader(&self, wake: &Arc<Wake>, interest: Interest) {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|reader| reader.wake.strong_count() > 0);
-        readers.push(Reader { wake: Arc::downgrade(wake), grouped });
+        readers.push(Reader { wake: Arc::downgrade(wake), interest });
     }
 
     /// Adds a stream's window, whose slots this queue's settles free.
@@ -223,7 +260,7 @@ impl QueueEvents {
 
     fn wake(&self, by_a_settle: bool) {
         for reader in self.readers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if (reader.grouped || !by_a_settle)
+            if (reader.interest == Interest::Groups || !by_a_settle)
                 && let Some(wake) = reader.wake.upgrade()
             {
                 wake.now();
@@ -231,10 +268,13 @@ impl QueueEvents {
         }
     }
 
-    fn wake_at(&self, moment: Instant) {
+    fn wake_at(&self, moment: Instant, is_news: bool) {
         for reader in self.readers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             if let Some(wake) = reader.wake.upgrade() {
-                wake.at(moment);
+                match reader.interest {
+                    Interest::Sent if is_news => wake.now(),
+                    _ => wake.at(moment),
+                }
             }
         }
     }
@@ -257,6 +297,8 @@ impl Drop for QueueEvents {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn queue(name: &str) -> QueueName {
@@ -268,8 +310,8 @@ mod tests {
         let events = Events::default();
         let followed = events.follow(&queue("a"));
         let (grouped, plain) = (Arc::new(Wake::default()), Arc::new(Wake::default()));
-        followed.add_reader(&grouped, true);
-        followed.add_reader(&plain, false);
+        followed.add_reader(&grouped, Interest::Groups);
+        followed.add_reader(&plain, Interest::Visible);
         events.settled(&queue("a"), [1].into_iter());
         assert!(grouped.is_due() && !plain.is_due());
         events.arrived(&queue("a"));
@@ -281,9 +323,11 @@ mod tests {
         let events = Events::default();
         let followed = events.follow(&queue("a"));
         let wake = Arc::new(Wake::default());
-        followed.add_reader(&wake, false);
-        events.arrives_in(&queue("a"), Duration::from_secs(5));
-        assert!(!wake.is_due());
+        followed.add_reader(&wake, Interest::Visible);
+        let watch = Arc::new(Wake::default());
+        followed.add_reader(&watch, Interest::Sent);
+        events.arrives_at(&queue("a"), Instant::now() + Duration::from_secs(5));
+        assert!(!wake.is_due() && watch.is_due());
         tokio::time::advance(Duration::from_millis(5_050)).await;
         assert!(wake.is_due());
     }
@@ -300,8 +344,25 @@ mod tests {
         events.settled(&queue("b"), [1].into_iter());
         events.heard(&queue("c"), Happening::Arrived);
         let told = first.await;
-        assert_eq!(told, HashMap::from([(queue("a"), Happening::Arrived), (queue("b"), Happening::Settled)]));
+        let only = |happening| Untold { happening: Some(happening), due: None };
+        assert_eq!(
+            told,
+            HashMap::from([(queue("a"), only(Happening::Arrived)), (queue("b"), only(Happening::Settled))])
+        );
         assert!(futures_util::poll!(Box::pin(events.to_announce())).is_pending());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_delayed_messages_the_first_moment_is_announced() {
+        let events = Events::default();
+        let mut told = Box::pin(events.to_announce());
+        assert!(futures_util::poll!(&mut told).is_pending());
+        let second = Duration::from_secs(1);
+        for seconds in [3, 2, 5] {
+            events.arrives_at(&queue("a"), Instant::now() + second * seconds);
+        }
+        let due = Some(Instant::now() + second * 2);
+        assert_eq!(told.await, HashMap::from([(queue("a"), Untold { happening: None, due })]));
     }
 
     #[test]

@@ -12,6 +12,6 @@ mod window;
 pub use changes::Changes;
 pub use clients::{Clients, Presence};
 pub use dispatch::{Dispatch, Handover, Subscription};
-pub use events::{Events, Happening, QueueEvents};
+pub use events::{Events, Happening, Interest, QueueEvents};
 pub use wake::Wake;
 pub use window::{Held, Window};

@@ -1,24 +1,25 @@
 //! One connection beside the pool over which replicas tell each other what happened, by LISTEN and NOTIFY.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bb8::ManageConnection;
 use tokio::sync::mpsc;
-use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::Client;
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Client, Config};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::database::{Database, Parameter};
 use super::error;
-use super::manager::ConnectError;
+use super::guard::{Admission, Guard};
+use super::manager::{Manager, Session};
 use super::statement::Effect;
-use super::tls;
 use crate::config::DatabaseUrl;
 use crate::domain::Result;
 
 /// The longest that one step of this connection may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Notifications that may wait to be looked at; then Postgres keeps the rest.
+/// Notifications that may wait to be looked at. Who is further behind looks at everything instead.
 const BACKLOG: usize = 1_024;
 
 /// A commit with a notification holds a lock of the whole cluster; without a wait for the disk it holds it but shortly.
@@ -30,37 +31,28 @@ const LISTEN: &str = "-- pgmq-grpc: listen\nLISTEN pgmq_grpc";
 const ANNOUNCE: &str = "-- pgmq-grpc: announce
 SELECT pg_notify('pgmq_grpc', p.payload) AS announced FROM unnest($1::text[]) AS p(payload)";
 
-/// Connects to where announcements are made.
+/// Connects to where announcements are made: the true primary, as all other connections do.
 pub struct Announcements {
-    config: Config,
-    tls: MakeRustlsConnect,
+    manager: Manager,
+    guard: Arc<Guard>,
 }
 
 /// A connection that listens.
 pub struct Line {
     client: Client,
     payloads: mpsc::Receiver<String>,
+    guard: Arc<Guard>,
+    admission: Admission,
 }
 
 impl Announcements {
-    /// Prepares to connect to the database of a URL.
+    /// Prepares to connect to a database, which is the one of the URL.
     ///
     /// # Errors
     /// `Internal` for certificates that cannot be read.
-    pub fn new(url: &DatabaseUrl) -> Result<Self> {
-        let mut config: Config = url.config.clone();
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(PATIENCE);
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("pgmq-grpc");
-        }
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        config
-            .keepalives_idle(Duration::from_secs(15))
-            .keepalives_interval(Duration::from_secs(5))
-            .keepalives_retries(3);
-        Ok(Self { config, tls: tls::connector(url)? })
+    pub fn new(database: &Database, url: &DatabaseUrl) -> Result<Self> {
+        let guard = database.guard();
+        Ok(Self { manager: Manager::new(url, Arc::clone(&guard))?, guard })
     }
 
     /// Connects, and listens from then on.
@@ -68,22 +60,11 @@ impl Announcements {
     /// # Errors
     /// `DatabaseUnavailable`.
     pub async fn connect(&self) -> Result<Line> {
-        let connected = tokio::time::timeout(PATIENCE, self.config.connect(self.tls.clone()));
-        let connected = connected.await.map_err(|_| error::unavailable("the database does not answer"))?;
-        let (client, mut connection) =
-            connected.map_err(|failed| error::of_connecting(ConnectError::from(failed)))?;
-        let (sender, payloads) = mpsc::channel(BACKLOG);
-        tokio::spawn(async move {
-            let mut messages = futures_util::stream::poll_fn(|context| connection.poll_message(context));
-            while let Some(Ok(message)) = futures_util::StreamExt::next(&mut messages).await {
-                if let AsyncMessage::Notification(notification) = message
-                    && sender.send(notification.payload().to_owned()).await.is_err()
-                {
-                    return;
-                }
-            }
-        });
-        let line = Line { client, payloads };
+        let session = self.manager.connect().await.map_err(error::of_connecting)?;
+        // Nobody keeps the link, so that the payloads end with the connection.
+        let Session { client, link, admission, .. } = session;
+        let payloads = link.listen(BACKLOG);
+        let line = Line { client, payloads, guard: Arc::clone(&self.guard), admission };
         line.run(line.client.batch_execute(SETTINGS)).await?;
         line.run(line.client.batch_execute(LISTEN)).await?;
         Ok(line)
@@ -96,13 +77,17 @@ impl Line {
     /// # Errors
     /// `DatabaseUnavailable`.
     pub async fn announce(&self, payloads: &[String]) -> Result<()> {
-        let parameters: [super::database::Parameter<'_>; 1] = [(&payloads, Type::TEXT_ARRAY)];
+        let parameters: [Parameter<'_>; 1] = [(&payloads, Type::TEXT_ARRAY)];
         self.run(self.client.query_typed(ANNOUNCE, &parameters)).await.map(drop)
     }
 
-    /// The next payload; none once the connection is lost.
+    /// The next payload; none once the connection is lost, or another primary has taken over, where others announce.
     pub async fn hear(&mut self) -> Option<String> {
-        self.payloads.recv().await
+        tokio::select! {
+            biased;
+            () = self.guard.superseded(self.admission) => None,
+            payload = self.payloads.recv() => payload,
+        }
     }
 
     async fn run<T>(&self, asked: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use bb8::{Pool, PooledConnection, RunError};
+use bb8::{Pool, PooledConnection, QueueStrategy, RunError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
@@ -30,6 +30,10 @@ const TIMEOUTS_MS: [u32; 9] = [250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 40
 
 /// The longest that a database may say nothing: more than any `statement_timeout` of ours.
 const SILENCE: Duration = Duration::from_secs(70);
+
+/// How long a connection rests in the pool before it is closed: the database has others to serve. Another is made within
+/// milliseconds when it is needed.
+const IDLE_TIME: Duration = Duration::from_secs(10);
 
 /// The longest that a request to end a statement may take.
 const CANCEL_TIME: Duration = Duration::from_secs(5);
@@ -82,7 +86,10 @@ impl Database {
             .max_size(limits.connections)
             .test_on_check_out(false)
             .retry_connection(false)
-            .idle_timeout(Duration::from_secs(300))
+            // The last one that came back goes first, so that those of a past peak rest, and are closed.
+            .queue_strategy(QueueStrategy::Lifo)
+            .idle_timeout(IDLE_TIME)
+            .reaper_rate(IDLE_TIME / 4)
             .max_lifetime(Duration::from_hours(1))
             .build_unchecked(Manager::new(url, Arc::clone(&guard))?);
         let shared = Shared {

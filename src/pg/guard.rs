@@ -10,6 +10,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::standing::{Greeting, Position, Standing};
 
 /// Why a server that answers is not used.
@@ -51,6 +53,8 @@ pub(super) struct Guard {
     era: AtomicU64,
     /// Goes up with the era, and when the database is about to end: older connections are not taken from the pool.
     generation: AtomicU64,
+    /// Another primary has taken over.
+    taken_over: Notify,
 }
 
 #[derive(Default)]
@@ -112,6 +116,7 @@ impl Guard {
             Some(before) if before != position => {
                 self.generation.fetch_add(1, Ordering::AcqRel);
                 self.era.fetch_add(1, Ordering::AcqRel);
+                self.taken_over.notify_waiters();
                 seen.refused = None;
                 match before.system == system {
                     true => {
@@ -148,6 +153,18 @@ impl Guard {
     /// it answers does not count.
     pub(super) fn is_superseded(&self, admission: Admission) -> bool {
         self.era() != admission.era
+    }
+
+    /// Waits until another primary has taken over from a connection's server.
+    pub(super) async fn superseded(&self, admission: Admission) {
+        loop {
+            // Made before the look, so that no change is missed in between.
+            let taken_over = self.taken_over.notified();
+            if self.is_superseded(admission) {
+                return;
+            }
+            taken_over.await;
+        }
     }
 
     /// A number that changes when another primary or another database takes over.
@@ -217,6 +234,19 @@ mod tests {
         let refused = guard.admit(&primary(7, 1));
         assert_eq!(refused, Err(Refusal::OldPrimary { timeline: 1, newest: 2 }));
         assert!(guard.is_fit(new));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_it_is_told_that_another_primary_has_taken_over() {
+        let guard = Guard::default();
+        let old = guard.admit(&primary(7, 1)).expect("an admission");
+        let mut superseded = Box::pin(guard.superseded(old));
+        assert!(futures_util::poll!(&mut superseded).is_pending());
+        guard.retire(old);
+        assert!(futures_util::poll!(&mut superseded).is_pending());
+        guard.hear_of(&primary(7, 2));
+        superseded.await;
+        guard.superseded(old).await;
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The other half of a connection: the task that moves its bytes, and hears what Postgres says unasked.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use std::sync::OnceLock;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{AsyncMessage, Connection, Error};
 
@@ -15,6 +15,8 @@ pub(super) struct Link {
     guard: Arc<Guard>,
     admission: OnceLock<Admission>,
     unreplicated: AtomicU64,
+    /// Where the payloads of notifications go; a connection that does not listen has none.
+    payloads: OnceLock<mpsc::Sender<String>>,
 }
 
 impl Link {
@@ -24,7 +26,8 @@ impl Link {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let link = Arc::new(Self { guard, admission: OnceLock::new(), unreplicated: AtomicU64::new(0) });
+        let (admission, payloads) = (OnceLock::new(), OnceLock::new());
+        let link = Arc::new(Self { guard, admission, unreplicated: AtomicU64::new(0), payloads });
         tokio::spawn(Arc::clone(&link).drive(connection));
         link
     }
@@ -40,6 +43,14 @@ impl Link {
         self.unreplicated.load(Ordering::Acquire)
     }
 
+    /// Hands on what this connection is notified of from now on, to one listener. The connection ends when that one does
+    /// not keep up, or does not listen any more; and the payloads end with the connection, once nobody keeps this link.
+    pub(super) fn listen(&self, backlog: usize) -> mpsc::Receiver<String> {
+        let (sender, payloads) = mpsc::channel(backlog);
+        let _ = self.payloads.set(sender);
+        payloads
+    }
+
     async fn drive<S, T>(self: Arc<Self>, mut connection: Connection<S, T>)
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -49,6 +60,14 @@ impl Link {
             match message {
                 Ok(AsyncMessage::Notice(notice)) if is_unreplicated(&notice) => {
                     self.unreplicated.fetch_add(1, Ordering::Release);
+                }
+                Ok(AsyncMessage::Notification(notification)) => {
+                    let heard = |listener: &mpsc::Sender<String>| {
+                        listener.try_send(notification.payload().to_owned())
+                    };
+                    if self.payloads.get().is_some_and(|listener| heard(listener).is_err()) {
+                        return;
+                    }
                 }
                 Ok(_) => {}
                 Err(error) => {

@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Broker;
-use crate::domain::Result;
 use crate::domain::error::chain;
+use crate::domain::{QueueName, Result};
 use crate::engine::Happening;
-use crate::engine::announcement::{self, Announcement, News};
+use crate::engine::announcement::{self, Announcement, News, Told};
 use crate::pg::{Announcements, Line};
 
 /// The least time between two announcements of this replica.
@@ -130,15 +130,24 @@ impl Announcer {
                 self.broker.events.heard_everything();
             }
             News::Queues(queues) => {
-                for (queue, happening) in queues {
-                    tracing::debug!(replica, queue = queue.as_str(), ?happening, "announcement heard");
-                    if happening == Happening::Remade {
-                        self.broker.database.forget(&queue);
-                    }
-                    self.broker.events.heard(&queue, happening);
+                for (queue, told) in queues {
+                    tracing::debug!(replica, queue = queue.as_str(), ?told, "announcement heard");
+                    self.take_over(&queue, told);
                 }
             }
         }
         false
+    }
+
+    fn take_over(&self, queue: &QueueName, told: Told) {
+        match told {
+            Told::Happened(happening) => {
+                if happening == Happening::Remade {
+                    self.broker.database.forget(queue);
+                }
+                self.broker.events.heard(queue, happening);
+            }
+            Told::Due(wait) => self.broker.events.heard_due(queue, Instant::now() + wait),
+        }
     }
 }

@@ -43,7 +43,7 @@ impl OnConnection for Send {
     }
 
     fn tell(&self, _: &Sent, changes: &mut Changes) {
-        changes.arrived(&self.queue);
+        changes.sent(&self.queue, std::iter::once(self.message.schedule()));
     }
 }
 
@@ -83,7 +83,7 @@ impl OnConnection for SendBatch {
     }
 
     fn tell(&self, _: &Vec<Sent>, changes: &mut Changes) {
-        changes.arrived(&self.queue);
+        changes.sent(&self.queue, self.messages.iter().map(OutgoingMessage::schedule));
     }
 }
 

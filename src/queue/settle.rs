@@ -190,7 +190,7 @@ impl OnConnection for Release {
 
     fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
         let done = self.receipts.iter().zip(results).filter(|(_, result)| result.outcome == Outcome::Done);
-        changes.released(&self.queue, done.map(|(receipt, _)| *receipt));
+        changes.released(&self.queue, done.map(|(receipt, _)| *receipt), self.delay_ms);
     }
 }
 
@@ -251,7 +251,10 @@ impl OnConnection for SetVisibilityTimeout {
     }
 
     fn tell(&self, _: &Settled, changes: &mut Changes) {
-        changes.rescheduled(&self.queue);
+        match self.visible {
+            Settlement::VisibleAfterMillis(millis) => changes.rescheduled_for(&self.queue, millis),
+            _ => changes.rescheduled(&self.queue),
+        }
     }
 }
 

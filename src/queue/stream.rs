@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Broker, OnConnection};
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
-use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Queue, QueueName, ReadOrder, Result};
+use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Queue, ReadOrder, Result};
 use crate::engine::{Handover, Presence, QueueEvents, Subscription, Window};
 use crate::pg::Connection;
 
@@ -135,15 +135,6 @@ impl OnConnection for CheckReadable {
     }
 }
 
-/// Asks the database which deliveries still hold their slots: others may have settled them elsewhere.
-pub(super) async fn check_window(broker: &Broker, queue: &QueueName, window: &Window) -> Result<()> {
-    let receipts = window.receipts();
-    let mut connection = broker.database.connect("check_window", Deadline::within(READ_TIME)).await?;
-    let hidden = connection.hidden_for(queue, &receipts).await?;
-    window.corrected(receipts.into_iter().zip(hidden));
-    Ok(())
-}
-
 /// When a stream that begins now is old. Streams that were opened together do not end together.
 pub(super) fn end_of_life(broker: &Broker) -> Option<Instant> {
     broker.max_stream_age.map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0)))
@@ -229,7 +220,7 @@ impl Reader {
                     },
                 },
                 () = self.window.changed() => {}
-                () = sleep_until(look), if room == 0 => match check_window(&self.broker, &self.options.order.queue, &self.window).await {
+                () = sleep_until(look), if room == 0 => match self.broker.dispatch.check_window(&self.options.order.queue, &self.window).await {
                     Err(error) if error.kind() == Kind::QueueNotFound => return Next::Dropped(error),
                     // Another look comes soon.
                     Ok(()) | Err(_) => {}

@@ -11,7 +11,7 @@ use super::{Broker, OnConnection, ReadBatch};
 use crate::config::TransactionLimits;
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::{Deadline, Delivery, Error, Kind, Ordering, Result};
-use crate::engine::{Changes, Wake};
+use crate::engine::{Changes, Interest, Wake};
 use crate::pg::Connection;
 
 /// The longest pause between two reads of an empty queue in a transaction.
@@ -79,9 +79,12 @@ impl InTransaction for ReadBatch {
     async fn run_in(self, transaction: &mut Transaction) -> Result<Vec<Delivery>> {
         let until = Instant::now() + self.wait;
         let queue = &self.order.queue;
-        let grouped = self.order.ordering != Ordering::Unordered;
+        let interest = match self.order.ordering {
+            Ordering::Unordered => Interest::Visible,
+            _ => Interest::Groups,
+        };
         let (followed, wake) = (transaction.broker.events.follow(queue), Arc::new(Wake::default()));
-        followed.add_reader(&wake, grouped);
+        followed.add_reader(&wake, interest);
         loop {
             wake.take();
             let taken = transaction.connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
@@ -112,8 +115,10 @@ impl Transaction {
     pub async fn begin(broker: &Arc<Broker>, deadline: Deadline) -> Result<Self> {
         let limits = broker.transactions.limits;
         let turn = broker.transactions.turn(limits.wait.min(deadline.remaining())).await?;
+        let mut connection = broker.database.connect("open_transaction", deadline).await?;
+        // From here on others do without the connection; that it had to be made first is not the caller's fault.
         let ends = Deadline::within(limits.total);
-        let mut connection = broker.database.connect("open_transaction", ends.min(deadline)).await?;
+        connection.set_deadline(ends.min(deadline));
         // Outside, because what is looked up for the first time may fail, and then is looked up in another way.
         connection.installation().await?;
         connection.begin().await?;

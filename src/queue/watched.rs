@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::Broker;
 use crate::domain::error::chain;
 use crate::domain::{Deadline, Error, Kind, QueueName, Result, Timestamp};
-use crate::engine::Wake;
+use crate::engine::{Interest, Wake};
 use crate::pg::Sighting;
 
 /// The shortest time between two looks at one queue.
@@ -183,7 +183,7 @@ struct Known {
 async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
     let followed = broker.events.follow(&queue);
     let wake = Arc::new(Wake::default());
-    followed.add_reader(&wake, false);
+    followed.add_reader(&wake, Interest::Sent);
     let mut known: Option<Known> = None;
     let mut times_rest = Instant::now();
     let mut told = false;

@@ -154,7 +154,8 @@ async fn serve_on(
 
     let background = TaskTracker::new();
     let stop_background = CancellationToken::new();
-    background.spawn(Announcer::new(&broker, Announcements::new(&url)?).run(stop_background.clone()));
+    let announcements = Announcements::new(&database, &url)?;
+    background.spawn(Announcer::new(&broker, announcements).run(stop_background.clone()));
     background.spawn(monitor.run(stop_background.clone()));
     let window = config.deduplication_window;
     background.spawn(remove_expired_keys(database.clone(), window, stop_background.clone()));

@@ -6,9 +6,9 @@ use std::time::Instant;
 use pgmq_grpc::proto::v1::{CreateQueueRequest, DropQueueRequest, QueueKind, ReadRequest};
 use tokio_postgres::{AsyncMessage, NoTls};
 
-use crate::harness::{Client, Server, Test, eventually};
+use crate::harness::{Client, DeafProxy, OwnPostgres, Server, Test, eventually, seconds};
 use crate::read_batch::{ids, waiting_for};
-use crate::read_stream::Follower;
+use crate::read_stream::{Follower, follow};
 
 /// A test with a queue `orders`, and a second server on its database that logs what it hears.
 async fn pair() -> (Test, Server, Client) {
@@ -149,4 +149,65 @@ async fn what_others_say_on_the_channel_is_no_trouble() {
     until_heard(&other, "\"orders\"").await;
     let sent = test.client.send("orders", "{}").await;
     assert_eq!(elsewhere.read_one("orders").await.msg_id, sent);
+}
+
+/// How often a server has looked at its idle queues.
+fn looks(server: &Server) -> usize {
+    server.log().matches("\"statement\":\"look_around\"").count()
+}
+
+#[tokio::test]
+async fn an_announcement_alone_wakes_a_stream_that_nobody_looks_after() {
+    let mut test = Test::with_queue("orders").await;
+    let other = Server::start_on(&test.database, &["--log", "info,pgmq_grpc=trace"]).await;
+    until_listening(&test, 2).await;
+    let elsewhere = Client::connect(&other).await;
+    let mut stream = Follower::open(&elsewhere, follow("orders")).await;
+    // The looks find it too, once a second; between two of them only the announcement does.
+    eventually("a message between two looks", async || {
+        let idle_since = looks(&other);
+        eventually("the stream's rest", async || (looks(&other) >= idle_since + 2).then_some(())).await;
+        let before = looks(&other);
+        let sent = test.client.send("orders", "{}").await;
+        assert_eq!(stream.message().await.msg_id, sent);
+        (looks(&other) == before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_moment_of_a_delayed_message_is_announced() {
+    let (mut test, other, elsewhere) = pair().await;
+    let mut stream = Follower::open(&elsewhere, follow("orders")).await;
+    let delay = Some(pgmq_grpc::proto::v1::send_request::Schedule::Delay(seconds(1.5).unwrap()));
+    let (queue, message) = ("orders".to_owned(), "{}".to_owned());
+    let request = pgmq_grpc::proto::v1::SendRequest { queue, message, schedule: delay, ..Default::default() };
+    let sent = test.client.queue.send(request).await.unwrap().into_inner().msg_id;
+    until_heard(&other, "Due(").await;
+    assert_eq!(stream.message().await.msg_id, sent);
+}
+
+#[tokio::test]
+async fn a_server_that_hears_nothing_says_so_once_and_looks_by_itself() {
+    let postgres = OwnPostgres::start().await;
+    let deaf = DeafProxy::start(postgres.port).await;
+    let (login, _) = postgres.url.rsplit_once('@').expect("a url with a user");
+    let url = format!("{login}@127.0.0.1:{}/pgmq?sslmode=disable", deaf.port);
+    let hearing = Server::start(&["--database-url", &postgres.url]).await;
+    let mut client = Client::connect(&hearing).await;
+    crate::harness::health::serving(&client).await;
+    client.create("orders").await;
+    let server = Server::start(&["--database-url", &url]).await;
+    let elsewhere = Client::connect(&server).await;
+    let mut stream = Follower::open(&elsewhere, follow("orders")).await;
+
+    let told = || server.log().matches("no announcements arrive").count();
+    eventually("a word about it", async || (told() > 0).then_some(())).await;
+    for _ in 0..3 {
+        let sent = client.send("orders", "{}").await;
+        assert_eq!(stream.message().await.msg_id, sent);
+    }
+
+    assert_eq!(told(), 1);
+    assert!(!hearing.log().contains("no announcements arrive"));
 }

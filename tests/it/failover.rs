@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use pgmq_grpc::proto::v1::transact_operation::Operation;
 use pgmq_grpc::proto::v1::{
-    DeleteRequest, Message, Outcome, ReadRequest, ReadResponse, SendRequest, TransactOperation,
-    TransactRequest,
+    DeleteRequest, Outcome, ReadRequest, SendRequest, TransactOperation, TransactRequest,
 };
-use tonic::{Code, Request, Status, Streaming};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Status};
 
 use crate::harness::{
     Client, OwnPostgres, PATIENCE, Pair, Refusal, Server, Test, eventually, health, seconds,
 };
+use crate::read_stream::{Follower, follow};
 
 /// A server whose monitor notices every change soon.
 async fn start_on(url: &str) -> (Server, Client) {
@@ -56,16 +57,6 @@ async fn until_commits_wait(sql: &tokio_postgres::Client, wanted: i64) -> Vec<i3
     .await
 }
 
-async fn next_message(stream: &mut Streaming<ReadResponse>) -> Message {
-    loop {
-        let answer = stream.message().await.expect("a living stream").expect("no end of the stream");
-        assert!(answer.closing.is_none(), "{answer:?}");
-        if let Some(message) = answer.messages.into_iter().next() {
-            return message;
-        }
-    }
-}
-
 #[track_caller]
 fn expect_unknown(status: &Status) {
     let refusal = Refusal::expect(status, Code::Unknown, "OUTCOME_UNKNOWN");
@@ -86,32 +77,31 @@ async fn calls_and_streams_go_on_at_the_promoted_standby_and_nothing_acknowledge
     client.create("events").await;
     let before = client.send_all("orders", &["1", "2", "3"]).await;
     let held = client.read_one("orders").await;
-    let read = ReadRequest {
-        queue: "events".to_owned(),
-        heartbeat_interval: seconds(1.0),
-        visibility_timeout: seconds(600.0),
-        ..Default::default()
-    };
-    let mut stream = client.queue.read(read).await.unwrap().into_inner();
+    let request = ReadRequest { visibility_timeout: seconds(600.0), ..follow("events") };
+    let mut stream = Follower::open(&client, request).await;
     client.send("events", r#""before""#).await;
-    let first = next_message(&mut stream).await;
+    let first = stream.message().await;
     assert_eq!(first.message, r#""before""#);
-    let sender = tokio::spawn(send_until_refused(client.clone()));
-    eventually("some messages", async || (pair.standby.count("pgmq.q_orders").await > 20).then_some(()))
-        .await;
+    let over = CancellationToken::new();
+    let sender = tokio::spawn(send_until_refused(client.clone(), over.clone()));
+    eventually("some messages", async || (pair.standby.count("pgmq.q_orders").await > 5).then_some(())).await;
 
     pair.primary.crash().await;
     pair.standby.promote().await;
 
+    // A send that waits for its connection can be served by the new primary.
+    over.cancel();
     let (acknowledged, refused) = sender.await.unwrap();
-    let reason = Refusal::of(&refused).reason;
-    assert!(["OUTCOME_UNKNOWN", "DATABASE_UNAVAILABLE"].contains(&reason.as_str()), "{refused:?}");
+    if let Some(refused) = refused {
+        let reason = Refusal::of(&refused).reason;
+        assert!(["OUTCOME_UNKNOWN", "DATABASE_UNAVAILABLE"].contains(&reason.as_str()), "{refused:?}");
+    }
     let after = send_at_last(&mut client, "orders").await;
     health::serving(&client).await;
     assert_eq!(client.delete("orders", &[&held.receipt]).await, [Outcome::Done]);
     assert_eq!(client.delete("events", &[&first.receipt]).await, [Outcome::Done]);
     client.send("events", r#""after""#).await;
-    assert_eq!(next_message(&mut stream).await.message, r#""after""#);
+    assert_eq!(stream.message().await.message, r#""after""#);
     let sql = pair.standby.connect().await.unwrap();
     let rows = sql.query("SELECT msg_id FROM pgmq.q_orders", &[]).await.unwrap();
     let stored: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
@@ -122,14 +112,16 @@ async fn calls_and_streams_go_on_at_the_promoted_standby_and_nothing_acknowledge
     assert!(server.log().contains("another primary has taken over"), "{}", server.log());
 }
 
-async fn send_until_refused(mut client: Client) -> (Vec<i64>, Status) {
+/// Sends one message after the other until one is refused, or it is told that all is over.
+async fn send_until_refused(mut client: Client, over: CancellationToken) -> (Vec<i64>, Option<Status>) {
     let mut acknowledged = Vec::new();
-    loop {
-        match client.queue.send(send_to("orders")).await {
+    while !over.is_cancelled() {
+        match client.queue.send(patient(send_to("orders"))).await {
             Ok(sent) => acknowledged.push(sent.into_inner().msg_id),
-            Err(refused) => return (acknowledged, refused),
+            Err(refused) => return (acknowledged, Some(refused)),
         }
     }
+    (acknowledged, None)
 }
 
 #[tokio::test]
@@ -257,6 +249,47 @@ async fn of_two_primaries_at_once_the_newer_is_found_and_used() {
     let after: i64 = old.query_one(count, &[]).await.unwrap().get(0);
     assert_eq!(before, after);
     assert!(pair.standby.count("pgmq.q_orders").await >= 6);
+}
+
+#[tokio::test]
+async fn announcements_are_made_and_heard_at_the_newer_of_two_primaries() {
+    let Some(pair) = Pair::start_asynchronous("announcements after a take-over").await else { return };
+    let flags = ["--database-url", &pair.url, "--health-interval", "100ms", "--log", "info,pgmq_grpc=debug"];
+    let server = Server::start(&flags).await;
+    let mut client = Client::connect(&server).await;
+    health::serving(&client).await;
+    client.create("orders").await;
+    let old = pair.primary.connect().await;
+    eventually("a listener at the primary", async || (listeners(&old).await == 1).then_some(())).await;
+    let standby = &pair.standby;
+    eventually("the queue on the standby", async || {
+        let sql = standby.connect().await?;
+        sql.query_opt("SELECT FROM pgmq.q_orders", &[]).await.ok()?;
+        Some(())
+    })
+    .await;
+
+    // The old primary lives on, and its connections with it.
+    pair.standby.promote().await;
+
+    let new = pair.standby.connect().await.unwrap();
+    eventually("a listener at the new primary", async || (listeners(&new).await == 1).then_some(())).await;
+    eventually("no listener at the old one", async || (listeners(&old).await == 0).then_some(())).await;
+    let mut stream = Follower::open(&client, follow("orders")).await;
+    eventually("an announcement", async || {
+        new.batch_execute("SELECT pg_notify('pgmq_grpc', '1 another queues\naorders')").await.ok()?;
+        server.log().contains("announcement heard").then_some(())
+    })
+    .await;
+    let sent = send_at_last(&mut client, "orders").await;
+    assert_eq!(stream.message().await.msg_id, sent);
+}
+
+/// How many connections of servers announce at a Postgres.
+async fn listeners(sql: &tokio_postgres::Client) -> i64 {
+    let listening = "SELECT count(*) FROM pg_stat_activity
+        WHERE query LIKE '-- pgmq-grpc: announce%' OR query LIKE '-- pgmq-grpc: listen%'";
+    sql.query_one(listening, &[]).await.expect("the activity").get(0)
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod functions;
 mod grpcurl;
 mod harness;
 mod history;
+mod idle;
 mod install;
 mod json_agrees_with_postgres;
 mod layout;

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pgmq_grpc::proto::v1::{
-    DeleteRequest, GetQueueRequest, ListQueuesRequest, Message, Outcome, ReadBatchRequest, ReadRequest,
-    ReadResponse, SendRequest,
+    DeleteRequest, GetQueueRequest, ListQueuesRequest, Outcome, ReadBatchRequest, ReadRequest, SendRequest,
 };
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Status};
 
 use crate::harness::{Client, Gate, OwnPostgres, Refusal, Server, Test, eventually, health, seconds};
+use crate::read_stream::{Follower, follow};
 
 /// So often that a test notices every change.
 const OFTEN: [&str; 2] = ["--health-interval", "100ms"];
@@ -186,38 +186,23 @@ async fn an_open_stream_outlives_a_restart_of_the_database() {
     let (_server, mut client) = start_on(&postgres).await;
     health::serving(&client).await;
     client.create("orders").await;
-    let request = ReadRequest {
-        queue: "orders".to_owned(),
-        heartbeat_interval: seconds(1.0),
-        visibility_timeout: seconds(600.0),
-        ..Default::default()
-    };
-    let mut stream = client.queue.read(request).await.unwrap().into_inner();
+    let request = ReadRequest { visibility_timeout: seconds(600.0), ..follow("orders") };
+    let mut stream = Follower::open(&client, request).await;
     client.send("orders", r#""before""#).await;
-    assert_eq!(next_message(&mut stream).await.message, r#""before""#);
+    assert_eq!(stream.message().await.message, r#""before""#);
 
     postgres.stop().await;
     health::not_serving(&client).await;
     // It still lives: heartbeats come while there is no database.
     for _ in 0..2 {
-        assert!(stream.message().await.unwrap().unwrap().heartbeat.is_some());
+        stream.heartbeat().await;
     }
     postgres.start_again().await;
     health::serving(&client).await;
 
     client.send("orders", r#""after""#).await;
-    let message = next_message(&mut stream).await;
+    let message = stream.message().await;
     assert_eq!((message.message.as_str(), message.read_ct), (r#""after""#, 1));
-}
-
-async fn next_message(stream: &mut Streaming<ReadResponse>) -> Message {
-    loop {
-        let answer = stream.message().await.expect("a living stream").expect("no end of the stream");
-        assert!(answer.closing.is_none(), "{answer:?}");
-        if let Some(message) = answer.messages.into_iter().next() {
-            return message;
-        }
-    }
 }
 
 #[tokio::test]

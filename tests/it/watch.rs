@@ -9,7 +9,7 @@ use pgmq_grpc::proto::v1::{
 };
 use tonic::{Code, Status, Streaming};
 
-use crate::harness::{Client, PATIENCE, Refusal, Server, Test, eventually, seconds};
+use crate::harness::{Client, OwnPostgres, PATIENCE, Refusal, Server, Test, eventually, health, seconds};
 
 struct Watcher {
     started: StreamStarted,
@@ -234,6 +234,21 @@ async fn a_watch_outlives_its_connections() {
     test.database.terminate_connections().await;
     test.sql = test.database.connect().await;
     test.run("SELECT pgmq.send('orders', '{}'::jsonb)").await;
+    watcher.event("orders", QueueEventKind::Sent).await;
+}
+
+#[tokio::test]
+async fn a_watch_outlives_a_restart_of_its_database() {
+    let mut postgres = OwnPostgres::start().await;
+    let server = Server::start(&["--database-url", &postgres.url, "--health-interval", "100ms"]).await;
+    let mut client = Client::connect(&server).await;
+    health::serving(&client).await;
+    client.create("orders").await;
+    let mut watcher = Watcher::open(&client, &["orders"]).await;
+    postgres.crash().await;
+    health::not_serving(&client).await;
+    postgres.start_again().await;
+    postgres.run("SELECT pgmq.send('orders', '{}'::jsonb)").await;
     watcher.event("orders", QueueEventKind::Sent).await;
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::share::{Ask, Share};
 use crate::domain::{Ordering, ReadOrder, Timestamp};
-use crate::engine::events::QueueEvents;
+use crate::engine::events::{Interest, QueueEvents};
 use crate::engine::wake::Wake;
 
 /// The first pause before an empty queue that just gave something is read again, for what nobody announces.
@@ -72,7 +72,11 @@ impl Class {
         // Only heads of groups are independent of each other; what else is read together stays together.
         let whole = matches!(order.ordering, Ordering::Grouped | Ordering::GroupedRoundRobin);
         let wake = Arc::new(Wake::default());
-        followed.add_reader(&wake, order.ordering != Ordering::Unordered);
+        let interest = match order.ordering {
+            Ordering::Unordered => Interest::Visible,
+            Ordering::Grouped | Ordering::GroupedRoundRobin | Ordering::GroupedHead => Interest::Groups,
+        };
+        followed.add_reader(&wake, interest);
         let state = State {
             share: Share::new(whole),
             unasked: None,

@@ -6,7 +6,7 @@
 //! transactions have ended that ran then. What became visible without a send (`pgmq.set_vt` by plain SQL, a row that was
 //! locked) takes a close look to see, which is had by as many queues a second as fit, in turn.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +32,10 @@ const LARGE_BYTES: u64 = 4 * 1024 * 1024;
 const LARGE_PAUSE: u64 = 30;
 
 /// How many looks there are without close ones after one that failed, because of a table that is locked or gone.
-const CAREFUL: u64 = 3;
+const CAREFUL: u64 = 1;
+
+/// How many looks apart a table is looked at closely that could not be, alone.
+const UNREADABLE_PAUSE: u64 = 30;
 
 /// Of how many looks at least one wakes the readers of a queue where something is visible that they cannot get.
 const MOST_FRUITLESS: u64 = 4;
@@ -54,6 +57,10 @@ pub(super) struct Post {
     manned: bool,
     looks: u64,
     careful_until: u64,
+    /// The queues that the look under way looks at closely.
+    close: Vec<QueueName>,
+    /// Parts of close looks that failed, to be tried one by one until the table is found that nobody can look at.
+    doubted: VecDeque<Vec<QueueName>>,
 }
 
 #[derive(Default)]
@@ -65,6 +72,8 @@ struct Watched {
     looked: u64,
     large: bool,
     fruitless: u64,
+    /// Its table could not be looked at; at this look it is tried again.
+    unreadable_until: Option<u64>,
 }
 
 /// Keeps a queue under watch while it lives.
@@ -127,7 +136,7 @@ impl Lookout {
                     }
                 }
                 Err(error) => {
-                    lock(&self.post).failed();
+                    lock(&self.post).failed(is_outage(&error));
                     // Those who wait for an answer find out by reading; the others try again until it works.
                     if is_outage(&error) {
                         queues.iter().for_each(|(queue, _)| self.events.wake_readers(queue));
@@ -153,6 +162,7 @@ impl Post {
         }
         self.looks += 1;
         let (looks, careful) = (self.looks, self.looks < self.careful_until);
+        let part = if careful { Some(Vec::new()) } else { self.next_part() };
         let mut line: Vec<(&QueueName, &Watched)> = self.watched.iter().collect();
         // Those under suspicion first, then those that were not looked at for longest.
         line.sort_unstable_by_key(|(_, watched)| {
@@ -161,11 +171,26 @@ impl Post {
         let mut close = 0;
         let chosen = line.into_iter().map(|(queue, watched)| {
             let rests = watched.large && looks < watched.looked + LARGE_PAUSE;
-            let closely = !careful && !rests && close < CLOSE_LOOKS;
+            let closely = match &part {
+                Some(part) => part.contains(queue),
+                None => !rests && watched.unreadable_until.is_none() && close < CLOSE_LOOKS,
+            };
             close += usize::from(closely);
             (queue.clone(), closely)
         });
-        Some(chosen.collect())
+        let chosen: Vec<(QueueName, bool)> = chosen.collect();
+        self.close = chosen.iter().filter(|(_, closely)| *closely).map(|(queue, _)| queue.clone()).collect();
+        Some(chosen)
+    }
+
+    /// A few queues to be looked at closely without others, because one of them may spoil the look.
+    fn next_part(&mut self) -> Option<Vec<QueueName>> {
+        let looks = self.looks;
+        let is_due = |(_, watched): &(&QueueName, &Watched)| {
+            watched.unreadable_until.is_some_and(|until| until <= looks)
+        };
+        let again = || self.watched.iter().find(is_due).map(|(queue, _)| vec![queue.clone()]);
+        self.doubted.pop_front().or_else(again)
     }
 
     /// What a look means for each queue.
@@ -192,9 +217,25 @@ impl Post {
         verdicts
     }
 
-    /// After a failure the next looks are without close ones, so that one queue cannot hide all others.
-    fn failed(&mut self) {
+    /// After a failure the next look is without close ones, and then the halves are tried, so that one queue cannot hide
+    /// the others. An outage is nobody's fault.
+    pub(super) fn failed(&mut self, is_outage: bool) {
         self.careful_until = self.looks + 1 + CAREFUL;
+        let close = std::mem::take(&mut self.close);
+        match close.as_slice() {
+            [] => {}
+            _ if is_outage => {}
+            [queue] => {
+                if let Some(watched) = self.watched.get_mut(queue) {
+                    watched.unreadable_until = Some(self.looks + UNREADABLE_PAUSE);
+                }
+            }
+            queues => {
+                let (first, second) = queues.split_at(queues.len() / 2);
+                self.doubted.push_front(second.to_vec());
+                self.doubted.push_front(first.to_vec());
+            }
+        }
     }
 }
 
@@ -214,6 +255,7 @@ impl Watched {
             return Verdict { wake: self.end_suspicion(view, looks) || replaced, after: None };
         };
         self.looked = looks;
+        self.unreadable_until = None;
         self.end_suspicion(view, looks);
         self.fruitless = if visible && !moved { self.fruitless + 1 } else { 0 };
         let wake =
@@ -251,4 +293,54 @@ fn is_outage(error: &Error) -> bool {
 
 fn lock(post: &Mutex<Post>) -> MutexGuard<'_, Post> {
     post.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks once; whoever is looked at closely with `unreadable` fails. Gives who was looked at closely.
+    fn look(post: &mut Post, unreadable: &QueueName) -> (Vec<QueueName>, bool) {
+        let queues = post.next().expect("queues");
+        let close: Vec<QueueName> =
+            queues.iter().filter(|(_, closely)| *closely).map(|(queue, _)| queue.clone()).collect();
+        if close.contains(unreadable) {
+            post.failed(false);
+            return (close, false);
+        }
+        let sight = |(_, closely): &(QueueName, bool)| {
+            Some(Sight {
+                created_at: Timestamp::from_unix_micros(1),
+                last_id: Some(1),
+                is_readable: true,
+                bytes: 0,
+                visible: closely.then_some(false),
+                next_visible: None,
+            })
+        };
+        let sights = queues.iter().map(sight).collect();
+        post.judge(&queues, &View { sights, oldest_running: 2, next_transaction: 2 });
+        (close, true)
+    }
+
+    #[test]
+    fn one_table_that_cannot_be_looked_at_does_not_keep_from_the_others() {
+        let name = |number| QueueName::try_from(format!("q{number}")).expect("a good name");
+        let mut post = Post::default();
+        for number in 0..CLOSE_LOOKS {
+            post.watched.entry(name(number)).or_default().watchers = 1;
+        }
+        let bad = name(17);
+        let failures = (0..40).filter(|_| !look(&mut post, &bad).1).count();
+        // All together, then halves down to the one, and that one again after a while.
+        assert!((7..=9).contains(&failures), "{failures}");
+        let (close, succeeded) = (0..2).map(|_| look(&mut post, &bad)).last().expect("a look");
+        assert!(succeeded && close.len() == CLOSE_LOOKS - 1, "{}", close.len());
+        // Once it can be looked at again it is one of them.
+        let nobody = name(CLOSE_LOOKS);
+        for _ in 0..UNREADABLE_PAUSE * 2 {
+            assert!(look(&mut post, &nobody).1);
+        }
+        assert_eq!(look(&mut post, &nobody).0.len(), CLOSE_LOOKS);
+    }
 }

@@ -4,6 +4,7 @@
 //! under way, asks for as much as its subscribers want together, and hands over at once what came: nothing is kept for
 //! later, and what nobody takes goes back. Without a demand there is no query.
 
+mod checks;
 mod class;
 mod dispatcher;
 mod handover;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::checks::Checks;
 use self::class::Class;
 pub use self::handover::Handover;
 use self::handover::Returns;
@@ -31,6 +33,7 @@ use self::share::Manner;
 pub use self::source::{Session, Source};
 pub use self::subscription::Subscription;
 use super::Events;
+use super::window::Window;
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::{Error, Kind, QueueName, ReadOrder, Result, Timestamp};
 
@@ -48,6 +51,7 @@ struct Shared {
     events: Events,
     returns: Returns,
     lookout: Lookout,
+    checks: Checks,
     tasks: TaskTracker,
     drain: CancellationToken,
     reads: Arc<Semaphore>,
@@ -72,9 +76,11 @@ impl Dispatch {
     ) -> Self {
         let returns = Returns::new(Arc::clone(&source), events.clone(), tasks.clone());
         let lookout = Lookout::new(Arc::clone(&source), events.clone(), tasks.clone(), drain.clone());
+        let checks = Checks::new(Arc::clone(&source), tasks.clone());
         let shared = Shared {
             source,
             lookout,
+            checks,
             events: events.clone(),
             returns,
             tasks: tasks.clone(),
@@ -136,6 +142,15 @@ impl Dispatch {
                 return nothing();
             }
         }
+    }
+
+    /// Asks the database which deliveries still hold their slots in a window: others may have settled them elsewhere.
+    /// Asked for many windows of a queue, it is one question.
+    ///
+    /// # Errors
+    /// `QueueNotFound`; whatever kept the database from answering.
+    pub async fn check_window(&self, queue: &QueueName, window: &Arc<Window>) -> Result<()> {
+        self.shared.checks.check(queue, window).await
     }
 
     fn join(&self, order: &ReadOrder, manner: Manner) -> Result<Subscription> {

@@ -286,3 +286,145 @@ fn allotments(count: usize, demands: &[usize]) -> Vec<usize> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use proptest::prelude::*;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::domain::{Message, QueueName, Receipt, Result};
+    use crate::engine::Events;
+    use crate::engine::dispatch::handover::Returns;
+    use crate::engine::dispatch::source::{Session, Source};
+
+    /// Nothing is given back here.
+    struct Nowhere;
+
+    impl Source for Nowhere {
+        fn open(&self, _: &'static str) -> BoxFuture<'_, Result<Box<dyn Session>>> {
+            async { Err(Error::draining()) }.boxed()
+        }
+    }
+
+    fn delivery(msg_id: i64, bytes: usize) -> Delivery {
+        let queue = QueueName::try_from("q".to_owned()).expect("a good name");
+        let at = Timestamp::from_unix_micros(1);
+        let receipt = Receipt::new(&queue, at, msg_id, 1, at, Some(at));
+        let message = Some("x".repeat(bytes));
+        let (last_read_at, headers) = (Some(at), None);
+        let message = Message { msg_id, read_ct: 1, enqueued_at: at, last_read_at, vt: at, message, headers };
+        Delivery { message, receipt }
+    }
+
+    /// A share among so many, and where each of them finds what it is given.
+    struct Stage {
+        share: Share,
+        subscribers: Vec<(u64, mpsc::UnboundedReceiver<Item>)>,
+    }
+
+    fn among(count: usize, whole: bool, piece_bytes: usize) -> Stage {
+        let mut share = Share::new(whole);
+        let manner = Manner { piece_bytes, impatient: false, queue_created_at: None };
+        let subscribers = (0..count).map(|_| {
+            let (sender, inbox) = mpsc::unbounded_channel();
+            (share.add(manner, sender), inbox)
+        });
+        let subscribers = subscribers.collect();
+        Stage { share, subscribers }
+    }
+
+    impl Stage {
+        fn demand(&mut self, index: usize, count: usize) {
+            self.share.demand(self.subscribers[index].0, count);
+        }
+
+        /// Divides a batch: what each was given, and what is left.
+        fn divide(&mut self, batch: Vec<Delivery>) -> (Vec<Vec<i64>>, Vec<i64>) {
+            let returns = Returns::new(Arc::new(Nowhere), Events::default(), TaskTracker::new());
+            let queue = QueueName::try_from("q".to_owned()).expect("a good name");
+            let ids = |deliveries: &[Delivery]| -> Vec<i64> {
+                deliveries.iter().map(|delivery| delivery.message.msg_id).collect()
+            };
+            let left = self.share.divide(batch.into(), |piece| Handover::new(&returns, &queue, piece));
+            let given = self.subscribers.iter_mut().map(|(_, inbox)| {
+                let mut given = Vec::new();
+                while let Ok(Item::Messages(handover)) = inbox.try_recv() {
+                    given.extend(ids(&handover.hand_over()));
+                }
+                given
+            });
+            (given.collect(), ids(&left))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_lost_or_doubled_and_nobody_gets_more_than_it_wants(
+            demands in prop::collection::vec(0_usize..40, 1..20),
+            sizes in prop::collection::vec(0_usize..3_000, 0..200),
+            whole: bool,
+            piece_bytes in 1_usize..20_000,
+        ) {
+            let mut stage = among(demands.len(), whole, piece_bytes);
+            for (index, demand) in demands.iter().enumerate() {
+                stage.demand(index, *demand);
+            }
+            let batch = (1..).zip(&sizes).map(|(msg_id, bytes)| delivery(msg_id, *bytes)).collect();
+            let (given, left) = stage.divide(batch);
+            for (given, demand) in given.iter().zip(&demands) {
+                prop_assert!(given.len() <= *demand);
+                prop_assert!(given.is_sorted());
+                let bytes: usize = given.iter().map(|&id| sizes[usize::try_from(id).unwrap_or(0) - 1] + OVERHEAD_BYTES).sum();
+                prop_assert!(given.len() <= 1 || bytes <= piece_bytes);
+            }
+            prop_assert!(!whole || given.iter().filter(|given| !given.is_empty()).count() <= 1);
+            let mut all: Vec<i64> = given.concat();
+            all.extend(&left);
+            all.sort_unstable();
+            let count = i64::try_from(sizes.len()).unwrap_or(0);
+            prop_assert!(all.into_iter().eq(1..=count));
+        }
+
+        #[test]
+        fn what_there_is_goes_evenly_to_those_who_want_it(
+            count in 0_usize..500,
+            demands in prop::collection::vec(0_usize..60, 1..30),
+        ) {
+            let allotted = allotments(count, &demands);
+            prop_assert_eq!(allotted.iter().sum::<usize>(), count.min(demands.iter().sum()));
+            let most = allotted.iter().copied().max().unwrap_or(0);
+            for (has, wants) in allotted.iter().zip(&demands) {
+                prop_assert!(has <= wants);
+                prop_assert!(has == wants || has + 1 >= most, "{allotted:?} of {demands:?}");
+            }
+        }
+
+        #[test]
+        fn nobody_is_served_twice_while_another_waits(
+            count in 1_usize..20,
+            batches in prop::collection::vec(1_usize..30, 1..100),
+        ) {
+            let mut stage = among(count, false, 1 << 20);
+            // How often each of the others was served since one began to wait.
+            let mut passed_by = vec![vec![0; count]; count];
+            for size in batches {
+                // Who still stands in the line keeps its place.
+                (0..count).for_each(|index| stage.demand(index, 1));
+                let batch = (1..).take(size).map(|msg_id| delivery(msg_id, 1)).collect();
+                let served: Vec<usize> = stage.divide(batch).0.iter().map(Vec::len).collect();
+                prop_assert_eq!(served.iter().sum::<usize>(), size.min(count));
+                for (waiting, passed_by) in passed_by.iter_mut().enumerate() {
+                    for (passed_by, served_other) in passed_by.iter_mut().zip(&served) {
+                        *passed_by = if served[waiting] > 0 { 0 } else { *passed_by + served_other };
+                        prop_assert!(*passed_by <= 1, "{served:?}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -146,6 +146,7 @@ impl Session for Fake {
         _: &'a QueueName,
         receipts: &'a [Receipt],
     ) -> BoxFuture<'a, Result<Vec<Option<Duration>>>> {
+        self.with(|world, _| *world.statements.entry("hidden_for").or_default() += 1);
         async move { Ok(vec![None; receipts.len()]) }.boxed()
     }
 
@@ -449,7 +450,7 @@ async fn no_wake_up_is_lost() {
             let sent = stage.fake.send_in("a", delay);
             match announced {
                 true if delay.is_zero() => stage.events.arrived(&queue("a")),
-                true => stage.events.arrives_in(&queue("a"), delay),
+                true => stage.events.arrives_at(&queue("a"), Instant::now() + delay),
                 false => {}
             }
             let due = Instant::now() + delay;
@@ -470,4 +471,25 @@ async fn no_wake_up_is_lost() {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_windows_of_many_streams_are_checked_together() {
+    let stage = stage();
+    let at = Timestamp::from_unix_micros(1);
+    let full = |msg_id| {
+        let window = Arc::new(Window::new(1));
+        let receipt = Receipt::new(&queue("a"), at, msg_id, 1, at, Some(at));
+        window.take(std::iter::once(receipt), HOUR);
+        window
+    };
+    let windows: Vec<Arc<Window>> = (1..=200).map(full).collect();
+    let name = queue("a");
+    let checks = windows.iter().map(|window| stage.dispatch.check_window(&name, window));
+    for checked in futures_util::future::join_all(checks).await {
+        checked.expect("a check");
+    }
+    assert!(windows.iter().all(|window| window.in_flight() == 0));
+    // The first goes at once, and the others gather behind it.
+    assert!(stage.fake.with(|world, _| world.statements["hidden_for"]) <= 2);
 }

@@ -21,8 +21,7 @@ use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Result};
 use crate::engine::{Handover, Presence, QueueEvents, Subscription, Window};
 use crate::pg::Settlement;
 use crate::queue::stream::{
-    CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, check_window, end_of_life,
-    retry_delay,
+    CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, end_of_life, retry_delay,
 };
 use crate::queue::{Broker, Change, Targets};
 
@@ -510,7 +509,7 @@ impl Consumer {
         let (broker, window) = (Arc::clone(&self.broker), Arc::clone(&self.window));
         let queue = self.options.order.queue.clone();
         self.working
-            .push(Box::pin(async move { Done::Looked(check_window(&broker, &queue, &window).await) }));
+            .push(Box::pin(async move { Done::Looked(broker.dispatch.check_window(&queue, &window).await) }));
     }
 }
 

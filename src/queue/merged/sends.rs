@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::SentParcel;
 use crate::domain::{Deadline, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
-use crate::engine::Events;
 use crate::engine::merge::{Attempt, Failure, Load, Merge, Parcel, Share, Shares, bisect};
+use crate::engine::{Changes, Events};
 use crate::pg::{Connection, Database};
 use crate::queue::merged::settles::{FLUSH_TIME, failure};
 
@@ -71,9 +71,10 @@ impl Merge for Sends {
         };
         let verdicts: Vec<Result<Sent>> = verdicts.into_iter().zip(&messages).map(repeatable).collect();
         drop((insert, share));
-        if verdicts.iter().any(Result::is_ok) {
-            self.events.arrived(queue);
-        }
+        let stored = messages.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
+        let mut changes = Changes::default();
+        changes.sent(queue, stored.map(|(message, _)| message.schedule()));
+        changes.tell(&self.events);
         let mut verdicts = verdicts.into_iter();
         for parcel in parcels {
             let sent = verdicts.by_ref().take(parcel.load.len()).collect();

@@ -13,8 +13,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result};
-use crate::engine::Events;
 use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
+use crate::engine::{Changes, Events};
 use crate::pg::{Connection, Database, FirstLook, Settlement, may_be_one_items_fault};
 use crate::queue::settle::Targets;
 
@@ -63,17 +63,23 @@ impl Change {
         if !places.clone().any(done) {
             return;
         }
+        let done = places.filter(|&place| done(place));
+        let mut changes = Changes::default();
         match (self, targets) {
             (Self::Delete | Self::Archive, targets) => {
-                events.settled(queue, places.filter(|&place| done(place)).map(|place| targets.msg_id(place)));
+                events.settled(queue, done.map(|place| targets.msg_id(place)));
             }
-            (Self::Release { .. }, Targets::Receipts(receipts)) => {
-                events.released(queue, places.filter(|&place| done(place)).map(|place| receipts[place]));
+            (Self::Release { delay_ms }, Targets::Receipts(receipts)) => {
+                changes.released(queue, done.map(|place| receipts[place]), delay_ms);
             }
             // Nobody has to look for what is not there for longer, and who counts on it asks the database anyway.
             (Self::Reschedule(Settlement::HiddenForMillis(_)), _) => {}
-            (Self::Release { .. } | Self::Reschedule(_), _) => events.rescheduled(queue),
+            (Self::Reschedule(Settlement::VisibleAfterMillis(millis)), _) => {
+                changes.rescheduled_for(queue, millis);
+            }
+            (Self::Release { .. } | Self::Reschedule(_), _) => changes.rescheduled(queue),
         }
+        changes.tell(events);
     }
 }
 

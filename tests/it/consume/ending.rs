@@ -89,6 +89,32 @@ async fn a_client_that_vanishes_keeps_what_it_was_given_and_takes_nothing_more()
 }
 
 #[tokio::test]
+async fn old_streams_are_closed_and_told_to_come_back_one_after_the_other() {
+    let mut test = Test::start_with(&["--max-stream-age", "1s"]).await;
+    test.client.create("orders").await;
+    test.client.send("orders", "{}").await;
+    let mut consumer = Consumer::start(&test.client, start("orders")).await;
+    let held = consumer.message().await;
+    let closing = consumer.closing().await;
+    assert_eq!(closing.reason(), ClosingReason::StreamAge);
+    // What is held can still be settled, and then it ends.
+    assert_eq!(consumer.settle(SettleAction::Delete, &[&held]).await, [Outcome::Done]);
+    consumer.end().await.status.unwrap();
+
+    let opened = (0..20).map(|_| Consumer::start(&test.client, start("orders")));
+    let opened = futures_util::future::join_all(opened).await;
+    let closings = opened.into_iter().map(Consumer::end);
+    let delays = futures_util::future::join_all(closings).await.into_iter().map(|end| {
+        end.status.unwrap();
+        let delay = end.closing.expect("closing before the end").retry_delay.expect("a delay");
+        delay.seconds * 1_000 + i64::from(delay.nanos) / 1_000_000
+    });
+    let delays: std::collections::BTreeSet<i64> = delays.collect();
+    assert!(delays.len() > 5, "{delays:?}");
+    assert!(delays.iter().all(|delay| (100..=2_000).contains(delay)), "{delays:?}");
+}
+
+#[tokio::test]
 async fn a_stream_outlives_its_database_connections() {
     let mut test = Test::with_queue("orders").await;
     let mut consumer = Consumer::start(&test.client, start("orders")).await;

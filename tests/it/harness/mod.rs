@@ -6,6 +6,7 @@
 
 pub(crate) mod client;
 pub(crate) mod database;
+pub(crate) mod deaf_proxy;
 pub(crate) mod gate;
 pub(crate) mod grpcurl;
 pub(crate) mod health;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use client::Client;
 pub(crate) use database::TestDatabase;
+pub(crate) use deaf_proxy::DeafProxy;
 pub(crate) use gate::Gate;
 pub(crate) use own_postgres::OwnPostgres;
 pub(crate) use pair::Pair;

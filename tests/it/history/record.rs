@@ -35,6 +35,8 @@ pub(crate) struct Call {
     pub(crate) whole: bool,
     /// The deduplication id of the call as a whole, which only `Transact` has.
     pub(crate) key: Option<String>,
+    /// The answer was kept from an earlier call of the same deduplication id.
+    pub(crate) repeated: bool,
     pub(crate) parts: Vec<Part>,
 }
 
@@ -54,6 +56,17 @@ pub(crate) enum Part {
     Send(Send),
     Read(Read),
     Settle(Settle),
+    Empty(Empty),
+}
+
+/// A queue emptied, or dropped with all that is in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Empty {
+    pub(crate) queue: String,
+    /// The queue and its archive are gone, and another of the name counts as another queue.
+    pub(crate) drops: bool,
+    /// How many messages were removed, if the answer says so.
+    pub(crate) count: Option<i64>,
 }
 
 /// One message sent.
@@ -70,6 +83,8 @@ pub(crate) struct Send {
     /// What was acknowledged.
     pub(crate) msg_id: Option<i64>,
     pub(crate) deduplicated: bool,
+    /// Of a stream of sends: which stream, and the place in it. One stream is applied in order.
+    pub(crate) place: Option<(String, u64)>,
 }
 
 /// What one read gave; of a stream, everything that it gave.
@@ -80,6 +95,8 @@ pub(crate) struct Read {
     pub(crate) stream: bool,
     /// Only the head of each group.
     pub(crate) heads: bool,
+    /// The server extends what is unsettled, without being asked.
+    pub(crate) extends: bool,
     /// Reading deletes: `Pop`.
     pub(crate) pops: bool,
     /// Any visible message would have been given; a conditional or grouped read does not promise that.
@@ -150,12 +167,16 @@ pub(crate) struct Fault {
 pub(crate) enum FaultKind {
     /// Another transaction held these rows.
     Locked { queue: String, msg_ids: Vec<i64> },
+    /// A queue's table was locked as a whole: it got another layout.
+    Rebuilt { queue: String },
     /// Backends of the database were terminated.
     Terminated,
     /// Postgres was restarted, in words.
     Restarted(&'static str),
     /// A server was killed or stopped, and started again.
     ServerEnded(&'static str),
+    /// The primary was lost, and a standby promoted.
+    Promoted,
 }
 
 /// What a queue and its archive held at the end.
@@ -173,6 +194,14 @@ pub(crate) struct Row {
 }
 
 impl Call {
+    /// The messages that it sends.
+    pub(crate) fn sends(&self) -> impl Iterator<Item = &Send> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Send(send) => Some(send),
+            Part::Read(_) | Part::Settle(_) | Part::Empty(_) => None,
+        })
+    }
+
     /// Whether it is certain that nothing came of it.
     pub(crate) fn is_refused(&self) -> bool {
         matches!(self.verdict, Verdict::Refused(_))
@@ -213,10 +242,25 @@ impl Action {
 }
 
 impl FaultKind {
+    /// Whether it may have changed what callers of a queue hear.
+    pub(crate) fn concerns(&self, of: &str) -> bool {
+        match self {
+            Self::Locked { queue, .. } | Self::Rebuilt { queue } => queue == of,
+            Self::Terminated | Self::Restarted(_) | Self::ServerEnded(_) | Self::Promoted => true,
+        }
+    }
+
+    /// Whether connections broke, so that an answer may have been lost.
+    pub(crate) fn breaks_connections(&self) -> bool {
+        !matches!(self, Self::Locked { .. } | Self::Rebuilt { .. })
+    }
+
     /// What it is called in a summary.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Locked { .. } => "rows locked".to_owned(),
+            Self::Rebuilt { .. } => "queues rebuilt".to_owned(),
+            Self::Promoted => "standby promoted".to_owned(),
             Self::Terminated => "backends terminated".to_owned(),
             Self::Restarted(how) => format!("Postgres {how}"),
             Self::ServerEnded(how) => format!("server {how}"),

@@ -1,18 +1,23 @@
 //! Histories as text: a line a call, in the order in which they were asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use super::record::{Call, History, Part, Read, Row, Send, Settle, Verdict};
+use super::record::{Call, Empty, History, Outcome, Part, Read, Row, Send, Settle, Verdict};
 
 impl fmt::Display for Call {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = if self.whole { ", whole" } else { "" };
         let key = self.key.as_ref().map(|key| format!(", key {key}")).unwrap_or_default();
-        write!(formatter, "{}..{} {} {}{whole}{key}", self.asked, self.answered, self.who, self.what)?;
+        let repeated = if self.repeated { ", repeated" } else { "" };
+        write!(
+            formatter,
+            "{}..{} {} {}{whole}{key}{repeated}",
+            self.asked, self.answered, self.who, self.what
+        )?;
         match &self.verdict {
             Verdict::Done => write!(formatter, " → done:")?,
             Verdict::Refused(why) => write!(formatter, " → refused ({why}):")?,
@@ -23,6 +28,7 @@ impl fmt::Display for Call {
                 Part::Send(send) => write!(formatter, " [{send}]")?,
                 Part::Read(read) => write!(formatter, " [{read}]")?,
                 Part::Settle(settle) => write!(formatter, " [{settle}]")?,
+                Part::Empty(empty) => write!(formatter, " [{empty}]")?,
             }
         }
         Ok(())
@@ -40,6 +46,9 @@ impl fmt::Display for Send {
         }
         if self.delay > 0 {
             write!(formatter, " delayed {} µs", self.delay)?;
+        }
+        if let Some((stream, place)) = &self.place {
+            write!(formatter, " as number {place} of {stream}")?;
         }
         if let Some(msg_id) = self.msg_id {
             write!(formatter, " is {msg_id}{}", if self.deduplicated { " already" } else { "" })?;
@@ -80,22 +89,38 @@ impl fmt::Display for Settle {
     }
 }
 
+impl fmt::Display for Empty {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", if self.drops { "drop" } else { "purge" }, self.queue)?;
+        match self.count {
+            Some(count) => write!(formatter, " of {count}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// How many calls of each kind there were, and how many messages they moved.
 pub(crate) fn counts(history: &History) -> String {
     let mut calls: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let (mut sent, mut delivered, mut settled) = (0, 0, 0);
     for call in &history.calls {
         let counted = calls.entry(call.what).or_default();
-        match call.verdict {
-            Verdict::Done => counted[0] += 1,
-            Verdict::Refused(_) => counted[1] += 1,
-            Verdict::Unknown(_) => counted[2] += 1,
+        let (column, reason) = match &call.verdict {
+            Verdict::Done => (0, None),
+            Verdict::Refused(reason) => (1, Some(reason)),
+            Verdict::Unknown(reason) => (2, Some(reason)),
+        };
+        counted[column] += 1;
+        if let Some(reason) = reason {
+            *reasons.entry(reason.clone()).or_default() += 1;
         }
         for part in &call.parts {
             match part {
                 Part::Send(send) => sent += usize::from(send.msg_id.is_some()),
                 Part::Read(read) => delivered += read.deliveries.len(),
                 Part::Settle(settle) => settled += usize::from(settle.outcome.is_some()),
+                Part::Empty(_) => {}
             }
         }
     }
@@ -105,12 +130,36 @@ pub(crate) fn counts(history: &History) -> String {
     for fault in &history.faults {
         *faults.entry(fault.what.name()).or_default() += 1;
     }
-    let faults = faults.iter().map(|(what, count)| format!("{what} {count}"));
+    let list = |counted: &BTreeMap<String, usize>| {
+        counted.iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
+    };
     format!(
-        "calls (done/refused/unknown): {}; faults: {}; {sent} sends acknowledged, {delivered} deliveries, {settled} settles answered",
+        "calls (done/refused/unknown): {}; why not done: {}; faults: {}; {sent} sends acknowledged, {delivered} deliveries, {settled} settles answered",
         calls.collect::<Vec<_>>().join(", "),
-        faults.collect::<Vec<_>>().join(", "),
+        list(&reasons),
+        list(&faults),
     )
+}
+
+/// What was done to its end at least once: calls by their names, and answers of a kind.
+pub(crate) fn reached(history: &History) -> BTreeSet<&'static str> {
+    let mut reached = BTreeSet::new();
+    for call in history.calls.iter().filter(|call| call.is_done()) {
+        reached.insert(call.what);
+        reached.extend(call.repeated.then_some("a repeated Transact"));
+        for part in &call.parts {
+            reached.extend(match part {
+                Part::Send(send) if send.deduplicated => Some("a repeated send"),
+                Part::Settle(settle) => match settle.outcome {
+                    Some(Outcome::Stale) => Some("a receipt that is STALE"),
+                    Some(Outcome::NotFound) => Some("a message that is NOT_FOUND"),
+                    Some(Outcome::Done) | None => None,
+                },
+                Part::Send(_) | Part::Read(_) | Part::Empty(_) => None,
+            });
+        }
+    }
+    reached
 }
 
 /// Writes a whole history to a file below `target/`.

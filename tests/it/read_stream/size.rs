@@ -6,7 +6,7 @@ use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{Follower, follow};
-use crate::harness::{Test, eventually};
+use crate::harness::{Test, eventually, seconds};
 use crate::read_batch::{body_of, ids};
 
 const PIECE: usize = 1 << 20;
@@ -80,6 +80,48 @@ async fn a_cancelled_stream_gives_back_what_its_client_did_not_take() {
     assert!(test.value::<i64>(hidden).await <= 2);
     let again = test.client.read("orders", 3).await;
     assert!(again.iter().all(|message| message.read_ct == 1));
+}
+
+#[tokio::test]
+async fn slow_streams_hold_nothing_back_from_others_and_their_end_gives_all_back() {
+    const SLOW: i64 = 6;
+    const LARGE: i64 = SLOW * 10;
+    let mut test = Test::with_queue("orders").await;
+    let long = || ReadRequest { visibility_timeout: seconds(600.0), ..follow("orders") };
+    let mut slow = Vec::new();
+    for _ in 0..SLOW {
+        let mut client = hesitant(&test).await;
+        slow.push(client.read(long()).await.unwrap().into_inner());
+    }
+    let body = body_of(300_000);
+    for _ in 0..LARGE {
+        test.client.send("orders", &body).await;
+    }
+    let mut brisk = Follower::open(&test.client, ReadRequest { max_in_flight: 3, ..long() }).await;
+    // Nobody takes from the slow ones, and still what comes is delivered.
+    for _ in 0..5 {
+        test.client.send("orders", "{}").await;
+    }
+    let mut seen = Vec::new();
+    while !(LARGE + 1..=LARGE + 5).all(|msg_id| seen.contains(&msg_id)) {
+        let reply = brisk.next().await.unwrap().unwrap();
+        seen.extend(ids(&reply.messages));
+        for message in &reply.messages {
+            test.client.delete("orders", &[&message.receipt]).await;
+        }
+    }
+
+    drop((slow, brisk));
+
+    // What the transport had taken counts as delivered; nothing else does.
+    let back = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 0 AND vt <= clock_timestamp()";
+    let delivered = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 1 AND vt > clock_timestamp()";
+    let total: i64 = test.value("SELECT count(*) FROM pgmq.q_orders").await;
+    eventually("the give-back", async || {
+        let (back, delivered) = (test.value::<i64>(back).await, test.value::<i64>(delivered).await);
+        (back + delivered == total && back > 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use super::{Violation, violation};
 use crate::history::record::{Call, Part};
 
 /// A read of heads gives no message of a group while an earlier one exists. Earlier is what was acknowledged before the
-/// other was sent, or stands before it in one call.
+/// other was sent, or stands before it in one call or one stream.
 pub(super) fn groups_keep_their_order(index: &Index<'_>) -> Vec<Violation> {
     let mut groups: BTreeMap<(&str, &str), Vec<(&Message<'_>, Sent<'_>)>> = BTreeMap::new();
     for (&(queue, _), message) in &index.messages {
@@ -19,7 +19,8 @@ pub(super) fn groups_keep_their_order(index: &Index<'_>) -> Vec<Violation> {
     }
     let mut found = Vec::new();
     for ((queue, group), mut members) in groups {
-        members.sort_by_key(|(_, sent)| (sent.call.asked, position(sent)));
+        let place = |sent: &Sent<'_>| sent.send.place.as_ref().map(|(_, place)| *place);
+        members.sort_by_key(|(_, sent)| (sent.call.asked, place(sent), position(sent)));
         for (place, (later, sent)) in members.iter().enumerate() {
             for seen in later.deliveries.iter().filter(|seen| seen.read.heads) {
                 let earlier = members[..place]
@@ -51,6 +52,12 @@ fn comes_before(earlier: &Sent<'_>, later: &Sent<'_>) -> bool {
     if std::ptr::eq(earlier.call, later.call) {
         return position(earlier) < position(later);
     }
+    // A stream's messages are sent in its order, without waiting for each other's answers.
+    if let (Some((stream, place)), Some((other, after))) = (&earlier.send.place, &later.send.place)
+        && stream == other
+    {
+        return place < after;
+    }
     earlier.call.answered < later.call.asked
 }
 
@@ -58,7 +65,8 @@ fn comes_before(earlier: &Sent<'_>, later: &Sent<'_>) -> bool {
 fn existed_at(message: &Message<'_>, seen: &Seen<'_>) -> bool {
     let read_at = seen.delivery.last_read_at;
     let delivered_later = message.deliveries.iter().any(|other| other.delivery.last_read_at > read_at);
-    let removed_later =
-        message.settles.iter().any(|settled| settled.removed() && settled.call.asked > seen.delivery.seen);
+    let removed_later = message.settles.iter().any(|settled| {
+        settled.removed() && !settled.call.repeated && settled.call.asked > seen.delivery.seen
+    });
     message.in_queue.is_some() || delivered_later || removed_later
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::history::record::{
-    Action, Call, Delivery, FaultKind, History, Micros, Outcome, Part, Read, Send, Settle,
+    Action, Call, Delivery, Empty, History, Micros, Outcome, Part, Read, Send, Settle,
 };
 
 /// A queue's name and a message's id.
@@ -18,6 +18,8 @@ pub(super) struct Index<'a> {
     pub(super) bodies: HashMap<(&'a str, &'a str), Vec<Sent<'a>>>,
     /// The reads of each queue that may have taken more than their callers saw.
     lossy_reads: HashMap<&'a str, Vec<(Micros, Micros, bool)>>,
+    /// The purges and drops of each queue that may have happened.
+    emptied: HashMap<&'a str, Vec<Emptied<'a>>>,
     faults: Vec<(Micros, Micros)>,
 }
 
@@ -41,6 +43,13 @@ pub(super) struct Seen<'a> {
 pub(super) struct Settled<'a> {
     pub(super) call: &'a Call,
     pub(super) settle: &'a Settle,
+}
+
+/// A purge or a drop with the call that it is of.
+#[derive(Clone, Copy)]
+pub(super) struct Emptied<'a> {
+    pub(super) call: &'a Call,
+    pub(super) empty: &'a Empty,
 }
 
 /// Everything that is known of a message.
@@ -83,6 +92,7 @@ impl Settled<'_> {
         self.settle.action.removes() && self.may_have_happened()
     }
 
+    /// A repeated answer says that it happened, but not when.
     pub(super) fn removed(&self) -> bool {
         self.settle.action.removes() && self.is_done()
     }
@@ -92,7 +102,19 @@ impl Settled<'_> {
     }
 }
 
+impl Emptied<'_> {
+    /// When it had happened at the latest, if it happened.
+    pub(super) fn ends(&self) -> Micros {
+        self.call.answered + if self.call.is_done() { 0 } else { AFTERMATH }
+    }
+}
+
 impl<'a> Message<'a> {
+    /// When it was sent, at the earliest; none if its send is not known.
+    pub(super) fn sent_at(&self) -> Option<Micros> {
+        self.sends.iter().map(|sent| sent.call.asked).min()
+    }
+
     /// The call that gave the message to a caller, by the moment of the read.
     pub(super) fn delivery_at(&self, last_read_at: Micros) -> Option<&Seen<'a>> {
         self.deliveries.iter().find(|seen| seen.delivery.last_read_at == last_read_at)
@@ -106,10 +128,11 @@ impl<'a> Index<'a> {
             messages: BTreeMap::new(),
             bodies: HashMap::new(),
             lossy_reads: HashMap::new(),
+            emptied: HashMap::new(),
             faults: history
                 .faults
                 .iter()
-                .filter(|fault| !matches!(fault.what, FaultKind::Locked { .. }))
+                .filter(|fault| fault.what.breaks_connections())
                 .map(|fault| (fault.from, fault.to))
                 .collect(),
         };
@@ -162,6 +185,10 @@ impl<'a> Index<'a> {
                 let message = self.messages.entry((&settle.queue, settle.target.msg_id())).or_default();
                 message.settles.push(Settled { call, settle });
             }
+            Part::Empty(empty) if !call.is_refused() => {
+                self.emptied.entry(&empty.queue).or_default().push(Emptied { call, empty });
+            }
+            Part::Empty(_) => {}
         }
     }
 
@@ -181,10 +208,27 @@ impl<'a> Index<'a> {
         reads.is_some_and(|reads| reads.iter().any(|&(_, to, pops)| pops && to + AFTERMATH >= after))
     }
 
-    /// Whether something was done to the system near a span of time.
-    pub(super) fn is_disturbed(&self, from: Micros, to: Micros) -> bool {
+    /// The purges and drops of a queue that may have happened after a moment of this process.
+    pub(super) fn emptied_since(&self, queue: &str, after: Micros) -> impl Iterator<Item = &Emptied<'a>> {
+        let emptied = self.emptied.get(queue).map(Vec::as_slice).unwrap_or_default();
+        emptied.iter().filter(move |emptied| emptied.ends() >= after)
+    }
+
+    /// All purges and drops that may have happened.
+    pub(super) fn all_emptied(&self) -> impl Iterator<Item = &Emptied<'a>> {
+        self.emptied.values().flatten()
+    }
+
+    /// Whether a queue was dropped, or may have been, at any time.
+    pub(super) fn may_be_dropped(&self, queue: &str) -> bool {
+        self.emptied_since(queue, Micros::MIN).any(|emptied| emptied.empty.drops)
+    }
+
+    /// Whether something was done to a queue, or to the system, near a span of time.
+    pub(super) fn is_disturbed(&self, queue: &str, from: Micros, to: Micros) -> bool {
         let near = |fault_from: Micros, fault_to: Micros| fault_from <= to && fault_to + AFTERMATH >= from;
-        self.history.faults.iter().any(|fault| near(fault.from, fault.to))
+        let faults = self.history.faults.iter().filter(|fault| fault.what.concerns(queue));
+        faults.into_iter().any(|fault| near(fault.from, fault.to))
     }
 }
 

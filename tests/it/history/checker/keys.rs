@@ -2,83 +2,149 @@
 
 use std::collections::BTreeMap;
 
-use super::index::{AFTERMATH, Index, Sent};
+use super::index::{Index, Sent};
 use super::{Violation, violation};
 use crate::history::record::{Call, Micros, Part};
 
-/// Acknowledged sends of one key within the window have one id; those after it have another.
+/// How far the clocks of the database and of this process may be apart.
+const CLOCKS: Micros = 250_000;
+
+/// An acknowledged use of a key.
+struct Use<'a, T> {
+    /// What it was told.
+    id: T,
+    /// Whether it was told that an earlier use has stored it.
+    repeats: bool,
+    call: &'a Call,
+}
+
+/// All uses of one key.
+struct Uses<'a, T> {
+    acknowledged: Vec<Use<'a, T>>,
+    /// Those of which nobody knows whether they have stored anything.
+    unknown: Vec<&'a Call>,
+}
+
+impl<T> Default for Uses<'_, T> {
+    fn default() -> Self {
+        Self { acknowledged: Vec::new(), unknown: Vec::new() }
+    }
+}
+
+/// Acknowledged sends of one key within the window have one id; those after it have another; and what repeats a send has
+/// one that it repeats.
 pub(super) fn one_key_has_one_id(index: &Index<'_>) -> Vec<Violation> {
-    let mut keys: BTreeMap<(&str, &str), Vec<(i64, Sent<'_>)>> = BTreeMap::new();
-    for (&(queue, msg_id), message) in &index.messages {
-        for sent in &message.sends {
-            if let Some(key) = &sent.send.key {
-                keys.entry((queue, key)).or_default().push((msg_id, *sent));
-            }
+    let mut keys: BTreeMap<(&str, &str), Uses<'_, i64>> = BTreeMap::new();
+    for sent in index.bodies.values().flatten().filter(|sent| !sent.call.is_refused() && !sent.call.repeated)
+    {
+        let Sent { call, send } = *sent;
+        let Some(key) = &send.key else { continue };
+        let uses = keys.entry((&send.queue, key)).or_default();
+        match send.msg_id.filter(|_| call.is_done()) {
+            Some(id) => uses.acknowledged.push(Use { id, repeats: send.deduplicated, call }),
+            None => uses.unknown.push(call),
         }
     }
     let window = index.history.deduplication_window;
     let mut found = Vec::new();
-    for ((queue, key), mut sends) in keys {
-        sends.sort_by_key(|(_, sent)| sent.call.asked);
-        for (place, (msg_id, sent)) in sends.iter().enumerate() {
-            for (other_id, other) in &sends[..place] {
-                if let Some(why) = compare(window, (*other_id, other.call), (*msg_id, sent.call)) {
-                    let what = format!("{key} in {queue} has ids {other_id} and {msg_id}: {why}");
-                    found.push(violation("one_key_has_one_id", what, &[other.call, sent.call]));
-                }
-            }
-            // Somebody stored it: a repetition says so, the first send does not.
-            let first = |(id, other): &&(i64, Sent<'_>)| *id == *msg_id && !other.send.deduplicated;
-            let firsts: Vec<&Call> = sends.iter().filter(first).map(|(_, other)| other.call).collect();
-            if !sent.send.deduplicated && firsts.len() > 1 && std::ptr::eq(firsts[0], sent.call) {
-                let what = format!("{key} in {queue}: message {msg_id} was stored by two calls");
-                found.push(violation("one_key_has_one_id", what, &firsts));
-            }
-        }
+    for ((queue, key), uses) in keys {
+        found.extend(
+            wrong(&uses, window).into_iter().map(|(why, calls)| {
+                violation("one_key_has_one_id", format!("{key} in {queue}: {why}"), &calls)
+            }),
+        );
     }
     found
-}
-
-fn compare(
-    window: Micros,
-    (first, earlier): (i64, &Call),
-    (second, later): (i64, &Call),
-) -> Option<&'static str> {
-    if first != second && later.answered - earlier.asked < window {
-        return Some("the window was not over");
-    }
-    // Between calls of one id lies a window at most, however long the work of one that was given up took.
-    if first == second && later.asked - earlier.answered > window + AFTERMATH {
-        return Some("the window was over, and the second message was not stored");
-    }
-    None
 }
 
 /// Repetitions of a whole call under one key give the same ids, and exist once.
 pub(super) fn a_keyed_call_is_applied_once(index: &Index<'_>) -> Vec<Violation> {
-    let mut keys: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
-    for call in index.history.calls.iter().filter(|call| call.is_done()) {
-        if let Some(key) = &call.key {
-            keys.entry(key).or_default().push(call);
+    let mut keys: BTreeMap<&str, Uses<'_, Copies<'_>>> = BTreeMap::new();
+    for call in index.history.calls.iter().filter(|call| !call.is_refused()) {
+        let Some(key) = &call.key else { continue };
+        let uses = keys.entry(key).or_default();
+        if call.is_done() {
+            uses.acknowledged.push(Use { id: ids(call), repeats: call.repeated, call });
+        } else {
+            uses.unknown.push(call);
         }
     }
+    let window = index.history.deduplication_window;
     let mut found = Vec::new();
-    for (key, calls) in keys {
-        for pair in calls.windows(2) {
-            let apart = pair[1].answered - pair[0].asked;
-            if ids(pair[0]) != ids(pair[1]) && apart < index.history.deduplication_window {
-                let what = format!("{key}: {:?} and then {:?}", ids(pair[0]), ids(pair[1]));
-                found.push(violation("a_keyed_call_is_applied_once", what, pair));
-            }
-        }
+    for (key, uses) in keys {
+        found.extend(
+            wrong(&uses, window).into_iter().map(|(why, calls)| {
+                violation("a_keyed_call_is_applied_once", format!("{key}: {why}"), &calls)
+            }),
+        );
     }
     found
 }
 
-fn ids(call: &Call) -> Vec<Option<i64>> {
-    let sends = call.parts.iter().filter_map(|part| match part {
-        Part::Send(send) => Some(send.msg_id),
-        Part::Read(_) | Part::Settle(_) => None,
+/// What a call has sent: queues and ids.
+type Copies<'a> = Vec<(&'a str, Option<i64>)>;
+
+fn ids(call: &Call) -> Copies<'_> {
+    let each = call.parts.iter().filter_map(|part| match part {
+        Part::Send(send) => Some((send.queue.as_str(), send.msg_id)),
+        Part::Read(_) | Part::Settle(_) | Part::Empty(_) => None,
     });
-    sends.collect()
+    each.collect()
+}
+
+/// An id that was stored under a key, and between which moments that was.
+struct Stored<'u, 'a, T> {
+    id: &'u T,
+    uses: Vec<&'u Use<'a, T>>,
+    from: Micros,
+    to: Micros,
+}
+
+/// What is wrong with the uses of one key, in words, with the calls that show it.
+fn wrong<'a, T: PartialEq>(uses: &Uses<'a, T>, window: Micros) -> Vec<(&'static str, Vec<&'a Call>)> {
+    let mut found = Vec::new();
+    let mut all: Vec<Stored<'_, 'a, T>> = Vec::new();
+    for one in &uses.acknowledged {
+        match all.iter_mut().find(|stored| *stored.id == one.id) {
+            Some(stored) => stored.uses.push(one),
+            None => all.push(Stored { id: &one.id, uses: vec![one], from: 0, to: 0 }),
+        }
+    }
+    for stored in &mut all {
+        let own: Vec<&'a Call> = stored.uses.iter().map(|one| one.call).collect();
+        let mut firsts: Vec<&'a Call> =
+            stored.uses.iter().filter(|one| !one.repeats).map(|one| one.call).collect();
+        firsts.dedup_by(|a, b| std::ptr::eq(*a, *b));
+        if firsts.len() > 1 {
+            found.push(("two calls have stored one message", firsts.clone()));
+        }
+        stored.to = own.iter().map(|call| call.answered).min().unwrap_or(Micros::MAX);
+        let unheard = uses.unknown.iter().copied().filter(|call| call.asked <= stored.to);
+        let began = match firsts.first() {
+            Some(first) => Some(first.asked),
+            None => unheard.map(|call| call.asked).min(),
+        };
+        let Some(began) = began else {
+            found.push(("it was said to repeat a send that never was", own));
+            continue;
+        };
+        // Whoever repeats it asks before the window is over.
+        let repeated = stored.uses.iter().filter(|one| one.repeats).map(|one| one.call.asked).max();
+        stored.from = began.max(repeated.map_or(began, |asked| asked - window - CLOCKS));
+        let late = own.iter().find(|call| call.asked > stored.to + window + CLOCKS);
+        if let Some(late) = late {
+            let calls = own.iter().copied().take(1).chain([*late]).collect();
+            found.push(("the window was over, and the second message was not stored", calls));
+        }
+    }
+    for (place, one) in all.iter().enumerate() {
+        for other in &all[..place] {
+            let apart = (one.to - other.from).max(other.to - one.from);
+            if apart < window - CLOCKS {
+                let calls = other.uses.iter().chain(&one.uses).map(|one| one.call).collect();
+                found.push(("the window was not over, and it was stored again", calls));
+            }
+        }
+    }
+    found
 }

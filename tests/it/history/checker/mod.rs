@@ -2,12 +2,31 @@
 //!
 //! The rules are the promises that callers rely on. What may have happened counts as happened wherever that excuses a
 //! history: an answer that leaves the outcome open never makes a violation by itself.
+//!
+//! | promise | rules |
+//! |---|---|
+//! | 1. What is acknowledged is delivered, archived or there at the end, under its id | `nothing_is_lost`, `ids_belong_to_their_bodies`, `each_send_is_stored_once` |
+//! | 2. What fails for certain is never delivered; transactions happen whole or not at all | `nothing_comes_from_nowhere`, `whole_calls_happen_whole` |
+//! | 3. One delivery reaches one call; one that was rolled back settles nothing | `a_delivery_reaches_one_call`, `rolled_back_reads_settle_nothing` |
+//! | 4. A message is removed once, by its newest delivery | `a_message_is_removed_once`, `only_the_newest_delivery_settles`, `nothing_returns_once_removed` |
+//! | 5. STALE and NOT_FOUND are true; counts add up | `stale_means_read_again`, `not_found_means_gone`, `dropped_queues_settle_nothing`, `a_purge_counts_what_it_removes`, `nothing_survives_a_purge` |
+//! | 6. One key, one id in its window; afterwards, or in a new queue, a new message | `one_key_has_one_id` |
+//! | 7. A keyed transaction is applied once | `a_keyed_call_is_applied_once` |
+//! | 8. `read_ct` counts hand-overs | `read_counts_count_deliveries` |
+//! | 9. Nobody's visibility timeout is cut, neither by a give-back nor by an extend | `hidden_messages_stay_hidden`, `delayed_messages_are_not_early`, `extending_never_shortens` |
+//! | 10. A group keeps its order | `groups_keep_their_order` |
+//! | 11. Nobody waits beside a visible message | `nobody_waits_beside_a_message`, with a patience that a slow machine needs |
+//! | 12. Locked rows and merged statements hurt nobody else | `locks_hurt_nobody_else` |
+//! | 13. A bad message fails alone | `every_item_has_its_own_verdict` |
+//! | 14. An old primary serves nobody once a newer one was seen | `nothing_is_lost`: what an old primary took is not there at the end |
+//! | 15. The checker finds what is broken | `planted`, and `random` |
 
 mod deliveries;
 mod groups;
 mod index;
 mod keys;
 mod neighbours;
+mod purges;
 mod sends;
 mod settles;
 mod visibility;
@@ -65,7 +84,10 @@ const RULES: &[(&str, Rule)] = &[
     ("only_the_newest_delivery_settles", settles::only_the_newest_delivery_settles),
     ("rolled_back_reads_settle_nothing", settles::rolled_back_reads_settle_nothing),
     ("stale_means_read_again", settles::stale_means_read_again),
+    ("dropped_queues_settle_nothing", settles::dropped_queues_settle_nothing),
     ("not_found_means_gone", settles::not_found_means_gone),
+    ("a_purge_counts_what_it_removes", purges::a_purge_counts_what_it_removes),
+    ("nothing_survives_a_purge", purges::nothing_survives_a_purge),
     ("groups_keep_their_order", groups::groups_keep_their_order),
     ("locks_hurt_nobody_else", neighbours::locks_hurt_nobody_else),
     ("every_item_has_its_own_verdict", neighbours::every_item_has_its_own_verdict),

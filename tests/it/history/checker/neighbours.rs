@@ -1,8 +1,8 @@
 //! Nobody pays for what others do: locked rows, refused messages in the same flush.
 
-use super::index::Index;
+use super::index::{AFTERMATH, Index};
 use super::{Violation, violation};
-use crate::history::record::{Call, FaultKind, Part, Verdict};
+use crate::history::record::{Call, Fault, FaultKind, Part, Verdict};
 
 /// Rows that another transaction holds make calls for those rows fail, and no others; and nothing collides.
 pub(super) fn locks_hurt_nobody_else(index: &Index<'_>) -> Vec<Violation> {
@@ -45,21 +45,33 @@ fn touches_locked(index: &Index<'_>, call: &Call) -> bool {
             read.deliveries.iter().map(|delivery| (&read.queue, delivery.msg_id)).collect::<Vec<_>>()
         }
         Part::Settle(settle) => vec![(&settle.queue, settle.target.msg_id())],
-        Part::Send(_) => Vec::new(),
+        Part::Send(_) | Part::Empty(_) => Vec::new(),
     });
     let locked: Vec<(&String, i64)> = held
         .flat_map(|(queue, msg_ids)| msg_ids.iter().map(move |&msg_id| (queue, msg_id)))
         .chain(in_transactions)
         .collect();
+    let faults = || index.history.faults.iter().filter(|fault| near(fault, call));
     // A restart or a lost connection leaves a transaction behind until Postgres notices.
-    let disturbed = index.is_disturbed(call.asked, call.answered);
-    let has_faults = index.history.faults.iter().any(|fault| !matches!(fault.what, FaultKind::Locked { .. }));
+    let is_disturbed = faults().any(|fault| fault.what.breaks_connections());
+    let is_rebuilt =
+        |of: &str| faults().any(|fault| matches!(&fault.what, FaultKind::Rebuilt { queue } if queue == of));
     call.parts.iter().any(|part| match part {
         Part::Settle(settle) => {
-            (disturbed && has_faults) || locked.contains(&(&settle.queue, settle.target.msg_id()))
+            is_disturbed
+                || is_rebuilt(&settle.queue)
+                || locked.contains(&(&settle.queue, settle.target.msg_id()))
         }
-        Part::Send(_) | Part::Read(_) => false,
+        // A deduplication id is held until the transaction that uses it has ended.
+        Part::Send(send) => is_rebuilt(&send.queue) || is_disturbed && send.key.is_some(),
+        Part::Read(read) => is_rebuilt(&read.queue),
+        // It locks the whole table.
+        Part::Empty(_) => true,
     })
+}
+
+fn near(fault: &Fault, call: &Call) -> bool {
+    fault.from <= call.answered && fault.to + AFTERMATH >= call.asked
 }
 
 /// Errors that say something about the moment and nothing about the message.
@@ -69,13 +81,7 @@ const PASSING: &[&str] = &["OVERLOADED", "DATABASE_UNAVAILABLE", "DRAINING", "DA
 pub(super) fn every_item_has_its_own_verdict(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for call in &index.history.calls {
-        let sends = || {
-            call.parts.iter().filter_map(|part| match part {
-                Part::Send(send) => Some(send),
-                Part::Read(_) | Part::Settle(_) => None,
-            })
-        };
-        let is_doomed = sends().any(|send| send.doomed);
+        let is_doomed = call.sends().any(|send| send.doomed);
         let what = match &call.verdict {
             Verdict::Done if is_doomed => "a message was acknowledged that its table refuses",
             Verdict::Unknown(reason) if reason == "INTERNAL" && !is_doomed => {
@@ -84,8 +90,8 @@ pub(super) fn every_item_has_its_own_verdict(index: &Index<'_>) -> Vec<Violation
             Verdict::Refused(reason)
                 if !is_doomed
                     && !call.whole
-                    && sends().next().is_some()
-                    && !PASSING.contains(&reason.as_str()) =>
+                    && call.sends().next().is_some()
+                    && !is_passing(index, call, reason) =>
             {
                 "a message was refused that is right"
             }
@@ -95,4 +101,9 @@ pub(super) fn every_item_has_its_own_verdict(index: &Index<'_>) -> Vec<Violation
         found.push(violation("every_item_has_its_own_verdict", what, &[call]));
     }
     found
+}
+
+/// Whether a refusal may be right for any message. Busy is what [`locks_hurt_nobody_else`] looks at.
+fn is_passing(index: &Index<'_>, call: &Call, reason: &str) -> bool {
+    PASSING.contains(&reason) || reason == "QUEUE_BUSY" && touches_locked(index, call)
 }

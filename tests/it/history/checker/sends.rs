@@ -28,7 +28,7 @@ pub(super) fn nothing_is_lost(index: &Index<'_>) -> Vec<Violation> {
             found.push(violation("nothing_is_lost", what, &evidence()));
         }
         let archived = message.settles.iter().any(Settled::archived);
-        if archived && message.in_archive.is_empty() {
+        if archived && message.in_archive.is_empty() && !index.may_be_dropped(queue) {
             let what = format!("message {msg_id} of {queue} was archived and is not in the archive");
             found.push(violation("nothing_is_lost", what, &evidence()));
         }
@@ -39,7 +39,8 @@ pub(super) fn nothing_is_lost(index: &Index<'_>) -> Vec<Violation> {
 fn may_be_gone(index: &Index<'_>, queue: &str, message: &Message<'_>, sent: &Sent<'_>) -> bool {
     // An archived message is not gone.
     let deleted = message.settles.iter().any(|settled| settled.may_have_removed() && !settled.archived());
-    deleted || !message.pops.is_empty() || index.may_have_popped_unseen(queue, sent.call.asked)
+    let taken = !message.pops.is_empty() || index.may_have_popped_unseen(queue, sent.call.asked);
+    deleted || taken || index.emptied_since(queue, sent.call.asked).next().is_some()
 }
 
 /// Every body that is delivered or stored was sent before, by a call that was not refused.
@@ -144,17 +145,15 @@ pub(super) fn whole_calls_happen_whole(index: &Index<'_>) -> Vec<Violation> {
     let ids = ids_of_bodies(index);
     let mut found = Vec::new();
     for call in index.history.calls.iter().filter(|call| call.whole && call.is_unknown()) {
-        let sends: Vec<_> = call
-            .parts
-            .iter()
-            .filter_map(|part| match part {
-                Part::Send(send) => Some((send.queue.as_str(), send.body.as_str())),
-                Part::Read(_) | Part::Settle(_) => None,
-            })
-            .collect();
-        let (seen, unseen): (Vec<_>, Vec<_>) = sends.into_iter().partition(|send| ids.contains_key(send));
+        // What has a key of its own may have been stored by another call.
+        let own = call.sends().filter(|send| send.key.is_none());
+        let sends = own.map(|send| (send.queue.as_str(), send.body.as_str()));
+        let (seen, unseen): (Vec<_>, Vec<_>) = sends.partition(|send| ids.contains_key(send));
         // What was popped by a call that nobody heard of was never seen by anybody.
-        let unseen = unseen.into_iter().find(|(queue, _)| !index.may_have_popped_unseen(queue, call.asked));
+        let unseen = unseen.into_iter().find(|(queue, _)| {
+            let emptied = index.emptied_since(queue, call.asked).next().is_some();
+            !emptied && !index.may_have_popped_unseen(queue, call.asked)
+        });
         if let (Some(seen), Some(unseen)) = (seen.first(), unseen) {
             let what = format!("of one call {} exists and {} does not", seen.1, unseen.1);
             found.push(violation("whole_calls_happen_whole", what, &[call]));

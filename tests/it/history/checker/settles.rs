@@ -11,7 +11,8 @@ pub(super) fn a_message_is_removed_once(index: &Index<'_>) -> Vec<Violation> {
         // Equal items of one call are one settle, and get equal answers.
         let mut calls: Vec<&Call> =
             message.settles.iter().filter(|settled| settled.removed()).map(|settled| settled.call).collect();
-        calls.dedup_by(|a, b| std::ptr::eq(*a, *b));
+        // So are repetitions of one call under its key.
+        calls.dedup_by(|a, b| std::ptr::eq(*a, *b) || a.key.is_some() && a.key == b.key);
         calls.extend(message.pops.iter().map(|seen| seen.call));
         if calls.len() > 1 {
             let what = format!("message {msg_id} of {queue} was removed {} times", calls.len());
@@ -83,9 +84,31 @@ pub(super) fn stale_means_read_again(index: &Index<'_>) -> Vec<Violation> {
             .deliveries
             .iter()
             .any(|seen| seen.delivery.last_read_at > last_read_at && seen.call.asked < settled.call.answered);
-        if !newer && !index.may_have_read_unseen(id.0, own.call.asked, settled.call.answered) {
+        if !newer
+            && !index.may_be_dropped(id.0)
+            && !index.may_have_read_unseen(id.0, own.call.asked, settled.call.answered)
+        {
             let what = format!("message {} of {} was STALE, and nobody else had read it", id.1, id.0);
             found.push(violation("stale_means_read_again", what, &[own.call, settled.call]));
+        }
+    }
+    found
+}
+
+/// Once its queue was dropped, a receipt is STALE, whatever a new queue of the name holds.
+pub(super) fn dropped_queues_settle_nothing(index: &Index<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (settled, _, (queue, msg_id), _) in by_receipt(index) {
+        let dropped = index
+            .emptied_since(queue, Micros::MIN)
+            .find(|emptied| emptied.empty.drops && emptied.call.is_done());
+        let Some(dropped) = dropped.filter(|dropped| dropped.call.answered < settled.call.asked) else {
+            continue;
+        };
+        if settled.call.is_done() && settled.settle.outcome != Some(Outcome::Stale) {
+            let outcome = settled.settle.outcome;
+            let what = format!("message {msg_id} of {queue}, which was dropped, was {outcome:?}");
+            found.push(violation("dropped_queues_settle_nothing", what, &[dropped.call, settled.call]));
         }
     }
     found
@@ -131,7 +154,8 @@ fn not_gone<'a>(
     let removed = message.settles.iter().any(|other| other.may_have_removed() && other.call.asked < answered);
     let popped = message.pops.iter().any(|seen| seen.call.asked < answered);
     let sent = message.sends.iter().map(|sent| sent.call.asked).min().unwrap_or(Micros::MIN / 2);
-    let gone = removed || popped || index.may_have_popped_unseen(queue, sent);
+    let emptied = index.emptied_since(queue, sent).any(|emptied| emptied.call.asked < answered);
+    let gone = removed || popped || emptied || index.may_have_popped_unseen(queue, sent);
     (!gone).then(|| ("and nobody had removed it", message.deliveries.iter().map(|seen| seen.call).collect()))
 }
 

@@ -4,7 +4,7 @@
 
 use super::{Violation, check};
 use crate::history::record::{
-    Action, Call, Delivery, Fault, FaultKind, History, Micros, Outcome, Part, Read, Row, Send, Settle,
+    Action, Call, Delivery, Empty, Fault, FaultKind, History, Micros, Outcome, Part, Read, Row, Send, Settle,
     Tables, Target, Verdict,
 };
 
@@ -44,7 +44,8 @@ impl Story {
         let asked = self.tick();
         let answered = self.tick();
         let who = format!("caller {}", self.history.calls.len());
-        let call = Call { who, what, asked, answered, verdict, whole: false, key: None, parts };
+        let call =
+            Call { who, what, asked, answered, verdict, whole: false, key: None, repeated: false, parts };
         self.history.calls.push(call);
         self.history.calls.last_mut().expect("the call")
     }
@@ -184,4 +185,9 @@ pub(super) fn read(deliveries: Vec<Delivery>) -> Part {
 
 pub(super) fn settle(action: Action, target: Target, outcome: Option<Outcome>) -> Part {
     Part::Settle(Settle { queue: QUEUE.to_owned(), action, target, outcome, vt: None })
+}
+
+/// A purge or a drop of the queue.
+pub(super) fn empty(drops: bool, count: Option<i64>) -> Part {
+    Part::Empty(Empty { queue: QUEUE.to_owned(), drops, count })
 }

@@ -2,7 +2,7 @@
 
 use super::index::{Index, Message, Settled};
 use super::{Violation, violation};
-use crate::history::record::{Call, FaultKind, Micros, Part, Target};
+use crate::history::record::{Call, Micros, Part, Target};
 
 /// A read that waits does not end empty, or late, beside a message that was visible all the time and was delivered or found
 /// only later. Only undisturbed reads are judged that would take any message.
@@ -13,7 +13,7 @@ pub(super) fn nobody_waits_beside_a_message(index: &Index<'_>) -> Vec<Violation>
         let [Part::Read(read)] = call.parts.as_slice() else { continue };
         let got = read.deliveries.first().map_or(call.answered, |delivery| delivery.last_read_at);
         let judged = call.is_done() && read.takes_any && !read.pops && got - call.asked > patience;
-        if !judged || index.is_disturbed(call.asked, got) {
+        if !judged || index.is_disturbed(&read.queue, call.asked, got) {
             continue;
         }
         let missed =
@@ -21,7 +21,7 @@ pub(super) fn nobody_waits_beside_a_message(index: &Index<'_>) -> Vec<Violation>
                 let spans = visible_for_certain(message).into_iter();
                 spans
                     .map(|(from, to)| (from.max(call.asked), to.min(got)))
-                    .any(|(from, to)| to - from > patience && !is_locked(index, from, to))
+                    .any(|(from, to)| to - from > patience)
             });
         if let Some(((queue, msg_id), message)) = missed {
             let what = format!("a read of {queue} waited beside message {msg_id}, which was visible");
@@ -50,7 +50,8 @@ fn visible_for_certain(message: &Message<'_>) -> Vec<(Micros, Micros)> {
         {
             spans.push((visible, delivery.last_read_at));
         }
-        last = Some((delivery.read_ct, delivery.vt));
+        // Nobody knows until when the server has extended it.
+        last = (!seen.read.extends).then_some((delivery.read_ct, delivery.vt));
     }
     if let Some((_, visible)) = last {
         match (message.pops.first(), message.in_queue) {
@@ -60,9 +61,4 @@ fn visible_for_certain(message: &Message<'_>) -> Vec<(Micros, Micros)> {
         }
     }
     spans
-}
-
-fn is_locked(index: &Index<'_>, from: Micros, to: Micros) -> bool {
-    let locks = index.history.faults.iter().filter(|fault| matches!(fault.what, FaultKind::Locked { .. }));
-    locks.into_iter().any(|fault| fault.from <= to && fault.to >= from)
 }

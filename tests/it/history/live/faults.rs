@@ -8,12 +8,13 @@ use rand::Rng;
 
 use super::plain_sql::connect;
 use super::worker::Worker;
-use crate::harness::{OwnPostgres, Server};
+use crate::harness::{OwnPostgres, Pair, Server};
 use crate::history::record::FaultKind;
 
-/// Terminates some of the servers' backends, again and again.
+/// Terminates some of the servers' backends, again and again, and once at least.
 pub(super) async fn terminate_backends(mut worker: Worker) {
-    while worker.pause(4_000).await {
+    loop {
+        let over = !worker.pause(4_000).await;
         let Some(client) = connect(&worker.run).await else { continue };
         let from = worker.run.now();
         let share = f64::from(worker.random.random_range(1..=10)) / 10.0;
@@ -21,6 +22,9 @@ pub(super) async fn terminate_backends(mut worker: Worker) {
             WHERE datname = current_database() AND pid <> pg_backend_pid() AND random() < $1::float8";
         if client.query(sql, &[&share]).await.is_ok() {
             worker.run.record_fault(FaultKind::Terminated, from);
+        }
+        if over {
+            return;
         }
     }
 }
@@ -59,13 +63,17 @@ impl Servers {
         self.flags.iter().map(|flags| flags[1].clone()).collect()
     }
 
-    /// Kills or stops one server and starts it again, again and again.
+    /// Kills and stops servers in turn and starts them again, again and again, and each once at least.
     pub(super) async fn end_and_start(mut self, mut worker: Worker) -> Self {
-        while worker.pause(5_000).await {
+        for turn in 0.. {
+            let over = !worker.pause(5_000).await;
+            if over && turn >= 2 {
+                break;
+            }
             let number = worker.random.random_range(0..self.running.len());
             let server = self.running[number].take().expect("a running server");
             let from = worker.run.now();
-            let how = if worker.chance(50) { "killed" } else { "stopped" };
+            let how = ["killed", "stopped"][turn % 2];
             match how {
                 "killed" => server.signal(Signal::SIGKILL),
                 _ => server.signal(Signal::SIGTERM),
@@ -79,17 +87,38 @@ impl Servers {
     }
 }
 
-/// Restarts Postgres, again and again: as an administrator does, or without writing anything.
+/// Loses the primary once and promotes its standby; later the old primary comes back and does not know.
+pub(super) async fn promote(mut pair: Pair, mut worker: Worker) -> Pair {
+    let pause = Duration::from_millis(worker.random.random_range(1_500..4_000));
+    worker.goes_on(pause).await;
+    let from = worker.run.now();
+    pair.primary.crash().await;
+    worker.pause(700).await;
+    pair.standby.promote().await;
+    worker.run.record_fault(FaultKind::Promoted, from);
+    worker.goes_on(Duration::from_secs(2)).await;
+    let from = worker.run.now();
+    pair.primary.start_again().await;
+    worker.run.record_fault(FaultKind::Restarted("returned with an old timeline"), from);
+    pair
+}
+
+/// Restarts Postgres, again and again: without writing anything and as an administrator does, in turn, each once at least.
 pub(super) async fn restart_postgres(mut postgres: OwnPostgres, mut worker: Worker) -> OwnPostgres {
     let run = Arc::clone(&worker.run);
-    while run.goes_on(Duration::from_millis(worker.random.random_range(1_500..4_000))).await {
+    for turn in 0.. {
+        let pause = Duration::from_millis(worker.random.random_range(1_500..4_000));
+        let over = !worker.goes_on(pause).await;
+        if over && turn >= 2 {
+            break;
+        }
         let from = run.now();
-        let how = if worker.chance(60) { "crashed" } else { "stopped" };
+        let how = ["crashed", "stopped"][turn % 2];
         match how {
             "crashed" => postgres.crash().await,
             _ => postgres.stop().await,
         }
-        run.goes_on(worker.millis(700)).await;
+        worker.pause(700).await;
         postgres.start_again().await;
         run.record_fault(FaultKind::Restarted(how), from);
     }

@@ -1,27 +1,37 @@
 //! Histories of real servers: many kinds of callers at once, disturbed at random, and judged in the end.
 //!
+//! Callers send by every way there is, unary, in batches, to topics, in transactions, over `Produce`, with deduplication ids and
+//! without; they read by `ReadBatch`, `Read`, `Consume` and `Pop`, and settle, too late, twice, or never. Others purge and
+//! drop queues, lay them out anew, and use plain SQL. Each kind is done to its end once at least, or the run fails.
+//!
 //! `PGMQ_GRPC_TEST_SEED` repeats a run's random decisions; what the machine's timing makes of them differs. Each run takes
 //! `PGMQ_GRPC_TEST_SECONDS`, 8 by default, and as long again at most until its queues are empty.
 
+mod consumers;
 mod faults;
+mod keyed;
+mod owners;
 mod plain_sql;
+mod producers;
+mod queues;
 mod readers;
 mod senders;
 mod transactions;
 mod worker;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::checker::check;
-use super::record::{History, Row, Send, Tables};
+use super::record::{History, Send};
 use super::report;
-use crate::harness::{OwnPostgres, TestDatabase, eventually};
+use crate::harness::{OwnPostgres, Pair, TestDatabase};
 use faults::Servers;
+use queues::{drain, prepare, tables};
 use worker::{Run, Worker};
 
 /// The queue of everybody.
@@ -29,6 +39,12 @@ const ORDERS: &str = "orders";
 
 /// The queue of FIFO groups, of which only heads are read.
 const GROUPS: &str = "groups";
+
+/// The queue of messages that have deduplication ids.
+const KEYED: &str = "keyed";
+
+/// The queue that is read through `Consume` alone.
+const CONSUMED: &str = "consumed";
 
 /// The queue of pops.
 const POPS: &str = "pops";
@@ -39,13 +55,53 @@ const RESULTS: &str = "results";
 /// The queue in which little happens, so that who waits for it waits long.
 const QUIET: &str = "quiet";
 
-const QUEUES: [&str; 5] = [ORDERS, GROUPS, POPS, RESULTS, QUIET];
+const QUEUES: [&str; 7] = [ORDERS, GROUPS, KEYED, CONSUMED, POPS, RESULTS, QUIET];
+
+/// What is sent with this key goes to [`KEYED`] and [`RESULTS`].
+const ROUTING_KEY: &str = "audit.all";
+
+/// How long servers remember deduplication ids: short, so that windows end, too.
+const WINDOW: &str = "2s";
+
+/// What each run does to its end at least once, however slow the machine is; see [`report::reached`].
+const KINDS: [&str; 27] = [
+    "Archive",
+    "Consume",
+    "CreateQueue",
+    "Delete",
+    "DropQueue",
+    "Extend",
+    "OpenTransaction",
+    "Pop",
+    "Produce",
+    "PurgeQueue",
+    "Read",
+    "ReadBatch",
+    "Release",
+    "Send",
+    "SendBatch",
+    "SendTopic",
+    "SetQueueLayout",
+    "SetVisibilityTimeout",
+    "Settle",
+    "Transact",
+    "pgmq.delete",
+    "pgmq.read",
+    "pgmq.send",
+    "a repeated send",
+    "a repeated Transact",
+    "a receipt that is STALE",
+    "a message that is NOT_FOUND",
+];
 
 /// How the bodies begin that the table of [`ORDERS`] refuses.
 const DOOMED: &str = "doomed";
 
 /// The longest that a visible message may wait beside a reader, on a slow and busy machine.
 const PATIENCE: i64 = 6_000_000;
+
+/// Two histories are made at a time: more would only make each other slow.
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// A number of the environment.
 #[expect(clippy::disallowed_methods, reason = "the suite is set up by the environment")]
@@ -74,10 +130,13 @@ impl Callers {
     /// Everybody who is in every run.
     fn start(run: &Arc<Run>) -> Self {
         let mut callers = Self { run: Arc::clone(run), tasks: JoinSet::new() };
-        callers.add("sender", 6, senders::one_by_one);
+        callers.add("sender", 4, senders::one_by_one);
         callers.add("batch-sender", 2, senders::in_batches);
-        callers.add("reader", 4, readers::by_batches);
-        callers.add("follower", 4, readers::by_stream);
+        callers.add("producer", 2, producers::by_producing);
+        callers.add("key-sender", 3, keyed::by_keys);
+        callers.add("reader", 3, readers::by_batches);
+        callers.add("follower", 3, readers::by_stream);
+        callers.add("consumer", 5, consumers::by_consuming);
         callers.add("popper", 1, readers::by_pops);
         callers.add("transactor", 2, transactions::by_transact);
         callers.add("interactor", 2, transactions::interactively);
@@ -85,6 +144,9 @@ impl Callers {
         callers.add("quiet-sender", 1, send_quietly);
         callers.add("quiet-sql", 1, plain_sql::quietly);
         callers.add("waiter", 2, wait_for_the_quiet);
+        callers.add("owner", 2, owners::make_and_drop);
+        callers.add("purger", 1, owners::purge_results);
+        callers.add("layouter", 1, owners::lay_out);
         callers
     }
 
@@ -108,6 +170,7 @@ async fn send_quietly(mut worker: Worker) {
 /// Waits long for the quiet queue, and sometimes lets a message fall due again.
 async fn wait_for_the_quiet(mut worker: Worker) {
     worker.impatience = 0;
+    worker.leaves_at_the_end = true;
     while worker.pause(10).await {
         let messages = readers::read(&mut worker, QUIET, 5, 1.0, 10.0).await;
         if worker.chance(80) {
@@ -116,67 +179,22 @@ async fn wait_for_the_quiet(mut worker: Worker) {
     }
 }
 
-/// Makes the queues, and the table that refuses some messages.
-async fn prepare(database_url: &str) -> History {
-    let run = Run::new(0, Vec::new(), database_url.to_owned(), History::default());
-    let client = eventually("a connection", async || plain_sql::connect(&run).await).await;
-    for queue in QUEUES {
-        client.batch_execute(&format!("SELECT pgmq.create('{queue}')")).await.expect("a queue");
-    }
-    let refuse = format!(
-        "ALTER TABLE pgmq.q_{ORDERS} ADD CONSTRAINT refused CHECK (message::text NOT LIKE '\"{DOOMED}%')"
-    );
-    client.batch_execute(&refuse).await.expect("a constraint");
-    let apart = plain_sql::clocks_apart(&client).await;
-    assert!(apart < 5_000_000, "the clocks of database and machine are {apart} µs apart");
-    History { deduplication_window: 300_000_000, patience: PATIENCE, ..History::default() }
-}
-
-/// Reads and deletes everything that is left, through the servers.
+/// Waits until every kind of call was done once: that is soon, now that nobody disturbs.
 ///
 /// # Panics
-/// If a queue does not get shorter for [`crate::harness::PATIENCE`]: what is in it, nobody can read.
-async fn drain(run: &Arc<Run>) {
-    let mut worker = Worker::new(run, "drainer");
-    worker.impatience = 0;
-    for queue in QUEUES {
-        let mut left = i64::MAX;
-        while left > 0 {
-            left = eventually(&format!("fewer messages than {left} in {queue}"), async || {
-                let messages = readers::read(&mut worker, queue, 500, 5.0, 0.2).await;
-                readers::delete(&mut worker, queue, &messages, false).await;
-                let client = plain_sql::connect(run).await?;
-                let count =
-                    client.query_one(&format!("SELECT count(*) FROM pgmq.q_{queue}"), &[]).await.ok()?;
-                Some(count.get::<_, i64>(0)).filter(|&count| count < left)
-            })
-            .await;
+/// If some kind is not done for so long that it never will be.
+async fn until_every_kind_is_done(run: &Run, name: &str) {
+    let started = Instant::now();
+    loop {
+        let reached = run.reached();
+        let missing: Vec<&str> = KINDS.into_iter().filter(|kind| !reached.contains(kind)).collect();
+        if missing.is_empty() {
+            return;
         }
+        let counts = || report::counts(&run.history());
+        assert!(started.elapsed() < 10 * crate::harness::PATIENCE, "{name}: no {missing:?}; {}", counts());
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-/// What the tables hold, once nothing of the servers is under way any more.
-async fn tables(run: &Run) -> BTreeMap<String, Tables> {
-    let client = eventually("a connection", async || plain_sql::connect(run).await).await;
-    eventually("the end of all statements", async || {
-        let sql =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'
-            AND pid <> pg_backend_pid() AND query ~ '^-- pgmq-grpc: (send|delete|archive|set_vt|give_back)'";
-        let busy = client.query_one(sql, &[]).await.expect("the activity").get::<_, i64>(0);
-        (busy == 0).then_some(())
-    })
-    .await;
-    let mut tables = BTreeMap::new();
-    for queue in QUEUES {
-        let rows = async |table: String| {
-            let sql = format!("SELECT msg_id, message::text FROM pgmq.{table} ORDER BY msg_id");
-            let rows = client.query(&sql, &[]).await.expect("rows");
-            rows.iter().map(|row| Row { msg_id: row.get(0), body: row.get(1) }).collect()
-        };
-        let (queue_rows, archive) = (rows(format!("q_{queue}")).await, rows(format!("a_{queue}")).await);
-        tables.insert(queue.to_owned(), Tables { queue: queue_rows, archive });
-    }
-    tables
 }
 
 /// Lets callers and faults work for the run's time, waits until all is quiet, and judges the history.
@@ -186,18 +204,28 @@ where
 {
     let seconds = setting("PGMQ_GRPC_TEST_SECONDS").unwrap_or(8);
     eprintln!("history {name}: PGMQ_GRPC_TEST_SEED={} for {seconds} s", run.seed);
+    let started = Instant::now();
     let callers = Callers::start(&run);
     let stopper = Arc::clone(&run);
-    let stop = tokio::spawn(async move {
+    let peace = tokio::spawn(async move {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
-        stopper.stop.cancel();
+        stopper.peace.cancel();
     });
     // What was stopped is running again when this ends; it lives until the tables are read.
     let disturbed = disturb(Arc::clone(&run)).await;
-    stop.await.expect("a stop");
+    peace.await.expect("peace");
+    let at_peace = started.elapsed();
+    until_every_kind_is_done(&run, name).await;
+    let all_done = started.elapsed();
+    run.stop.cancel();
     callers.end().await;
+    let at_rest = started.elapsed();
     drain(&run).await;
     let at_the_end = tables(&run).await;
+    let empty = started.elapsed();
+    eprintln!(
+        "history {name}: peace after {at_peace:.1?}, every kind done after {all_done:.1?}, at rest after {at_rest:.1?}, empty after {empty:.1?}"
+    );
     drop(disturbed);
 
     let history = History { at_the_end, ..run.history() };
@@ -223,19 +251,19 @@ fn seed() -> u64 {
     setting("PGMQ_GRPC_TEST_SEED").unwrap_or_else(rand::random)
 }
 
-/// Flags that make a server notice a lost database soon.
-const OFTEN: [&str; 2] = ["--health-interval", "200ms"];
+/// Flags that make a server notice a lost database soon, and forget deduplication ids soon.
+const OFTEN: [&str; 4] = ["--health-interval", "200ms", "--deduplication-window", WINDOW];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_keeps_its_promises_while_rows_are_locked_and_connections_cut() {
+    let _turn = TURNS.acquire().await.expect("a turn");
     let database = TestDatabase::create().await;
     let servers = Servers::start(1, &database.url, &OFTEN).await;
-    let history = prepare(&database.url).await;
-    let run = Run::new(seed(), servers.addresses(), database.url.clone(), history);
+    let run = prepare(seed(), servers.addresses(), &database.url).await;
     judge("one-server", run, async |run| {
         tokio::join!(
-            plain_sql::by_locks(Worker::new(&run, "locker")),
-            faults::terminate_backends(Worker::new(&run, "terminator"))
+            plain_sql::by_locks(Worker::who_disturbs(&run, "locker")),
+            faults::terminate_backends(Worker::who_disturbs(&run, "terminator"))
         );
         servers
     })
@@ -244,27 +272,47 @@ async fn a_server_keeps_its_promises_while_rows_are_locked_and_connections_cut()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_keep_their_promises_while_they_are_killed_and_stopped() {
+    let _turn = TURNS.acquire().await.expect("a turn");
     let database = TestDatabase::create().await;
     let servers = Servers::start(2, &database.url, &OFTEN).await;
-    let history = prepare(&database.url).await;
-    let run = Run::new(seed(), servers.addresses(), database.url.clone(), history);
+    let run = prepare(seed(), servers.addresses(), &database.url).await;
     judge("two-servers", run, async |run| {
-        let locks = plain_sql::by_locks(Worker::new(&run, "locker"));
-        tokio::join!(servers.end_and_start(Worker::new(&run, "killer")), locks).0
+        let locks = plain_sql::by_locks(Worker::who_disturbs(&run, "locker"));
+        tokio::join!(servers.end_and_start(Worker::who_disturbs(&run, "killer")), locks).0
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_keep_their_promises_while_postgres_crashes() {
+    let _turn = TURNS.acquire().await.expect("a turn");
     let postgres = OwnPostgres::start().await;
     postgres.run("ALTER SYSTEM RESET fsync").await;
     postgres.run("SELECT pg_reload_conf()").await;
     let servers = Servers::start(2, &postgres.url, &OFTEN).await;
-    let history = prepare(&postgres.url).await;
-    let run = Run::new(seed(), servers.addresses(), postgres.url.clone(), history);
+    let run = prepare(seed(), servers.addresses(), &postgres.url).await;
     judge("postgres-crashes", run, async |run| {
-        (faults::restart_postgres(postgres, Worker::new(&run, "crasher")).await, servers)
+        (faults::restart_postgres(postgres, Worker::who_disturbs(&run, "crasher")).await, servers)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_keep_their_promises_while_a_standby_is_promoted() {
+    let _turn = TURNS.acquire().await.expect("a turn");
+    let Some(pair) = Pair::start("a history with a failover").await else { return };
+    let servers = Servers::start(2, &pair.url, &OFTEN).await;
+    let run = prepare(seed(), servers.addresses(), &true_primary_first(&pair.url)).await;
+    judge("failover", run, async |run| {
+        (faults::promote(pair, Worker::who_disturbs(&run, "promoter")).await, servers)
+    })
+    .await;
+}
+
+/// The standby before the primary: plain SQL users know no timelines, and would follow the old primary when it returns.
+fn true_primary_first(url: &str) -> String {
+    let (login, place) = url.rsplit_once('@').expect("a url with a user");
+    let (hosts, database) = place.split_once('/').expect("a url with a database");
+    let hosts: Vec<&str> = hosts.split(',').rev().collect();
+    format!("{login}@{}/{database}?target_session_attrs=read-write", hosts.join(","))
 }

@@ -6,10 +6,10 @@ use pgmq_grpc::domain::Timestamp;
 use rand::Rng;
 use tokio_postgres::{Client, NoTls, Row};
 
-use super::worker::{Run, Worker};
+use super::worker::{Asked, Run, Worker};
 use super::{GROUPS, ORDERS, QUIET};
 use crate::history::record::{
-    Action, Call, Delivery, FaultKind, Micros, Outcome, Part, Read, Send, Settle, Target, Verdict,
+    Action, Delivery, FaultKind, Micros, Outcome, Part, Read, Send, Settle, Target, Verdict,
 };
 
 /// A connection, if the database takes one now.
@@ -71,8 +71,7 @@ async fn delete(worker: &Worker, client: &Client, delivery: &Delivery) {
 /// An error of a connection says nothing about what became of its statement.
 fn record(worker: &Worker, what: &'static str, asked: Micros, is_done: bool, parts: Vec<Part>) {
     let verdict = if is_done { Verdict::Done } else { Verdict::Unknown("connection lost".to_owned()) };
-    let (who, answered) = (worker.who.clone(), worker.run.now());
-    worker.run.record(Call { who, what, asked, answered, verdict, whole: false, key: None, parts });
+    worker.record(Asked::new(what, parts), asked, verdict);
 }
 
 fn delivery(row: &Row, seen: Micros) -> Delivery {
@@ -113,8 +112,13 @@ pub(super) async fn by_locks(mut worker: Worker) {
         );
         let Ok(rows) = transaction.query(&sql, &[]).await else { continue };
         let msg_ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
-        let longest = if worker.chance(30) { 4_000 } else { 600 };
-        worker.run.goes_on(Duration::from_millis(worker.random.random_range(0..longest))).await;
+        // Some longer than anybody waits for a lock.
+        let pause = match worker.random.random_range(0..100) {
+            0..10 => Duration::from_secs(10),
+            10..30 => worker.millis(4_000),
+            _ => worker.millis(600),
+        };
+        worker.goes_on(pause).await;
         let _ = transaction.rollback().await;
         worker.run.record_fault(FaultKind::Locked { queue: queue.to_owned(), msg_ids }, from);
     }

@@ -3,22 +3,23 @@
 use std::time::{Duration, Instant};
 
 use pgmq_grpc::proto::v1::{
-    ArchiveRequest, DeleteRequest, ItemResult, Message, Ordering, PopRequest, ReadBatchRequest, ReadRequest,
-    ReleaseRequest, SetVisibilityTimeoutRequest, set_visibility_timeout_request::Visibility,
+    ArchiveRequest, ArchiveResponse, DeleteRequest, DeleteResponse, ItemResult, Message, Ordering,
+    PopRequest, ReadBatchRequest, ReadRequest, ReleaseRequest, ReleaseResponse, SetVisibilityTimeoutRequest,
+    SetVisibilityTimeoutResponse, set_visibility_timeout_request::Visibility,
 };
 use rand::Rng;
 
 use super::worker::{Asked, Worker, delivery, micros, outcome, verdict};
 use super::{GROUPS, ORDERS, POPS};
 use crate::harness::seconds;
-use crate::history::record::{Action, Call, Micros, Part, Read, Settle, Target, Verdict};
+use crate::history::record::{Action, Micros, Part, Read, Settle, Target, Verdict};
 
 /// How messages are read from a queue.
 pub(super) fn reading(queue: &str) -> Read {
     Read { queue: queue.to_owned(), heads: queue == GROUPS, takes_any: queue != GROUPS, ..Read::default() }
 }
 
-fn ordering(queue: &str) -> i32 {
+pub(super) fn ordering(queue: &str) -> i32 {
     if queue == GROUPS { Ordering::GroupedHead.into() } else { Ordering::Unordered.into() }
 }
 
@@ -63,7 +64,7 @@ pub(super) async fn read(
         call,
         request,
         async move |request| client.read_batch(request).await,
-        |response, parts, now| deliver(parts, &response.messages, now),
+        |response, call, now| deliver(&mut call.parts, &response.messages, now),
     );
     answer.await.map(|response| response.messages).unwrap_or_default()
 }
@@ -85,11 +86,12 @@ pub(super) async fn by_stream(mut worker: Worker) {
             visibility_timeout: seconds(f64::from(worker.random.random_range(1..4))),
             ordering: ordering(queue),
             max_in_flight: worker.random.random_range(1..40),
-            max_messages: if worker.chance(20) { worker.random.random_range(1..60) } else { 0 },
+            max_messages: if worker.chance(40) { worker.random.random_range(1..8) } else { 0 },
             heartbeat_interval: seconds(1.0),
             ..Default::default()
         };
-        let until = Instant::now() + worker.millis(4_000);
+        let longest = if request.max_messages > 0 { Duration::from_secs(10) } else { worker.millis(4_000) };
+        let until = Instant::now() + longest;
         let asked = worker.run.now();
         let mut read = Read { stream: true, takes_any: false, ..reading(queue) };
         let mut client = worker.client();
@@ -98,7 +100,7 @@ pub(super) async fn by_stream(mut worker: Worker) {
             Err(status) => result = verdict(&status, false),
             Ok(stream) => {
                 let mut stream = stream.into_inner();
-                while !worker.run.stop.is_cancelled() && Instant::now() < until {
+                while !worker.is_over() && Instant::now() < until {
                     let left = until.saturating_duration_since(Instant::now());
                     let Ok(reply) = tokio::time::timeout(left, stream.message()).await else { break };
                     let now = worker.run.now();
@@ -121,18 +123,7 @@ pub(super) async fn by_stream(mut worker: Worker) {
         if !read.deliveries.is_empty() && result != Verdict::Done {
             result = Verdict::Unknown("broken or left".to_owned());
         }
-        let (who, answered) = (worker.who.clone(), worker.run.now());
-        let parts = vec![Part::Read(read)];
-        worker.run.record(Call {
-            who,
-            what: "Read",
-            asked,
-            answered,
-            verdict: result,
-            whole: false,
-            key: None,
-            parts,
-        });
+        worker.record(Asked::new("Read", vec![Part::Read(read)]), asked, result);
     }
 }
 
@@ -154,7 +145,7 @@ pub(super) async fn by_pops(mut worker: Worker) {
                 call,
                 request,
                 async move |request| client.pop(request).await,
-                |response, parts, now| deliver(parts, &response.messages, now),
+                |response, call, now| deliver(&mut call.parts, &response.messages, now),
             )
             .await;
     }
@@ -178,8 +169,8 @@ pub(super) async fn settle(worker: &mut Worker, queue: &str, messages: Vec<Messa
     }
     let [deleted, archived, released, hidden, by_id, used_late, twice, _forgotten] = piles;
     delete(worker, queue, &deleted, false).await;
-    archive(worker, queue, &archived).await;
-    release(worker, queue, &released).await;
+    settle_as(worker, queue, queue, Action::Archive, &archived).await;
+    settle_as(worker, queue, queue, Action::Hide, &released).await;
     hide(worker, queue, &hidden).await;
     delete(worker, queue, &by_id, true).await;
     delete(worker, queue, &twice, false).await;
@@ -191,7 +182,7 @@ pub(super) async fn settle(worker: &mut Worker, queue: &str, messages: Vec<Messa
     if let Some(place) = due {
         let (_, queue, messages) = late.0.swap_remove(place);
         match worker.random.random_range(0..3) {
-            0 => archive(worker, &queue, &messages).await,
+            0 => drop(settle_as(worker, &queue, &queue, Action::Archive, &messages).await),
             1 => hide(worker, &queue, &messages).await,
             _ => delete(worker, &queue, &messages, false).await,
         }
@@ -211,7 +202,7 @@ pub(super) fn settles(queue: &str, action: Action, messages: &[Message], by_id: 
 pub(super) fn answer(parts: &mut [Part], results: &[ItemResult]) {
     let settles = parts.iter_mut().filter_map(|part| match part {
         Part::Settle(settle) => Some(settle),
-        Part::Send(_) | Part::Read(_) => None,
+        Part::Send(_) | Part::Read(_) | Part::Empty(_) => None,
     });
     for (settle, result) in settles.zip(results) {
         settle.outcome = outcome(result.outcome());
@@ -235,38 +226,56 @@ pub(super) async fn delete(worker: &mut Worker, queue: &str, messages: &[Message
     }
     let mut client = worker.client();
     let call = Asked::new("Delete", settles(queue, Action::Delete, messages, by_id));
-    let fill = |response: &pgmq_grpc::proto::v1::DeleteResponse, parts: &mut Vec<Part>, _| {
-        answer(parts, &response.results);
+    let fill = |response: &DeleteResponse, call: &mut Asked, _| {
+        answer(&mut call.parts, &response.results);
     };
     worker.ask(call, request, async move |request| client.delete(request).await, fill).await;
 }
 
-async fn archive(worker: &mut Worker, queue: &str, messages: &[Message]) {
+/// Settles messages by receipts of a queue that histories call otherwise; none if the answer was not certain.
+pub(super) async fn settle_as(
+    worker: &mut Worker,
+    queue: &str,
+    label: &str,
+    action: Action,
+    messages: &[Message],
+) -> Option<()> {
     if messages.is_empty() {
-        return;
+        return Some(());
     }
-    let request =
-        ArchiveRequest { queue: queue.to_owned(), receipts: receipts(messages), ..Default::default() };
+    let (receipts, queue) = (receipts(messages), queue.to_owned());
+    let parts = settles(label, action, messages, false);
     let mut client = worker.client();
-    let call = Asked::new("Archive", settles(queue, Action::Archive, messages, false));
-    let fill = |response: &pgmq_grpc::proto::v1::ArchiveResponse, parts: &mut Vec<Part>, _| {
-        answer(parts, &response.results);
-    };
-    worker.ask(call, request, async move |request| client.archive(request).await, fill).await;
-}
-
-async fn release(worker: &mut Worker, queue: &str, messages: &[Message]) {
-    if messages.is_empty() {
-        return;
+    match action {
+        Action::Delete => {
+            let request = DeleteRequest { queue, receipts, ..Default::default() };
+            let call = Asked::new("Delete", parts);
+            let fill = |response: &DeleteResponse, call: &mut Asked, _| {
+                answer(&mut call.parts, &response.results);
+            };
+            let asked = worker.ask(call, request, async move |request| client.delete(request).await, fill);
+            asked.await.map(drop)
+        }
+        Action::Archive => {
+            let request = ArchiveRequest { queue, receipts, ..Default::default() };
+            let call = Asked::new("Archive", parts);
+            let fill = |response: &ArchiveResponse, call: &mut Asked, _| {
+                answer(&mut call.parts, &response.results);
+            };
+            let asked = worker.ask(call, request, async move |request| client.archive(request).await, fill);
+            asked.await.map(drop)
+        }
+        Action::Hide | Action::Extend => {
+            let request =
+                ReleaseRequest { queue, receipts, delay: seconds(worker.millis(800).as_secs_f64()) };
+            let call = Asked::new("Release", parts);
+            let fill = |response: &ReleaseResponse, call: &mut Asked, _| {
+                answer(&mut call.parts, &response.results);
+            };
+            let asked = worker.ask(call, request, async move |request| client.release(request).await, fill);
+            asked.await.map(drop)
+        }
     }
-    let delay = seconds(worker.millis(800).as_secs_f64());
-    let request = ReleaseRequest { queue: queue.to_owned(), receipts: receipts(messages), delay };
-    let mut client = worker.client();
-    let call = Asked::new("Release", settles(queue, Action::Hide, messages, false));
-    let fill = |response: &pgmq_grpc::proto::v1::ReleaseResponse, parts: &mut Vec<Part>, _| {
-        answer(parts, &response.results);
-    };
-    worker.ask(call, request, async move |request| client.release(request).await, fill).await;
 }
 
 async fn hide(worker: &mut Worker, queue: &str, messages: &[Message]) {
@@ -282,8 +291,8 @@ async fn hide(worker: &mut Worker, queue: &str, messages: &[Message]) {
     };
     let mut client = worker.client();
     let call = Asked::new("SetVisibilityTimeout", settles(queue, Action::Hide, messages, false));
-    let fill = |response: &pgmq_grpc::proto::v1::SetVisibilityTimeoutResponse, parts: &mut Vec<Part>, _| {
-        answer(parts, &response.results);
+    let fill = |response: &SetVisibilityTimeoutResponse, call: &mut Asked, _| {
+        answer(&mut call.parts, &response.results);
     };
     worker.ask(call, request, async move |request| client.set_visibility_timeout(request).await, fill).await;
 }

@@ -19,7 +19,7 @@ pub(super) async fn one_by_one(mut worker: Worker) {
         let mut send = Send {
             queue: if grouped { GROUPS } else { ORDERS }.to_owned(),
             body: worker.body(),
-            group: grouped.then(|| format!("group {}", worker.random.random_range(0..GROUP_COUNT))),
+            group: grouped.then(|| group(&mut worker)),
             ..Send::default()
         };
         if !grouped && worker.chance(10) {
@@ -35,6 +35,11 @@ pub(super) async fn one_by_one(mut worker: Worker) {
     }
 }
 
+/// The name of some group.
+pub(super) fn group(worker: &mut Worker) -> String {
+    format!("group {}", worker.random.random_range(0..GROUP_COUNT))
+}
+
 /// Makes one unary send.
 pub(super) async fn send_one(worker: &mut Worker, send: Send) {
     let request = SendRequest {
@@ -46,7 +51,8 @@ pub(super) async fn send_one(worker: &mut Worker, send: Send) {
     };
     let mut client = worker.client();
     let call = Asked::new("Send", vec![Part::Send(send)]);
-    let fill = |response: &SendResponse, parts: &mut Vec<Part>, _| acknowledge(parts, &[response.msg_id]);
+    let fill =
+        |response: &SendResponse, call: &mut Asked, _| acknowledge(&mut call.parts, &[response.msg_id]);
     worker.ask(call, request, async move |request| client.send(request).await, fill).await;
 }
 
@@ -59,7 +65,7 @@ fn delay(micros: i64) -> Option<prost_types::Duration> {
 pub(super) fn acknowledge(parts: &mut [Part], msg_ids: &[i64]) {
     let sends = parts.iter_mut().filter_map(|part| match part {
         Part::Send(send) => Some(send),
-        Part::Read(_) | Part::Settle(_) => None,
+        Part::Read(_) | Part::Settle(_) | Part::Empty(_) => None,
     });
     for (send, &msg_id) in sends.zip(msg_ids) {
         send.msg_id = Some(msg_id);
@@ -76,7 +82,7 @@ pub(super) async fn in_batches(mut worker: Worker) {
             .map(|_| Send {
                 queue: queue.to_owned(),
                 body: worker.body(),
-                group: grouped.then(|| format!("group {}", worker.random.random_range(0..GROUP_COUNT))),
+                group: grouped.then(|| group(&mut worker)),
                 ..Send::default()
             })
             .collect();
@@ -93,9 +99,9 @@ pub(super) async fn in_batches(mut worker: Worker) {
                 call,
                 request,
                 async move |request| client.send_batch(request).await,
-                |response, parts, _| {
+                |response, call, _| {
                     let ids: Vec<i64> = response.results.iter().map(|result| result.msg_id).collect();
-                    acknowledge(parts, &ids);
+                    acknowledge(&mut call.parts, &ids);
                 },
             )
             .await;

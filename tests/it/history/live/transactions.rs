@@ -22,9 +22,9 @@ use super::worker::{Asked, Worker, verdict};
 use super::{ORDERS, RESULTS};
 use crate::harness::client::outgoing;
 use crate::harness::seconds;
-use crate::history::record::{Action, Call, Part, Read, Send, Verdict};
+use crate::history::record::{Action, Part, Read, Send, Verdict};
 
-fn operation(operation: Operation) -> TransactOperation {
+pub(super) fn operation(operation: Operation) -> TransactOperation {
     TransactOperation { operation: Some(operation) }
 }
 
@@ -41,15 +41,26 @@ pub(super) async fn by_transact(mut worker: Worker) {
         let old = used.pop().filter(|_| worker.chance(50));
         used.extend(messages.last().cloned());
         messages.extend(old);
-        transact(&mut worker, &messages).await;
+        let (mut request, parts) = take_and_send(&mut worker, &messages);
+        // Under a key it may be made again, until it is answered, and then once more.
+        let tries = if worker.chance(50) { 3 } else { 1 };
+        if tries > 1 {
+            request.deduplication_id = format!("transaction {}", worker.body());
+        }
+        for _ in 0..tries {
+            if transact(&mut worker, request.clone(), parts.clone()).await && worker.chance(60) {
+                break;
+            }
+        }
         used.truncate(10);
     }
 }
 
-async fn transact(worker: &mut Worker, messages: &[Message]) {
+/// Deletes messages and sends others.
+fn take_and_send(worker: &mut Worker, messages: &[Message]) -> (TransactRequest, Vec<Part>) {
     let sends: Vec<Send> =
         (0..3).map(|_| Send { queue: RESULTS.to_owned(), body: worker.body(), ..Send::default() }).collect();
-    let [single, batch @ ..] = sends.as_slice() else { return };
+    let (single, batch) = sends.split_first().expect("three sends");
     let delete =
         DeleteRequest { queue: ORDERS.to_owned(), receipts: receipts(messages), ..Default::default() };
     let send = SendRequest { queue: RESULTS.to_owned(), message: single.body.clone(), ..Default::default() };
@@ -62,27 +73,35 @@ async fn transact(worker: &mut Worker, messages: &[Message]) {
     ];
     let mut parts = settles(ORDERS, Action::Delete, messages, false);
     parts.extend(sends.into_iter().map(Part::Send));
+    (TransactRequest { operations, ..Default::default() }, parts)
+}
+
+/// Makes a transaction, and tells whether it was answered.
+pub(super) async fn transact(worker: &mut Worker, request: TransactRequest, parts: Vec<Part>) -> bool {
     let mut client = worker.client();
-    let request = TransactRequest { operations, ..Default::default() };
+    let mut call = Asked::whole("Transact", parts);
+    call.key = Some(request.deduplication_id.clone()).filter(|key| !key.is_empty());
     worker
         .ask(
-            Asked::whole("Transact", parts),
+            call,
             request,
             async move |request| client.transact(request).await,
-            |response, parts, _| {
+            |response, call, _| {
+                call.repeated = response.deduplicated;
                 let mut ids = Vec::new();
                 for result in &response.results {
                     match result.result.as_ref().expect("a result") {
                         Done::Send(sent) => ids.push(sent.msg_id),
                         Done::SendBatch(sent) => ids.extend(sent.results.iter().map(|result| result.msg_id)),
-                        Done::Delete(deleted) => answer(parts, &deleted.results),
+                        Done::Delete(deleted) => answer(&mut call.parts, &deleted.results),
                         other => panic!("not asked for: {other:?}"),
                     }
                 }
-                acknowledge(parts, &ids);
+                acknowledge(&mut call.parts, &ids);
             },
         )
-        .await;
+        .await
+        .is_some()
 }
 
 /// An interactive transaction, as far as its caller has come.
@@ -150,9 +169,7 @@ async fn one_transaction(worker: &mut Worker, end: End) -> Vec<Message> {
         Err(_) if !committing => Verdict::Refused("failed before commit".to_owned()),
         Err(status) => verdict(&status, false),
     };
-    let (who, answered) = (worker.who.clone(), worker.run.now());
-    let what = "OpenTransaction";
-    worker.run.record(Call { who, what, asked, answered, verdict, whole: true, key: None, parts });
+    worker.record(Asked::whole("OpenTransaction", parts), asked, verdict);
     left
 }
 

@@ -1,7 +1,8 @@
 //! One caller: its name, its random numbers, its connections, and how it writes down what it does.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use pgmq_grpc::domain::Timestamp;
@@ -15,6 +16,7 @@ use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
 
 use crate::history::record::{Call, Delivery, Fault, FaultKind, History, Micros, Outcome, Part, Verdict};
+use crate::history::report;
 
 /// What all callers of a run share.
 pub(super) struct Run {
@@ -22,8 +24,14 @@ pub(super) struct Run {
     /// The addresses of the servers, which they keep for the whole run.
     pub(super) addresses: Vec<String>,
     pub(super) database_url: String,
+    /// Cancelled when nothing more is to be done to servers and databases.
+    pub(super) peace: CancellationToken,
     /// Cancelled when callers are to end.
     pub(super) stop: CancellationToken,
+    /// Deduplication ids with their bodies, by what they are used for.
+    keys: Mutex<HashMap<String, Vec<(String, String)>>>,
+    /// The queues that callers have made, as histories call them, and what they are called.
+    made: Mutex<BTreeMap<String, String>>,
     started: (Instant, Micros),
     history: Mutex<History>,
 }
@@ -36,8 +44,17 @@ impl Run {
         history: History,
     ) -> Arc<Self> {
         let started = (Instant::now(), Timestamp::now().unix_micros());
-        let stop = CancellationToken::new();
-        Arc::new(Self { seed, addresses, database_url, stop, started, history: Mutex::new(history) })
+        Arc::new(Self {
+            seed,
+            addresses,
+            database_url,
+            peace: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            keys: Mutex::default(),
+            made: Mutex::default(),
+            started,
+            history: Mutex::new(history),
+        })
     }
 
     /// The clock of this process, which never jumps.
@@ -58,12 +75,14 @@ impl Run {
         self.history.lock().expect("the history").clone()
     }
 
-    /// Whether the run goes on, after a pause of so many milliseconds at most.
-    pub(super) async fn goes_on(&self, pause: Duration) -> bool {
-        tokio::select! {
-            () = self.stop.cancelled() => false,
-            () = tokio::time::sleep(pause) => true,
-        }
+    /// The queues that callers have made, and not dropped for certain.
+    pub(super) fn made(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.made.lock().expect("the queues")
+    }
+
+    /// What has been done to its end at least once: calls by their names, and answers of a kind.
+    pub(super) fn reached(&self) -> BTreeSet<&'static str> {
+        report::reached(&self.history.lock().expect("the history"))
     }
 }
 
@@ -75,6 +94,10 @@ pub(super) struct Worker {
     /// One connection to each server.
     connections: Vec<Channel>,
     bodies: u64,
+    /// Cancelled when this caller is to end.
+    until: CancellationToken,
+    /// Whether the caller gives up a call that it waits for when it is to end.
+    pub(super) leaves_at_the_end: bool,
     /// How many of a hundred calls the caller gives up on.
     pub(super) impatience: u32,
 }
@@ -85,7 +108,27 @@ impl Worker {
         let salt = who.bytes().fold(0_u64, |salt, byte| salt.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let connections = run.addresses.iter().map(|address| connection(address)).collect();
         let random = StdRng::seed_from_u64(run.seed.wrapping_add(salt));
-        Self { run: Arc::clone(run), who: who.to_owned(), random, connections, bodies: 0, impatience: 8 }
+        let until = run.stop.clone();
+        let (run, who) = (Arc::clone(run), who.to_owned());
+        Self { run, who, random, connections, bodies: 0, until, leaves_at_the_end: false, impatience: 8 }
+    }
+
+    /// One who disturbs the others, and ends before them.
+    pub(super) fn who_disturbs(run: &Arc<Run>, who: &str) -> Self {
+        Self { until: run.peace.clone(), ..Self::new(run, who) }
+    }
+
+    /// Whether the run goes on, after a pause.
+    pub(super) async fn goes_on(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = self.until.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
+        }
+    }
+
+    /// Whether this caller is to end.
+    pub(super) fn is_over(&self) -> bool {
+        self.until.is_cancelled()
     }
 
     /// A client of one of the servers.
@@ -119,11 +162,34 @@ impl Worker {
         Duration::from_millis(self.random.random_range(0..=longest))
     }
 
-    /// Whether the run goes on, after a pause.
+    /// Whether the run goes on, after a pause of so many milliseconds at most.
     pub(super) async fn pause(&mut self, longest: u64) -> bool {
         let pause = self.millis(longest);
-        let run = Arc::clone(&self.run);
-        run.goes_on(pause).await
+        self.goes_on(pause).await
+    }
+
+    /// A deduplication id and the body that everybody sends under it: a new one, one of the last, or one of a few that are
+    /// used all the time.
+    pub(super) fn key(&mut self, purpose: &str) -> (String, String) {
+        let body = self.body();
+        let new = (format!("key of {}", body.trim_matches('"')), body);
+        let (choice, often, back) = (
+            self.random.random_range(0..100),
+            self.random.random_range(0..3),
+            self.random.random_range(1..8),
+        );
+        let mut keys = self.run.keys.lock().expect("the keys");
+        let keys = keys.entry(purpose.to_owned()).or_default();
+        let place = match choice {
+            0..25 => often,
+            25..60 => keys.len().saturating_sub(back),
+            _ => keys.len(),
+        };
+        if let Some(used) = keys.get(place) {
+            return used.clone();
+        }
+        keys.push(new.clone());
+        new
     }
 
     /// Makes a call, waits for its answer or gives up, and writes down what came of it.
@@ -132,7 +198,7 @@ impl Worker {
         mut call: Asked,
         request: R,
         make: impl FnOnce(Request<R>) -> F,
-        fill: impl FnOnce(&T, &mut Vec<Part>, Micros),
+        fill: impl FnOnce(&T, &mut Asked, Micros),
     ) -> Option<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -146,10 +212,16 @@ impl Worker {
         // A caller waits for ever only if the server does not answer, which the deadline makes impossible.
         request.set_timeout(deadline.unwrap_or(Duration::from_secs(20)));
         let asked = self.run.now();
-        let answer = make(request);
-        let answer = match gives_up {
-            Some(after) => tokio::time::timeout(after, answer).await.ok(),
-            None => Some(answer.await),
+        let leaves = async {
+            match gives_up {
+                Some(after) => tokio::time::sleep(after).await,
+                None if self.leaves_at_the_end => self.until.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let answer = tokio::select! {
+            answer = make(request) => Some(answer),
+            () = leaves => None,
         };
         let answered = self.run.now();
         let (verdict, answer) = match answer {
@@ -158,12 +230,17 @@ impl Worker {
             Some(Ok(response)) => (Verdict::Done, Some(response.into_inner())),
         };
         if let Some(answer) = &answer {
-            fill(answer, &mut call.parts, answered);
+            fill(answer, &mut call, answered);
         }
-        let who = self.who.clone();
-        let Asked { what, whole, key, parts } = call;
-        self.run.record(Call { who, what, asked, answered, verdict, whole, key, parts });
+        self.record(call, asked, verdict);
         answer
+    }
+
+    /// Writes down what came of a call, now.
+    pub(super) fn record(&self, call: Asked, asked: Micros, verdict: Verdict) {
+        let (who, answered) = (self.who.clone(), self.run.now());
+        let Asked { what, whole, key, repeated, parts } = call;
+        self.run.record(Call { who, what, asked, answered, verdict, whole, key, repeated, parts });
     }
 }
 
@@ -172,12 +249,14 @@ pub(super) struct Asked {
     pub(super) what: &'static str,
     pub(super) whole: bool,
     pub(super) key: Option<String>,
+    /// Whether the answer says that it is an earlier one's.
+    pub(super) repeated: bool,
     pub(super) parts: Vec<Part>,
 }
 
 impl Asked {
     pub(super) fn new(what: &'static str, parts: Vec<Part>) -> Self {
-        Self { what, whole: false, key: None, parts }
+        Self { what, whole: false, key: None, repeated: false, parts }
     }
 
     pub(super) fn whole(what: &'static str, parts: Vec<Part>) -> Self {

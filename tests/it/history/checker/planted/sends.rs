@@ -227,8 +227,10 @@ fn a_keyed_transaction_must_not_be_applied_twice() {
     let tell = |second: i64| {
         let mut story = Story::new();
         for msg_id in [1, second] {
-            story.whole(Verdict::Done, vec![send("a", Some(msg_id))]).key = Some("k".to_owned());
+            let call = story.whole(Verdict::Done, vec![send("a", Some(msg_id))]);
+            call.key = Some("k".to_owned());
         }
+        story.history.calls[1].repeated = second == 1;
         story.left(1, "a");
         if second == 2 {
             story.left(2, "a");

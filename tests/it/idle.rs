@@ -1,0 +1,72 @@
+//! Consumers that wait cost the database next to nothing, however many there are.
+
+use std::time::{Duration, Instant};
+
+use pgmq_grpc::proto::v1::ReadRequest;
+
+use crate::harness::postgres::Postgres;
+use crate::harness::{Client, Test, eventually};
+use crate::read_stream::Follower;
+
+const QUEUES: usize = 200;
+const STREAMS: usize = 2_000;
+
+/// The server takes no more streams on a connection.
+const STREAMS_PER_CONNECTION: usize = 200;
+
+/// How long the statements are counted.
+const SPELL: Duration = Duration::from_secs(10);
+
+/// Opens streams, evenly on all queues.
+async fn wait_everywhere(test: &Test) -> Vec<Follower> {
+    let connections = (0..STREAMS.div_ceil(STREAMS_PER_CONNECTION)).map(|_| Client::connect(&test.server));
+    let clients = futures_util::future::join_all(connections).await;
+    let open = (0..STREAMS).map(|index| {
+        let queue = format!("idle_{}", index % QUEUES);
+        Follower::open(&clients[index % clients.len()], ReadRequest { queue, ..Default::default() })
+    });
+    futures_util::future::join_all(open).await
+}
+
+#[tokio::test]
+async fn thousands_of_waiting_streams_cost_few_connections_and_two_statements_a_second() {
+    let mut test = Test::start().await;
+    test.run(&format!(
+        "SELECT pgmq.create('idle_' || number) FROM generate_series(0, {}) AS number",
+        QUEUES - 1
+    ))
+    .await;
+    let mut streams = wait_everywhere(&test).await;
+    // Asked from another database, so that asking does not count.
+    let aside = Postgres::shared().connect("pgmq").await;
+    let count = async |sql: &str| -> i64 {
+        aside.query_one(sql, &[&test.database.name]).await.expect("a count").get(0)
+    };
+
+    let mut counted: Vec<(Instant, i64)> = Vec::new();
+    eventually("a spell with two statements a second", async || {
+        let transactions = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = $1";
+        counted.push((Instant::now(), count(transactions).await));
+        let (last, transactions) = *counted.last()?;
+        let (first, before) = *counted.iter().rev().find(|(at, _)| last - *at >= SPELL)?;
+        let allowed = 2.0 * (last - first).as_secs_f64();
+        ((transactions - before) as f64 <= allowed).then_some(())
+    })
+    .await;
+    eventually("few connections", async || {
+        let connections =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'pgmq-grpc'";
+        // Besides the one that is at work: those of the health checks and of the announcements.
+        (count(connections).await <= 4).then_some(())
+    })
+    .await;
+
+    // None of them sleeps so deep that it misses a message.
+    let woken = streams.len() - 1;
+    let queue = format!("idle_{}", woken % QUEUES);
+    let sent = test.client.send(&queue, "{}").await;
+    let of_the_queue = streams.iter_mut().skip(woken % QUEUES).step_by(QUEUES);
+    let messages = of_the_queue.map(|stream| Box::pin(stream.message()));
+    let (message, _, _) = futures_util::future::select_all(messages).await;
+    assert_eq!(message.msg_id, sent);
+}
