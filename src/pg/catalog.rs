@@ -24,7 +24,9 @@ SELECT format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_tab
    WHERE c.oid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))) AS sequence,
   EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
    WHERE i.indrelid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))
-     AND a.attname = 'vt' AND i.indisvalid) AS has_vt_index
+     AND a.attname = 'vt' AND i.indisvalid) AS has_vt_index,
+  (SELECT c.relkind = 'p' FROM pg_class AS c
+   WHERE c.oid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))) IS TRUE AS partitioned
 FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
 );
 
@@ -44,6 +46,29 @@ pub(super) struct QueueTable {
     pub(super) has_vt_index: bool,
     /// The table has the column `last_read_at`.
     pub(super) fenced_by_read_time: bool,
+    /// It has partitions.
+    pub(super) partitioned: bool,
+}
+
+impl QueueTable {
+    /// How statements find rows: `{place}`, what they keep of a row `q` that they have locked; `{same}`, the condition
+    /// that finds it again by that; `{prune}`, the condition that keeps them from partitions without any of the rows of
+    /// `$3`. A row's place in a plain table is the fastest way to it; with partitions, each would have to be looked at.
+    pub(super) fn row_marks(&self) -> [(&'static str, &'static str); 3] {
+        match self.partitioned {
+            true => [
+                ("{place}", "q.msg_id, q.enqueued_at"),
+                ("{same}", "q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at"),
+                ("{prune}", " AND q.enqueued_at = ANY ($3)"),
+            ],
+            // If the table has become another one meanwhile, places in its partitions are not mixed up.
+            false => [
+                ("{place}", "q.tableoid AS part, q.ctid AS place"),
+                ("{same}", "q.ctid = held.place AND q.tableoid = held.part"),
+                ("{prune}", ""),
+            ],
+        }
+    }
 }
 
 /// Remembers the tables of the queues in use.
@@ -105,6 +130,7 @@ impl Connection {
             sequence: column(row, "sequence")?,
             has_vt_index: column(row, "has_vt_index")?,
             fenced_by_read_time: strong,
+            partitioned: column(row, "partitioned")?,
         });
         self.catalog().tables.insert(queue.clone(), Arc::clone(&table));
         Ok(table)

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bb8::{Pool, PooledConnection, QueueStrategy, RunError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::catalog::Catalog;
@@ -86,7 +86,8 @@ impl Database {
             .max_size(limits.connections)
             .test_on_check_out(false)
             .retry_connection(false)
-            // The last one that came back goes first, so that those of a past peak rest, and are closed.
+            // The last one that came back goes first: it is the warmest and has most likely prepared what comes next, and
+            // those of a past peak rest, and are closed.
             .queue_strategy(QueueStrategy::Lifo)
             .idle_timeout(IDLE_TIME)
             .reaper_rate(IDLE_TIME / 4)
@@ -427,16 +428,18 @@ impl Connection {
         let session: &mut Session = &mut self.session;
         session.busy = true;
         let asked = async {
+            let prepared = match statement.keeps_plan && !session.in_transaction {
+                true => session.prepared.statement(&session.client, &statement.text, parameters).await?,
+                false => None,
+            };
+            let asked = ask(&session.client, statement, prepared.as_ref(), parameters);
             let Some(timeout_ms) = new_timeout_ms else {
-                return session.client.query_typed(&statement.text, parameters).await;
+                return asked.await;
             };
             let setting = format!("SET statement_timeout = {timeout_ms}");
             // Polled in this order, both go out in one packet.
-            let (set, answer) = futures_util::future::join(
-                session.client.batch_execute(&setting),
-                session.client.query_typed(&statement.text, parameters),
-            )
-            .await;
+            let (set, answer) =
+                futures_util::future::join(session.client.batch_execute(&setting), asked).await;
             if set.is_ok() {
                 session.statement_timeout_ms = timeout_ms;
             }
@@ -451,6 +454,9 @@ impl Connection {
                 Err(_) => return Err(error::connection_lost(statement.effect)),
             },
         };
+        if answer.is_err() && statement.keeps_plan {
+            self.session.prepared.forget(&statement.text);
+        }
         tracing::trace!(
             operation = self.operation,
             statement = statement.name,
@@ -513,6 +519,20 @@ impl Connection {
         };
         (wanted != self.session.statement_timeout_ms).then_some(wanted)
     }
+}
+
+/// Runs a statement in one round trip, in its prepared form if there is one.
+async fn ask(
+    client: &Client,
+    statement: &Statement,
+    prepared: Option<&tokio_postgres::Statement>,
+    parameters: &[Parameter<'_>],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let Some(prepared) = prepared else {
+        return client.query_typed(&statement.text, parameters).await;
+    };
+    let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
+    client.query(prepared, &values).await
 }
 
 const DEFER_CONSTRAINTS: Statement =

@@ -11,6 +11,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::guard::{Admission, Guard, Refusal};
 use super::hosts::{Candidate, Hosts};
 use super::link::Link;
+use super::prepared::Prepared;
 use super::standing::Standing;
 use super::tls;
 use crate::config::DatabaseUrl;
@@ -36,6 +37,8 @@ pub(super) struct Session {
     pub(super) in_transaction: bool,
     /// The session's `statement_timeout` in milliseconds; 0 for none.
     pub(super) statement_timeout_ms: u32,
+    /// The statements that it has prepared.
+    pub(super) prepared: Prepared,
 }
 
 /// Why a connection could not be made.
@@ -119,7 +122,15 @@ impl Manager {
         let admission = self.guard.admit(&standing)?;
         link.admitted(admission);
         self.hosts.found(candidate);
-        Ok(Session { client, link, admission, busy: false, in_transaction: false, statement_timeout_ms: 0 })
+        Ok(Session {
+            client,
+            link,
+            admission,
+            busy: false,
+            in_transaction: false,
+            statement_timeout_ms: 0,
+            prepared: Prepared::default(),
+        })
     }
 }
 

@@ -24,6 +24,7 @@ mod maintenance;
 mod manager;
 mod metrics;
 mod monitor;
+mod prepared;
 mod queues;
 mod read;
 mod row;

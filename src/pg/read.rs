@@ -18,7 +18,7 @@ use crate::domain::{Delivery, Error, Ordering, QueueName, ReadOrder, Receipt, Re
 /// `$4` condition, `$5` bytes that a batch may take, `$6` bytes that a message may take that is alone in it.
 ///
 /// Bodies beyond `$5` stay in the database, so that a batch has a bound here whatever its messages weigh, and so does
-/// one that no reply can carry, which takes no place from the others. One row
+/// one that no reply can carry, which takes no place from the others. `OFFSET 0` keeps sizes from being counted again. One row
 /// of NULLs means an empty queue, no row a missing one: `pgmq.read` folds names to lower case, `pgmq.meta` does not.
 macro_rules! read_statement {
     ($name:literal, $function:literal, $order:literal) => {
@@ -36,15 +36,14 @@ delivered AS MATERIALIZED (SELECT r.ordinality, r.msg_id, r.read_ct, r.enqueued_
   FROM queue CROSS JOIN LATERAL ",
                 $function,
                 " WITH ORDINALITY AS r),
-measured AS (SELECT d.msg_id, d.read_ct, d.enqueued_at/*L*/, d.last_read_at/*/L*/, d.vt, d.message, d.headers,
-    row_number() OVER (ORDER BY ",
+measured AS (SELECT d.msg_id, d.read_ct, d.enqueued_at/*L*/, d.last_read_at/*/L*/, d.vt, d.message, d.headers, ",
                 $order,
-                ") AS place,
-    coalesce(octet_length(d.message), 0) + coalesce(octet_length(d.headers), 0) + 256 AS own_bytes
-  FROM delivered AS d),
+                " AS place, coalesce(octet_length(d.message), 0) + coalesce(octet_length(d.headers), 0) + 256 AS own_bytes
+  FROM delivered AS d OFFSET 0),
 weighed AS (SELECT m.msg_id, m.read_ct, m.enqueued_at/*L*/, m.last_read_at/*/L*/, m.vt, m.message, m.headers, m.place,
-    m.own_bytes > $6::bigint AS oversized, sum(m.own_bytes) OVER sized AS bytes, count(*) OVER sized AS rank
-  FROM measured AS m WINDOW sized AS (PARTITION BY m.own_bytes > $6::bigint ORDER BY m.place ROWS UNBOUNDED PRECEDING)),
+    m.own_bytes > $6::bigint AS oversized, sum(m.own_bytes) FILTER (WHERE m.own_bytes <= $6::bigint) OVER sized AS bytes,
+    count(*) FILTER (WHERE m.own_bytes <= $6::bigint) OVER sized AS rank
+  FROM measured AS m WINDOW sized AS (ORDER BY m.place ROWS UNBOUNDED PRECEDING)),
 judged AS (SELECT w.msg_id, w.read_ct, w.enqueued_at/*L*/, w.last_read_at/*/L*/, w.vt, w.message, w.headers, w.place,
     w.oversized, NOT w.oversized AND (w.bytes <= $5::bigint OR w.rank = 1) AS fits FROM weighed AS w)
 SELECT queue.created_at, queue.before_read, j.msg_id, j.read_ct, j.enqueued_at/*L*/, j.last_read_at/*/L*/, j.vt, j.fits, j.oversized,
@@ -52,6 +51,7 @@ SELECT queue.created_at, queue.before_read, j.msg_id, j.read_ct, j.enqueued_at/*
 FROM queue LEFT JOIN judged AS j ON true ORDER BY j.place"
             ),
         )
+        .keeping_its_plan()
     };
 }
 
@@ -110,14 +110,14 @@ const GIVE_BACK: Statement = Statement::new(
     "give_back",
     Effect::Repeatable,
     "-- pgmq-grpc: give_back
-WITH held AS MATERIALIZED (SELECT q.msg_id, q.enqueued_at
+WITH held AS MATERIALIZED (SELECT {place}
   FROM unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[])
     AS w(msg_id, read_ct, enqueued_at, last_read_at, vt)
   JOIN {q} AS q USING (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt)
-  WHERE q.msg_id = ANY ($1) AND q.enqueued_at = ANY ($3)
+  WHERE q.msg_id = ANY ($1){prune}
   ORDER BY q.msg_id FOR UPDATE OF q SKIP LOCKED)
 UPDATE {q} AS q SET vt = clock_timestamp(), read_ct = q.read_ct - 1
-FROM held WHERE q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at RETURNING q.msg_id",
+FROM held WHERE {same} RETURNING q.msg_id",
 );
 
 /// Moves one message that no reply can carry to the archive. `$1..$4` receipt, `$5` queue, `$6` reason.

@@ -25,10 +25,13 @@ pub enum FirstLook {
 
 /// The rows that are still as their deliveries left them, locked in the order of their ids, which an array's order would
 /// not do. `$1..$4` fences.
+///
+/// `{place}` and `{same}` find a locked row again. One that somebody changed between the statement's snapshot and its
+/// lock may not be found, and is left to the looks that follow.
 macro_rules! held {
     ($columns:literal, $arrays:literal) => {
         concat!(
-            "WITH held AS MATERIALIZED (SELECT q.msg_id, q.enqueued_at, w.ordinal",
+            "WITH held AS MATERIALIZED (SELECT {place}, w.ordinal",
             $columns,
             "
   FROM unnest($1::bigint[], $2::integer[], $3::timestamptz[], $4::timestamptz[]",
@@ -36,7 +39,7 @@ macro_rules! held {
             ", ordinal)
   JOIN {q} AS q ON q.msg_id = w.msg_id AND q.read_ct = w.read_ct AND q.enqueued_at = w.enqueued_at
     /*L*/AND q.last_read_at IS NOT DISTINCT FROM w.last_read_at/*/L*/
-  WHERE q.msg_id = ANY ($1) AND q.enqueued_at = ANY ($3)
+  WHERE q.msg_id = ANY ($1){prune}
   ORDER BY q.msg_id FOR UPDATE OF q SKIP LOCKED)"
         )
     };
@@ -49,7 +52,7 @@ macro_rules! held {
 macro_rules! held_by_id {
     ($columns:literal, $arrays:literal) => {
         concat!(
-            "WITH held AS MATERIALIZED (SELECT q.msg_id, q.enqueued_at, w.ordinal",
+            "WITH held AS MATERIALIZED (SELECT {place}, w.ordinal",
             $columns,
             " FROM unnest($1::bigint[]",
             $arrays,
@@ -65,7 +68,7 @@ macro_rules! held_by_id {
 macro_rules! delete_held {
     () => {
         " DELETE FROM {q} AS q USING held
-WHERE q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at RETURNING held.ordinal, NULL::timestamptz AS vt"
+WHERE {same} RETURNING held.ordinal, NULL::timestamptz AS vt"
     };
 }
 
@@ -73,7 +76,7 @@ macro_rules! archive_held {
     () => {
         concat!(
             ", gone AS (DELETE FROM {q} AS q USING held
-  WHERE q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at
+  WHERE {same}
   RETURNING held.ordinal, q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
 kept AS (",
             keep_gone!(),
@@ -86,7 +89,7 @@ macro_rules! set_vt_held {
     () => {
         " UPDATE {q} AS q SET vt = greatest(CASE WHEN held.only_longer THEN q.vt END,
   coalesce(held.visible_at, clock_timestamp() + held.delay_ms * interval '1 millisecond'))
-FROM held WHERE q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at RETURNING held.ordinal, q.vt"
+FROM held WHERE {same} RETURNING held.ordinal, q.vt"
     };
 }
 

@@ -24,19 +24,22 @@ pub(super) enum TimeLimit {
     None,
 }
 
-/// A named SQL text. `{q}` and `{a}` stand for a queue's and its archive's table.
+/// A named SQL text. `{q}` and `{a}` stand for a queue's and its archive's table, and
+/// [`QueueTable::row_marks`] for its rows.
 #[derive(Debug, Clone)]
 pub(super) struct Statement {
     pub(super) name: &'static str,
     pub(super) text: Cow<'static, str>,
     pub(super) effect: Effect,
     pub(super) time_limit: TimeLimit,
+    /// One plan is good for all parameters, so that a session which runs it often keeps it prepared.
+    pub(super) keeps_plan: bool,
 }
 
 impl Statement {
     /// A statement whose text begins with its name in a comment, as `pg_stat_statements` and logs show it.
     pub(super) const fn new(name: &'static str, effect: Effect, text: &'static str) -> Self {
-        Self { name, text: Cow::Borrowed(text), effect, time_limit: TimeLimit::Deadline }
+        Self { name, text: Cow::Borrowed(text), effect, time_limit: TimeLimit::Deadline, keeps_plan: false }
     }
 
     /// The same without a limit of time, for what may take an hour.
@@ -45,11 +48,19 @@ impl Statement {
         self
     }
 
+    /// The same with a plan that is good for all parameters and for tables of all sizes.
+    pub(super) const fn keeping_its_plan(mut self) -> Self {
+        self.keeps_plan = true;
+        self
+    }
+
     /// The statement for one queue's tables.
     pub(super) fn on(&self, table: &QueueTable) -> Self {
         let fenced = self.clone().fenced_by_read_time(table.fenced_by_read_time);
+        let marks = table.row_marks();
+        let text = marks.iter().fold(fenced.text, |text, (mark, part)| text.replace(mark, part).into());
         // In one pass: a queue may be named like a mark.
-        let parts = fenced.text.split("{q}").map(|part| part.replace("{a}", &table.archive));
+        let parts = text.split("{q}").map(|part| part.replace("{a}", &table.archive));
         let text = parts.collect::<Vec<_>>().join(&table.queue);
         Self { text: Cow::Owned(text), ..fenced }
     }

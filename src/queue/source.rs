@@ -9,8 +9,9 @@ use crate::domain::{Deadline, Delivery, QueueName, ReadOrder, Receipt, Result, T
 use crate::engine::dispatch::{Session, Source};
 use crate::pg::{Connection, Database};
 
-/// How long a turn of a dispatcher may take.
-const TURN_TIME: Duration = Duration::from_secs(30);
+/// How long a turn of a dispatcher may take: as long as a merged statement, so that a session that does both in turn
+/// keeps its limit.
+const TURN_TIME: Duration = Duration::from_secs(15);
 
 impl Source for Database {
     fn open(&self, purpose: &'static str) -> BoxFuture<'_, Result<Box<dyn Session>>> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
@@ -19,10 +20,19 @@ const MAX_BYTES: usize = 128;
 
 /// A request's id: the caller's own if it sent a good one, else a new UUID (version 7). With it goes what the caller
 /// calls itself, for the log.
+///
+/// Most are never written anywhere, so a new one becomes text only where it is, and its random part needs no call of the
+/// system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId {
-    id: String,
+    id: Id,
     client: Option<Arc<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Id {
+    Given(Arc<str>),
+    Made(Uuid),
 }
 
 impl RequestId {
@@ -34,7 +44,7 @@ impl RequestId {
         });
         let client = headers.get(CLIENT_METADATA).and_then(|name| parse_name(name.as_bytes()).ok());
         Self {
-            id: good.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
+            id: good.map_or_else(|| Id::Made(new()), |id| Id::Given(Arc::from(id))),
             client: client.filter(|name| !name.is_empty()).map(Arc::from),
         }
     }
@@ -43,15 +53,19 @@ impl RequestId {
     pub(super) fn client(&self) -> Option<&Arc<str>> {
         self.client.as_ref()
     }
+}
 
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.id
-    }
+fn new() -> Uuid {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let millis = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+    uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.id)
+        match &self.id {
+            Id::Given(id) => formatter.write_str(id),
+            Id::Made(id) => fmt::Display::fmt(id, formatter),
+        }
     }
 }

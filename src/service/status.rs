@@ -32,7 +32,7 @@ pub fn to_status(error: &Error, request_id: &RequestId) -> Status {
     let metadata = error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
     let mut details =
         ErrorDetails::with_error_info(reason, DOMAIN, metadata.collect::<std::collections::HashMap<_, _>>());
-    details.set_request_info(request_id.as_str(), "");
+    details.set_request_info(request_id.to_string(), "");
     for violation in error.violations().iter().take(MAX_VIOLATIONS) {
         details.add_bad_request_violation(&violation.field, &violation.description);
     }
@@ -147,7 +147,7 @@ pub(super) fn code_and_reason(kind: Kind) -> (Code, ErrorReason) {
 fn trailers(error: &Error, reason: &'static str, request_id: &RequestId) -> MetadataMap {
     let mut trailers = MetadataMap::new();
     trailers.insert("pgmq-reason", AsciiMetadataValue::from_static(reason));
-    if let Ok(id) = request_id.as_str().parse() {
+    if let Ok(id) = request_id.to_string().parse() {
         trailers.insert("x-request-id", id);
     }
     if let (Kind::Overloaded, Some(delay)) = (error.kind(), error.retry_delay()) {

@@ -145,6 +145,26 @@ async fn a_trigger_that_swallows_messages_takes_only_its_own() {
 }
 
 #[tokio::test]
+async fn what_sessions_have_prepared_outlives_changes_of_the_table() {
+    let mut test = Test::with_queue("orders").await;
+    let changes = [
+        "ALTER TABLE pgmq.q_orders ADD COLUMN note text DEFAULT 'none'",
+        "ALTER TABLE pgmq.q_orders DROP COLUMN note",
+        "SELECT pgmq.drop_queue('orders'); SELECT pgmq.create('orders')",
+    ];
+    for change in changes {
+        test.run(change).await;
+        // Often enough that sends and reads are prepared when the next change comes.
+        for number in 0..12 {
+            let msg_id = test.client.send("orders", &number.to_string()).await;
+            let read = test.client.read_one("orders").await;
+            assert_eq!((read.msg_id, read.message), (msg_id, number.to_string()), "after {change}");
+            assert_eq!(test.client.delete("orders", &[&read.receipt]).await, [Outcome::Done]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_message_is_settled_once_however_many_ask() {
     let mut test = Test::with_queue("orders").await;
     for by_receipt in [true, false] {

@@ -16,8 +16,8 @@ use tonic::transport::Channel;
 
 use super::channel::connect;
 use super::meter::Meter;
-use crate::proto;
 use crate::proto::consume_request::Command;
+use crate::proto::queue_service_client::QueueServiceClient;
 use crate::proto::{ConsumeRequest, ConsumeResponse, ConsumeStart, Message, Outcome, Settle, SettleAction};
 
 /// The most receipts in a command.
@@ -61,9 +61,14 @@ pub async fn open(
     let (commands, outgoing) = mpsc::channel(4);
     let (settle, settles) = mpsc::channel::<Delivered>(8_192);
     let (pending, registered) = mpsc::unbounded_channel();
-    let start = ConsumeStart { queue: workers.queue.clone(), max_in_flight: workers.max_in_flight };
+    let start = ConsumeStart {
+        queue: workers.queue.clone(),
+        max_in_flight: workers.max_in_flight,
+        ..ConsumeStart::default()
+    };
     commands.send(ConsumeRequest { request_id: 0, command: Some(Command::Start(start)) }).await?;
-    let answers = proto::consume(channel, ReceiverStream::new(outgoing)).await.context("Consume")?;
+    let mut client = QueueServiceClient::new(channel);
+    let answers = client.consume(ReceiverStream::new(outgoing)).await.context("Consume")?.into_inner();
     let mut inboxes = Vec::with_capacity(workers.workers);
     for _ in 0..workers.workers {
         let (inbox, messages) = mpsc::channel(usize::try_from(workers.max_in_flight)?.max(1));
@@ -117,7 +122,8 @@ async fn write(
         if pending.send((request_id, gathered)).is_err() {
             return;
         }
-        let settle = Settle { receipts, action: SettleAction::Delete.into() };
+        let action = SettleAction::Delete.into();
+        let settle = Settle { receipts, action, ..Settle::default() };
         place.send(ConsumeRequest { request_id, command: Some(Command::Settle(settle)) });
         request_id += 1;
     }

@@ -8,7 +8,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use crate::proto::{OutgoingMessage, ProduceRequest, ProduceResponse, produce};
+use crate::proto::queue_service_client::QueueServiceClient;
+use crate::proto::{OutgoingMessage, ProduceRequest, ProduceResponse};
 
 /// The most messages in a frame, and the most bytes of bodies.
 const FRAME_MESSAGES: usize = 512;
@@ -32,7 +33,8 @@ impl Producer {
         let (sends, inbox) = mpsc::channel(8_192);
         let (frames, outgoing) = mpsc::channel(FRAMES);
         let (pending, registered) = mpsc::unbounded_channel();
-        let answers = produce(channel, ReceiverStream::new(outgoing)).await.context("Produce")?;
+        let mut client = QueueServiceClient::new(channel);
+        let answers = client.produce(ReceiverStream::new(outgoing)).await.context("Produce")?.into_inner();
         let most = FRAME_MESSAGES.min(FRAME_BYTES / body_bytes).max(1);
         tokio::spawn(write(queue.to_owned(), most, inbox, frames, pending));
         tokio::spawn(read(answers, registered));

@@ -7,7 +7,3 @@
 )]
 
 tonic::include_proto!("pgmq.v1");
-
-mod streams;
-
-pub use streams::*;

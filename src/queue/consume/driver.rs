@@ -433,8 +433,12 @@ impl Consumer {
             Phase::Closing => self.window.in_flight() > 0,
             Phase::Opening | Phase::Stopped | Phase::Finishing => false,
         };
+        if !waits || self.looking {
+            return None;
+        }
+        // This looks at every slot, and the stream's task asks each time around.
         let hurried = self.window.next_expiry().filter(|_| !self.look_failed);
-        (waits && !self.looking).then(|| hurried.map_or(self.next_look, |expiry| expiry.min(self.next_look)))
+        Some(hurried.map_or(self.next_look, |expiry| expiry.min(self.next_look)))
     }
 
     fn heartbeat_due(&self) -> Instant {
