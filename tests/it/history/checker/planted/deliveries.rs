@@ -242,3 +242,45 @@ fn a_group_that_is_one_call_keeps_its_order_too() {
     tell("b", "a").breaks("groups_keep_their_order");
     tell("a", "b").is_healthy();
 }
+
+#[test]
+fn a_stream_of_sends_keeps_its_order_though_its_answers_come_late() {
+    // Both are under way at once: only the stream says which comes first.
+    let tell = |is_stream: bool| {
+        let mut story = Story::new();
+        for (msg_id, body) in [(1, "a"), (2, "b")] {
+            story.sent_to_group(msg_id, body);
+            let sent = story.history.calls.last_mut().expect("the send");
+            sent.asked = 1_000_000 * SECOND;
+            if let Some(Part::Send(send)) = sent.parts.first_mut() {
+                send.place = is_stream.then(|| ("stream".to_owned(), msg_id.unsigned_abs()));
+            }
+        }
+        let second = story.read_head(2, "b");
+        story.settled(Action::Delete, &second, Outcome::Done);
+        story.left(1, "a");
+        story
+    };
+    tell(true).breaks("groups_keep_their_order");
+    tell(false).is_healthy();
+}
+
+#[test]
+fn what_the_server_extends_is_not_visible_when_its_timeout_ends() {
+    let tell = |extends: bool| {
+        let mut story = Story::new();
+        story.sent(1, "a");
+        story.read(1, "a", 1);
+        if let Some(Part::Read(read)) = story.history.calls.last_mut().and_then(|call| call.parts.last_mut())
+        {
+            read.extends = extends;
+        }
+        let asked = story.now + 1;
+        story.wait(60);
+        story.call("ReadBatch", Verdict::Done, vec![read(Vec::new())]).asked = asked;
+        story.left(1, "a");
+        story
+    };
+    tell(false).breaks("nobody_waits_beside_a_message");
+    tell(true).is_healthy();
+}

@@ -18,6 +18,23 @@ fn a_message_must_not_be_deleted_twice() {
 }
 
 #[test]
+fn a_repeated_transaction_deletes_once() {
+    let tell = |key: Option<&str>| {
+        let mut story = Story::new();
+        story.sent(1, "a");
+        let held = story.read(1, "a", 1);
+        for repeated in [false, true] {
+            let parts = vec![settle(Action::Delete, held.receipt(), Some(Outcome::Done))];
+            let call = story.whole(Verdict::Done, parts);
+            (call.key, call.repeated) = (key.map(str::to_owned), repeated);
+        }
+        story
+    };
+    tell(Some("k")).is_healthy();
+    tell(None).breaks("a_message_is_removed_once");
+}
+
+#[test]
 fn a_message_must_not_be_both_in_its_queue_and_in_the_archive() {
     let mut story = Story::new();
     story.sent(1, "a");
