@@ -69,6 +69,8 @@ struct Watched {
     seen: Option<(Timestamp, Option<i64>)>,
     /// The first transaction that had not begun when the sequence was last seen to move, and at which look that was.
     suspicion: Option<(i64, u64)>,
+    /// The suspicion is that of the first sight, just after readers have looked.
+    fresh: bool,
     looked: u64,
     large: bool,
     fruitless: u64,
@@ -242,17 +244,24 @@ impl Post {
 impl Watched {
     fn judge(&mut self, sight: &Sight, view: &View, looks: u64) -> Verdict {
         let seen = (sight.created_at, sight.last_id);
+        let never_used = sight.last_id.is_none() && sight.is_readable;
         let moved = self.seen != Some(seen) || !sight.is_readable;
+        self.fresh = if moved { self.seen.is_none() } else { self.fresh };
         // What is new here was read just before it was watched, unless it was committed in between.
         let replaced = self.seen.is_some_and(|(created_at, _)| created_at != sight.created_at);
         self.seen = Some(seen);
         self.large = sight.bytes > LARGE_BYTES;
-        if moved {
+        if moved && !never_used {
             self.suspicion = Some((view.next_transaction, looks));
         }
         let Some(visible) = sight.visible else {
-            // Not looked at closely, so under suspicion the readers have to look by themselves.
-            return Verdict { wake: self.end_suspicion(view, looks) || replaced, after: None };
+            // Not looked at closely, so under suspicion the readers have to look by themselves: often in the beginning,
+            // and once more at its end. Those of a new queue have just looked.
+            let age = self.suspicion.map_or(0, |(_, since)| looks - since);
+            let suspected = self.end_suspicion(view, looks);
+            let ended = self.suspicion.is_none();
+            let due = ended || if age < 2 { !self.fresh } else { age.is_power_of_two() };
+            return Verdict { wake: suspected && due || replaced, after: None };
         };
         self.looked = looks;
         self.unreadable_until = None;
@@ -321,6 +330,40 @@ mod tests {
         let sights = queues.iter().map(sight).collect();
         post.judge(&queues, &View { sights, oldest_running: 2, next_transaction: 2 });
         (close, true)
+    }
+
+    #[test]
+    fn readers_of_many_new_queues_look_again_once_and_not_at_all_where_nothing_was_sent() {
+        let mut watched = Watched::default();
+        let sight = |last_id| Sight {
+            created_at: Timestamp::from_unix_micros(1),
+            last_id,
+            is_readable: true,
+            bytes: 0,
+            visible: None,
+            next_visible: None,
+        };
+        let view = |running| View { sights: Vec::new(), oldest_running: running, next_transaction: 9 };
+        let wakes = |watched: &mut Watched, last_id, looks, running| {
+            watched.judge(&sight(last_id), &view(running), looks).wake
+        };
+        assert!((1..9).all(|looks| !wakes(&mut watched, None, looks, 9)));
+        // The first message moves the sequence, and is looked for until nobody can be about to commit it.
+        assert_eq!(
+            [10, 11, 12, 13].map(|looks| wakes(&mut watched, Some(1), looks, 9)),
+            [true, true, true, false]
+        );
+
+        let mut watched = Watched::default();
+        assert_eq!(
+            [1, 2, 3, 4].map(|looks| wakes(&mut watched, Some(7), looks, 9)),
+            [false, false, true, false]
+        );
+        let mut watched = Watched::default();
+        // While somebody's transaction lasts they look more and more rarely; at its end they do.
+        let looked = (1..40).filter(|looks| wakes(&mut watched, Some(7), *looks, 8)).count();
+        assert_eq!(looked, 5);
+        assert!(wakes(&mut watched, Some(7), 40, 9) && !wakes(&mut watched, Some(7), 41, 9));
     }
 
     #[test]
