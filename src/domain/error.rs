@@ -28,6 +28,7 @@ pub enum Kind {
     InvalidRoutingKey,
     InvalidPartitioning,
     MetadataMismatch,
+    InvalidClientName,
     StreamProtocol,
     QueueNotFound,
     QueueAlreadyExists,
@@ -282,6 +283,7 @@ impl Error {
             | Kind::InvalidRoutingKey
             | Kind::InvalidPartitioning
             | Kind::MetadataMismatch
+            | Kind::InvalidClientName
             | Kind::StreamProtocol
             | Kind::QueueNotFound
             | Kind::QueueAlreadyExists

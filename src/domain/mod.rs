@@ -4,6 +4,7 @@
 //! there on. Nothing here knows of gRPC or of SQL.
 
 pub mod bounds;
+pub mod client;
 pub mod deduplication;
 pub mod error;
 pub mod json;
@@ -17,6 +18,7 @@ pub mod time;
 pub mod topic;
 
 pub use bounds::Limits;
+pub use client::{Caller, Client, ClientRole};
 pub use deduplication::{DeduplicationId, Sent};
 pub use error::{Error, Invalid, Kind, Violation};
 pub use message::{Delivery, Message, Ordering, OutgoingMessage, Schedule};

@@ -20,18 +20,18 @@ impl QueueName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether a text is such a name.
+    pub fn is_good(name: &str) -> bool {
+        check_existing(name).is_ok()
+    }
 }
 
 impl TryFrom<String> for QueueName {
     type Error = Invalid;
 
     fn try_from(name: String) -> Result<Self, Invalid> {
-        check_length(&name)?;
-        for forbidden in ["$", ";", "--", "'", "\0"] {
-            if name.contains(forbidden) {
-                return Err(refused(format!("a queue name must not contain {forbidden:?}")));
-            }
-        }
+        check_existing(&name)?;
         Ok(Self(name))
     }
 }
@@ -70,6 +70,16 @@ impl TryFrom<String> for NewQueueName {
         }
         QueueName::try_from(name).map(Self)
     }
+}
+
+fn check_existing(name: &str) -> Result<(), Invalid> {
+    check_length(name)?;
+    for forbidden in ["$", ";", "--", "'", "\0"] {
+        if name.contains(forbidden) {
+            return Err(refused(format!("a queue name must not contain {forbidden:?}")));
+        }
+    }
+    Ok(())
 }
 
 fn check_length(name: &str) -> Result<(), Invalid> {

@@ -2,6 +2,7 @@
 
 pub mod announcement;
 mod changes;
+pub mod clients;
 pub mod dispatch;
 mod events;
 pub mod merge;
@@ -9,6 +10,7 @@ mod wake;
 mod window;
 
 pub use changes::Changes;
+pub use clients::{Clients, Presence};
 pub use dispatch::{Dispatch, Handover, Subscription};
 pub use events::{Events, Happening, Interest, QueueEvents};
 pub use wake::Wake;

@@ -6,6 +6,7 @@
 mod announcements;
 mod catalog;
 mod cleaner;
+mod clients;
 mod database;
 pub mod embedded;
 mod error;
@@ -44,6 +45,7 @@ mod watch;
 
 pub use announcements::{Announcements, Line};
 pub use cleaner::remove_expired_keys;
+pub use clients::{ClientRows, ClientState};
 pub use database::{Connection, Database, PoolLimits};
 pub use error::may_be_one_items_fault;
 pub use install::CARRIED_VERSION;

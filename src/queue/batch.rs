@@ -64,6 +64,10 @@ impl OnConnection for SendBatch {
     const NAME: &'static str = "send_batch";
     type Output = Vec<Sent>;
 
+    fn held_bytes(&self) -> usize {
+        held_bytes(&self.messages)
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<Vec<Sent>> {
         if !self.messages.iter().any(|message| message.deduplication_id().is_some()) {
             let msg_ids = connection.send(&self.queue, &self.messages).await?;
@@ -90,6 +94,11 @@ impl SendBatch {
         sent.map(|(index, verdict)| verdict.map_err(|error| error.with("item_index", index.to_string())))
             .collect()
     }
+}
+
+/// The bytes of messages while they wait.
+pub(super) fn held_bytes(messages: &[OutgoingMessage]) -> usize {
+    messages.iter().map(OutgoingMessage::held_bytes).sum()
 }
 
 /// Whether repeating the send of all messages stores none twice.

@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Merging, Transactions, Watches};
+use super::{Budget, Merging, Transactions, Watches};
 use crate::domain::{Deadline, Error, Kind, Limits, Result};
-use crate::engine::{Changes, Dispatch, Events};
+use crate::engine::{Changes, Clients, Dispatch, Events};
 use crate::pg::{Connection, Database, Upgrader};
 
 /// How often an operation is tried that collides with others.
@@ -19,10 +19,14 @@ const ATTEMPTS: u32 = 3;
 pub struct Broker {
     /// The database.
     pub database: Database,
+    /// Who calls.
+    pub clients: Clients,
     /// What happens to queues, and whom it wakes.
     pub events: Events,
     /// Merges the sends and settles of all callers.
     pub merging: Merging,
+    /// The memory of batches and transactions, which are not merged.
+    pub budget: Budget,
     /// Reads on behalf of many.
     pub dispatch: Dispatch,
     /// Installs and upgrades pgmq.
@@ -61,6 +65,11 @@ pub trait Operation: Sized + Send + 'static {
     /// What it gives.
     type Output: Send + 'static;
 
+    /// The bytes of the messages that it holds.
+    fn held_bytes(&self) -> usize {
+        0
+    }
+
     /// Does it.
     fn run(self, broker: &Arc<Broker>, call: &Call) -> impl Future<Output = Result<Self::Output>> + Send;
 
@@ -85,6 +94,11 @@ pub trait OnConnection: Send + Sync + 'static {
     const NAME: &'static str;
     /// What it gives.
     type Output: Send + 'static;
+
+    /// The bytes of the messages that it holds.
+    fn held_bytes(&self) -> usize {
+        0
+    }
 
     /// Does it on a connection.
     fn apply(&self, connection: &mut Connection) -> impl Future<Output = Result<Self::Output>> + Send;
@@ -111,6 +125,10 @@ pub trait OnConnection: Send + Sync + 'static {
 impl<T: OnConnection> Operation for T {
     const NAME: &'static str = T::NAME;
     type Output = T::Output;
+
+    fn held_bytes(&self) -> usize {
+        OnConnection::held_bytes(self)
+    }
 
     async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<Self::Output> {
         let mut connection = broker.database.connect(T::NAME, call.deadline).await?;
@@ -201,6 +219,7 @@ impl Broker {
         operation: O,
         deadline: Deadline,
     ) -> Result<O::Output> {
+        let held = self.budget.take(operation.held_bytes())?;
         let gone = CancellationToken::new();
         let _when_dropped = gone.clone().drop_guard();
         let call = Call { deadline, gone };
@@ -208,6 +227,7 @@ impl Broker {
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             let result = operation.run(&broker, &call).await;
+            drop(held);
             if let Err(Ok(output)) = answer.send(result) {
                 O::abandoned(output, &broker);
             }

@@ -46,7 +46,7 @@ impl Operation for GetServerInfo {
         let mut capabilities = installation.capabilities();
         // The schema is looked at once pgmq is there.
         if installation.installed_by.is_some() && broker.database.has_own_schema() {
-            capabilities.push("deduplication".to_owned());
+            capabilities.extend(["clients", "deduplication"].map(str::to_owned));
             capabilities.sort_unstable();
         }
         Ok(ServerInfo { replica: broker.replica.clone(), installation, capabilities })

@@ -4,6 +4,8 @@ mod admin;
 mod announcer;
 mod batch;
 mod broker;
+mod budget;
+mod clients;
 mod consume;
 mod info;
 mod merged;
@@ -27,6 +29,8 @@ pub use admin::{
 pub use announcer::Announcer;
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, Call, OnConnection, Operation};
+pub use budget::Budget;
+pub use clients::{ListClients, write_down_clients};
 pub use consume::{
     Closing, Command, CommandResult, ConsumeOptions, ConsumeStream, FlowControl, MAX_CREDIT, Piece, Settle,
     Started,

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Broker, OnConnection};
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
-use crate::domain::{Deadline, Error, Kind, Queue, ReadOrder, Result};
-use crate::engine::{Handover, QueueEvents, Subscription, Window};
+use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Queue, ReadOrder, Result};
+use crate::engine::{Handover, Presence, QueueEvents, Subscription, Window};
 use crate::pg::Connection;
 
 /// How long one read of a stream may take.
@@ -80,7 +80,12 @@ impl ReadStream {
     ///
     /// # Errors
     /// `QueueNotFound`; `PgmqVersionUnsupported`; `Draining`; `DatabaseUnavailable`; `DeadlineExceeded`.
-    pub async fn open(broker: &Arc<Broker>, options: StreamOptions, deadline: Deadline) -> Result<Self> {
+    pub async fn open(
+        broker: &Arc<Broker>,
+        caller: &Caller,
+        options: StreamOptions,
+        deadline: Deadline,
+    ) -> Result<Self> {
         let check = CheckReadable { order: options.order.clone() };
         let queue = broker.run(check, deadline.at_most(READ_TIME)).await?;
 
@@ -92,6 +97,7 @@ impl ReadStream {
         let reader = Reader {
             subscription,
             _followed: followed,
+            presence: broker.clients.stream(caller, ClientRole::Consumer, options.order.queue.as_str()),
             left: options.max_messages,
             look_failed: false,
             ends: end_of_life(broker),
@@ -149,6 +155,7 @@ struct Reader {
     options: StreamOptions,
     window: Arc<Window>,
     _followed: Arc<QueueEvents>,
+    presence: Presence,
     left: Option<usize>,
     /// The last look at the window failed: the next one is not hurried.
     look_failed: bool,
@@ -201,6 +208,7 @@ impl Reader {
             if self.left == Some(0) {
                 return Next::Gone;
             }
+            self.presence.set_in_flight(self.window.in_flight());
             let room = self.window.room().min(self.left.unwrap_or(usize::MAX));
             self.subscription.set_demand(room);
             let look = Instant::now() + WINDOW_CHECK;
@@ -235,6 +243,7 @@ impl Reader {
     fn take(&mut self, handover: Handover) -> StreamItem {
         let receipts = handover.deliveries().iter().map(|delivery| delivery.receipt);
         self.window.take(receipts, self.options.order.visibility_timeout.span());
+        self.presence.set_in_flight(self.window.in_flight());
         if let Some(left) = &mut self.left {
             *left -= handover.deliveries().len();
         }

@@ -1,7 +1,7 @@
 //! Topics: bindings, routing, and sends to every queue that matches.
 
 use super::OnConnection;
-use super::batch::all_keyed;
+use super::batch::{all_keyed, held_bytes};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{TopicBinding, TopicCopy};
 use crate::domain::topic::{Pattern, RoutingKey};
@@ -94,6 +94,10 @@ impl OnConnection for SendTopic {
     const NAME: &'static str = "send_topic";
     type Output = Vec<TopicCopy>;
 
+    fn held_bytes(&self) -> usize {
+        self.message.held_bytes()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<Self::Output> {
         send(connection, &self.routing_key, std::slice::from_ref(&self.message), self.require_match).await
     }
@@ -117,6 +121,10 @@ pub struct SendTopicBatch {
 impl OnConnection for SendTopicBatch {
     const NAME: &'static str = "send_topic_batch";
     type Output = Vec<TopicCopy>;
+
+    fn held_bytes(&self) -> usize {
+        held_bytes(&self.messages)
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<Self::Output> {
         send(connection, &self.routing_key, &self.messages, self.require_match).await

@@ -61,6 +61,19 @@ impl OnConnection for Transact {
     const NAME: &'static str = "transact";
     type Output = Transacted;
 
+    fn held_bytes(&self) -> usize {
+        let bytes = self.operations.iter().map(|operation| match operation {
+            TransactOperation::Send(send) => send.message.held_bytes(),
+            TransactOperation::SendBatch(batch) => OnConnection::held_bytes(batch),
+            TransactOperation::SendTopic(send) => OnConnection::held_bytes(send),
+            TransactOperation::Delete(_)
+            | TransactOperation::Archive(_)
+            | TransactOperation::Release(_)
+            | TransactOperation::SetVisibilityTimeout(_) => 0,
+        });
+        bytes.sum()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<Transacted> {
         connection.begin().await?;
         let transacted = self.apply_once(connection).await;

@@ -101,8 +101,10 @@ impl Connections {
 
 async fn serve(accepted: Accepted, routes: Routes, drain: CancellationToken, aborted: CancellationToken) {
     match accepted {
-        Accepted::Tcp(io) => serve_io(io, routes, drain, aborted).await,
-        Accepted::Unix(io) => serve_io(io, routes, drain, aborted).await,
+        Accepted::Tcp(io, address) => {
+            serve_io(io, routes.of_peer(address.to_string().into()), drain, aborted).await;
+        }
+        Accepted::Unix(io) => serve_io(io, routes.of_peer("unix".into()), drain, aborted).await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What happens around every call: a request id, the caller's deadline, and errors of the transport's own in our words.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tonic::body::Body;
 use tower::Service;
 
 use crate::domain::{Deadline, Error};
-use crate::service::{RequestId, of_transport, to_status};
+use crate::service::{Peer, RequestId, of_transport, to_status};
 
 const TIMEOUT: &str = "grpc-timeout";
 const REASON: &str = "pgmq-reason";
@@ -20,12 +21,19 @@ const REASON: &str = "pgmq-reason";
 #[derive(Clone)]
 pub(super) struct Around<S> {
     inner: S,
+    peer: Option<Peer>,
 }
 
 impl<S> Around<S> {
     /// Puts a service in the middle.
     pub(super) fn new(inner: S) -> Self {
-        Self { inner }
+        Self { inner, peer: None }
+    }
+
+    /// For the calls of one connection.
+    pub(super) fn of_peer(mut self, address: Arc<str>) -> Self {
+        self.peer = Some(Peer(address));
+        self
     }
 }
 
@@ -45,6 +53,9 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let request_id = RequestId::of(request.headers());
         request.extensions_mut().insert(request_id.clone());
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
+        }
         if let Some(timeout) = request.headers().get(TIMEOUT).and_then(timeout) {
             request.extensions_mut().insert(Deadline::within(timeout));
         }

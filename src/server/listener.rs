@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
@@ -19,7 +20,7 @@ pub(super) enum Listener {
 
 /// One accepted connection.
 pub(super) enum Accepted {
-    Tcp(TokioIo<TcpStream>),
+    Tcp(TokioIo<TcpStream>, SocketAddr),
     Unix(TokioIo<UnixStream>),
 }
 
@@ -52,9 +53,9 @@ impl Listener {
     pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Accepted::Tcp(TokioIo::new(stream)))
+                Ok(Accepted::Tcp(TokioIo::new(stream), address))
             }
             Self::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;

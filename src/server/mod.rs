@@ -19,10 +19,10 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, DatabaseSource, DatabaseUrl, Tls};
 use crate::domain::Limits;
 use crate::engine::merge::Bounds;
-use crate::engine::{Dispatch, Events};
+use crate::engine::{Clients, Dispatch, Events};
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader, remove_expired_keys};
-use crate::queue::{Announcer, Broker, Merging, Transactions, Watches};
+use crate::queue::{Announcer, Broker, Budget, Merging, Transactions, Watches, write_down_clients};
 use crate::service::Service;
 
 use connection::Connections;
@@ -133,6 +133,8 @@ async fn serve_on(
     let waiting = Bounds { items: config.max_waiting_messages, bytes: config.max_waiting_bytes };
     let broker = Arc::new(Broker {
         database: database.clone(),
+        clients: Clients::default(),
+        budget: Budget::new(config.max_waiting_bytes),
         merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks),
         dispatch,
         limits: Limits { max_message_bytes: config.max_message_bytes, queue_layout: config.queue_layout },
@@ -157,6 +159,7 @@ async fn serve_on(
     background.spawn(monitor.run(stop_background.clone()));
     let window = config.deduplication_window;
     background.spawn(remove_expired_keys(database.clone(), window, stop_background.clone()));
+    background.spawn(write_down_clients(Arc::clone(&broker), stop_background.clone()));
     background.spawn(health.run(stop_background.clone()));
     // So that the banner can say which pgmq was found; a database that is down does not hold up the start.
     let _ = timeout(FIRST_CHECK, state.wait_for(|state| *state != DatabaseState::Unknown)).await;

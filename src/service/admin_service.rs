@@ -8,8 +8,8 @@ use crate::proto::v1::{
     ConvertArchivePartitionedRequest, ConvertArchivePartitionedResponse, CreateFifoIndexRequest,
     CreateFifoIndexResponse, DisableNotificationsRequest, DisableNotificationsResponse,
     EnableNotificationsRequest, EnableNotificationsResponse, InstallPgmqRequest, InstallPgmqResponse,
-    ListNotificationsRequest, ListNotificationsResponse, SetQueueLayoutRequest, SetQueueLayoutResponse,
-    UpdateNotificationsRequest, UpdateNotificationsResponse,
+    ListClientsRequest, ListClientsResponse, ListNotificationsRequest, ListNotificationsResponse,
+    SetQueueLayoutRequest, SetQueueLayoutResponse, UpdateNotificationsRequest, UpdateNotificationsResponse,
 };
 use crate::queue;
 
@@ -68,5 +68,8 @@ impl AdminService for Service {
         request: Request<ListNotificationsRequest>,
     ) -> Answer<ListNotificationsResponse> {
         self.call::<queue::ListNotifications, _, _>(request).await
+    }
+    async fn list_clients(&self, request: Request<ListClientsRequest>) -> Answer<ListClientsResponse> {
+        self.call::<queue::ListClients, _, _>(request).await
     }
 }

@@ -4,15 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::convert::{Fields, FromRequest};
+use super::request_id::CLIENT_METADATA;
 use super::{RequestId, to_status};
-use crate::domain::{Deadline, Error, Invalid, Kind};
+use crate::domain::client::parse_name;
+use crate::domain::{Caller, Deadline, Error, Invalid, Kind};
 use crate::queue::{Broker, Operation};
 
 /// Metadata in which a caller may repeat the queue, so that a mesh can route and limit by it.
 pub(super) const QUEUE_METADATA: &str = "pgmq-queue";
+
+/// The address of a call's other end.
+#[derive(Debug, Clone)]
+pub struct Peer(pub Arc<str>);
 
 /// Serves all RPCs.
 #[derive(Clone)]
@@ -44,8 +51,11 @@ impl Service {
 
     /// Converts a request into its operation, or names every field that is wrong.
     pub(super) fn parse<O: FromRequest<Req>, Req>(&self, request: Request<Req>) -> Result<O, Error> {
+        let caller = caller(&request);
         let (metadata, _, request) = request.into_parts();
+        O::uses(&request, &mut |role, queue| self.broker.clients.called(&caller, role, queue));
         let mut fields = Fields::default();
+        check_client(&mut fields, &metadata);
         if let (Some(named), Some(queue)) = (metadata.get(QUEUE_METADATA), O::queue(&request)) {
             check_named(&mut fields, named.as_bytes(), queue);
         }
@@ -57,6 +67,31 @@ impl Service {
     pub(super) fn deadline<Req>(&self, request: &Request<Req>, default: Duration) -> Deadline {
         request.extensions().get::<Deadline>().copied().unwrap_or_else(|| Deadline::within(default))
     }
+}
+
+/// Who makes a call.
+pub(super) fn caller<Req>(request: &Request<Req>) -> Caller {
+    let extensions = request.extensions();
+    let name = extensions.get::<RequestId>().and_then(RequestId::client).cloned();
+    let address = extensions.get::<Peer>().map_or_else(|| "".into(), |peer| Arc::clone(&peer.0));
+    Caller { name, address }
+}
+
+/// Refuses a name that a caller may not give itself.
+fn check_client(fields: &mut Fields, metadata: &MetadataMap) {
+    if let Some(name) = metadata.get(CLIENT_METADATA) {
+        fields.take(CLIENT_METADATA, parse_name(name.as_bytes()));
+    }
+}
+
+/// Who opens a stream.
+///
+/// # Errors
+/// `InvalidClientName`.
+pub(super) fn checked_caller<Req>(request: &Request<Req>) -> Result<Caller, Error> {
+    let mut fields = Fields::default();
+    check_client(&mut fields, request.metadata());
+    fields.finish(Some(caller(request)))
 }
 
 /// The queue that a call's metadata names, if it does.

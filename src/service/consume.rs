@@ -6,10 +6,11 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use tonic::{Request, Status, Streaming};
 
-use super::call::{named_queue, request_id};
+use super::call::{checked_caller, named_queue, request_id};
 use super::convert::{Commands, consume_response};
 use super::queue_service::{NO_DEADLINE, stream_started};
 use super::{RequestId, Service, to_status};
+use crate::domain::Result;
 use crate::proto::v1::{ConsumeRequest, ConsumeResponse};
 use crate::queue::{ConsumeStream, Piece, Started};
 
@@ -22,13 +23,17 @@ pub struct ConsumeReplies {
 
 impl Service {
     /// Opens a stream, which waits for its first command.
-    pub(super) fn open_consume(&self, request: Request<Streaming<ConsumeRequest>>) -> ConsumeReplies {
+    ///
+    /// # Errors
+    /// `InvalidClientName`.
+    pub(super) fn open_consume(&self, request: Request<Streaming<ConsumeRequest>>) -> Result<ConsumeReplies> {
         let request_id = request_id(&request);
+        let caller = checked_caller(&request)?;
         let deadline = self.deadline(&request, NO_DEADLINE);
         let named = named_queue(&request);
         let commands = Commands::new(request.into_inner(), named);
-        let stream = ConsumeStream::open(&self.broker, commands, deadline);
-        ConsumeReplies { stream, replica: self.broker.replica.clone(), request_id }
+        let stream = ConsumeStream::open(&self.broker, caller, commands, deadline);
+        Ok(ConsumeReplies { stream, replica: self.broker.replica.clone(), request_id })
     }
 }
 

@@ -8,11 +8,12 @@ mod incoming;
 mod produce;
 mod queue_service;
 mod request_id;
+mod seldom;
 mod status;
 mod topic_service;
 mod transaction_service;
 mod watch;
 
-pub use call::Service;
+pub use call::{Peer, Service};
 pub use request_id::RequestId;
 pub use status::{DOMAIN, MAX_REQUEST_BYTES, of_transport, to_status};

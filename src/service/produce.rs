@@ -18,13 +18,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Status, Streaming};
 
-use super::call::{QUEUE_METADATA, request_id};
+use super::call::{QUEUE_METADATA, checked_caller, request_id};
 use super::convert::{Fields, closing, heartbeat, outgoing_message, queue_name};
 use super::incoming::{Incoming, next};
 use super::status::to_command_error;
 use super::{RequestId, Service, to_status};
 use crate::domain::bounds::MAX_BATCH;
-use crate::domain::{Deadline, Error, Invalid, Kind, OutgoingMessage, QueueName, Result};
+use crate::domain::{Caller, ClientRole, Deadline, Error, Invalid, Kind, OutgoingMessage, QueueName, Result};
+use crate::engine::Presence;
 use crate::engine::merge::Verdict;
 use crate::proto::v1::{
     OutgoingMessage as WireMessage, ProduceFailure, ProduceRequest, ProduceResponse, ProduceStarted,
@@ -56,12 +57,14 @@ impl Service {
         if self.broker.drain.is_cancelled() {
             return Err(to_status(&Error::draining(), &request_id));
         }
+        let caller = checked_caller(&request).map_err(|error| to_status(&error, &request_id))?;
         // Frames are answered in bursts; a client that takes none holds up itself only.
         let (sender, answers) = mpsc::channel(16);
         let age = self.broker.max_stream_age.map(|age| age.mul_f64(rand::rng().random_range(0.9..1.0)));
         let producer = Producer {
             broker: Arc::clone(&self.broker),
             request_id: request_id.clone(),
+            caller,
             named_queue: request.metadata().get(QUEUE_METADATA).map(|queue| queue.as_bytes().to_vec()),
             deadline: self.deadline(&request, NO_DEADLINE),
             ends: age.map(|age| Instant::now() + age),
@@ -101,6 +104,7 @@ type Entering = BoxFuture<'static, (Frame, Verdict<SentParcel>)>;
 struct Producer {
     broker: Arc<Broker>,
     request_id: RequestId,
+    caller: Caller,
     named_queue: Option<Vec<u8>>,
     deadline: Deadline,
     ends: Option<Instant>,
@@ -119,6 +123,8 @@ struct Frame {
     length: usize,
     /// Refused messages, by their places in rising order.
     refused: Vec<(usize, Error)>,
+    /// The frame's part of what its client has under way.
+    presence: Presence,
 }
 
 /// How a stream goes on.
@@ -206,6 +212,7 @@ impl Producer {
             first_sequence: request.first_sequence,
             length: request.messages.len(),
             refused: Vec::new(),
+            presence: Presence::default(),
         };
         let (queue, messages) = match self.check(request, &mut frame) {
             Ok(checked) => checked,
@@ -218,6 +225,8 @@ impl Producer {
             return self.answer_now(frame).await;
         }
         self.in_flight += frame.length;
+        frame.presence = self.broker.clients.stream(&self.caller, ClientRole::Producer, queue.as_str());
+        frame.presence.set_in_flight(frame.length);
         let broker = Arc::clone(&self.broker);
         let mut entering: Entering =
             Box::pin(async move { (frame, broker.merging.send_when_room(queue, messages).await) });
@@ -392,7 +401,7 @@ mod tests {
 
     fn frame(length: usize, refused: &[usize]) -> Frame {
         let refused = refused.iter().map(|&place| (place, Error::draining())).collect();
-        Frame { first_sequence: 7, length, refused }
+        Frame { first_sequence: 7, length, refused, presence: Presence::default() }
     }
 
     fn id() -> RequestId {

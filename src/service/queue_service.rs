@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::call::request_id;
+use super::call::{caller, request_id};
 use super::consume::ConsumeReplies;
 use super::convert::stream_response;
 use super::produce::Answers;
@@ -111,7 +111,8 @@ impl QueueService for Service {
     type ConsumeStream = ConsumeReplies;
 
     async fn consume(&self, request: Request<Streaming<ConsumeRequest>>) -> Answer<ConsumeReplies> {
-        Ok(Response::new(self.open_consume(request)))
+        let request_id = request_id(&request);
+        self.open_consume(request).map(Response::new).map_err(|error| to_status(&error, &request_id))
     }
 
     async fn pop(&self, request: Request<PopRequest>) -> Answer<PopResponse> {
@@ -157,6 +158,7 @@ impl Service {
         request_id: &RequestId,
         deadline: Deadline,
     ) -> Result<ReadReplies, Error> {
+        let caller = caller(&request);
         let options = self.parse::<StreamOptions, _>(request)?;
         let started = stream_started(
             request_id,
@@ -165,7 +167,7 @@ impl Service {
             options.max_in_flight,
             options.heartbeat_interval,
         );
-        let stream = ReadStream::open(&self.broker, options, deadline).await?;
+        let stream = ReadStream::open(&self.broker, &caller, options, deadline).await?;
         Ok(ReadReplies { started: Some(started), stream, request_id: request_id.clone() })
     }
 }

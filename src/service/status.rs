@@ -7,12 +7,16 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::RequestId;
+use super::seldom::Seldom;
 use crate::domain::error::chain;
 use crate::domain::{Error, Kind};
 use crate::proto::v1::{CommandError, ErrorReason};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "pgmq.v1";
+
+/// Callers are refused by thousands, and a line for each would make it worse.
+static REFUSALS: Seldom = Seldom::new();
 
 /// The most bytes of a request, as sent or unpacked.
 pub const MAX_REQUEST_BYTES: usize = 8 << 20;
@@ -109,6 +113,7 @@ pub(super) fn code_and_reason(kind: Kind) -> (Code, ErrorReason) {
         Kind::InvalidRoutingKey => (Code::InvalidArgument, Reason::InvalidRoutingKey),
         Kind::InvalidPartitioning => (Code::InvalidArgument, Reason::InvalidPartitioning),
         Kind::MetadataMismatch => (Code::InvalidArgument, Reason::MetadataMismatch),
+        Kind::InvalidClientName => (Code::InvalidArgument, Reason::InvalidClientName),
         Kind::StreamProtocol => (Code::InvalidArgument, Reason::StreamProtocol),
         Kind::QueueNotFound => (Code::NotFound, Reason::QueueNotFound),
         Kind::QueueAlreadyExists => (Code::AlreadyExists, Reason::QueueAlreadyExists),
@@ -156,12 +161,23 @@ fn millis(delay: Duration) -> u64 {
 }
 
 fn log(error: &Error, code: Code, reason: ErrorReason, request_id: &RequestId) {
+    if error.kind() == Kind::Overloaded {
+        return log_refusal(error, reason_word(reason), request_id);
+    }
     let (reason, cause, applied) = (reason_word(reason), chain(error), error.applied());
+    let client = request_id.client().map(|client| &**client);
     match code {
-        Code::Internal => tracing::error!(%request_id, reason, cause, ?applied, "call failed"),
+        Code::Internal => tracing::error!(%request_id, client, reason, cause, ?applied, "call failed"),
         Code::Unknown | Code::Unavailable | Code::ResourceExhausted | Code::PermissionDenied => {
-            tracing::warn!(%request_id, reason, cause, ?applied, "call failed");
+            tracing::warn!(%request_id, client, reason, cause, ?applied, "call failed");
         }
-        _ => tracing::debug!(%request_id, reason, "call refused"),
+        _ => tracing::debug!(%request_id, client, reason, "call refused"),
+    }
+}
+
+fn log_refusal(error: &Error, reason: &'static str, request_id: &RequestId) {
+    if let Some(not_logged) = REFUSALS.take() {
+        let (client, cause) = (request_id.client().map(|client| &**client), chain(error));
+        tracing::warn!(%request_id, client, reason, cause, not_logged, "call refused");
     }
 }

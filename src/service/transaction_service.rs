@@ -4,16 +4,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::call::request_id;
+use super::call::{check_named, checked_caller, named_queue, request_id};
 use super::convert::{Fields, FromRequest, idle_timeout};
 use super::incoming::{Incoming, next};
 use super::{RequestId, Service, to_status};
-use crate::domain::{Deadline, Error, Invalid, Kind, Result};
+use crate::domain::{Caller, Deadline, Error, Invalid, Kind, Result};
 use crate::proto::v1::open_transaction_request::Command;
 use crate::proto::v1::open_transaction_response::Reply;
 use crate::proto::v1::transaction_service_server::TransactionService;
@@ -38,11 +39,14 @@ impl TransactionService for Service {
         if self.broker.drain.is_cancelled() {
             return Err(to_status(&Error::draining(), &request_id));
         }
+        let caller = checked_caller(&request).map_err(|error| to_status(&error, &request_id))?;
         let (sender, replies) = mpsc::channel(1);
         let session = Session {
             service: self.clone(),
             deadline: self.deadline(&request, NO_DEADLINE),
             idle: self.broker.transactions.limits.idle,
+            caller,
+            named: named_queue(&request),
             commands: request.into_inner(),
             replies: sender,
         };
@@ -76,6 +80,9 @@ struct Session {
     replies: mpsc::Sender<Result<Reply>>,
     deadline: Deadline,
     idle: Duration,
+    caller: Caller,
+    /// The queue that the call's metadata names, if it does.
+    named: Option<Bytes>,
 }
 
 /// How the commands of a transaction ended.
@@ -162,7 +169,7 @@ impl Session {
                 Incoming::End | Incoming::Gone => return Ok(Ending::Gone),
             };
             let reply = tokio::select! {
-                reply = self.service.apply(transaction, command) => reply?,
+                reply = self.apply(transaction, command) => reply?,
                 interrupted = self.interrupted(ends) => return interrupted.map_or(Ok(Ending::Gone), Err),
             };
             if !self.reply(reply, transaction).await? {
@@ -244,7 +251,7 @@ fn protocol(what: &str) -> Error {
     Error::new(Kind::StreamProtocol, format!("{what}; nothing was applied"))
 }
 
-impl Service {
+impl Session {
     /// Does one command in a transaction.
     async fn apply(&self, transaction: &mut Transaction, command: Command) -> Result<Reply> {
         macro_rules! commands {
@@ -295,8 +302,15 @@ impl Service {
         O: FromRequest<Req> + InTransaction,
         Res: From<O::Output>,
     {
+        let broker = &self.service.broker;
+        O::uses(&request, &mut |role, queue| broker.clients.called(&self.caller, role, queue));
         let mut fields = Fields::of_open_transaction();
-        let operation = fields.within(path, |fields| O::parse(request, &self.broker.limits, fields));
+        let operation = fields.within(path, |fields| {
+            if let (Some(named), Some(queue)) = (&self.named, O::queue(&request)) {
+                check_named(fields, named, queue);
+            }
+            O::parse(request, &broker.limits, fields)
+        });
         let operation = fields.finish(operation)?;
         transaction.run(operation).await.map(Res::from)
     }

@@ -71,6 +71,7 @@ async fn every_call(test: &mut Test) {
     let update = UpdateNotificationsRequest { queue: queue(), throttle_interval: seconds(2.0) };
     let _ = admin.update_notifications(update).await;
     let _ = admin.list_notifications(ListNotificationsRequest::default()).await;
+    let _ = admin.list_clients(ListClientsRequest::default()).await;
     let _ = admin.disable_notifications(DisableNotificationsRequest { queue: queue() }).await;
     let convert = ConvertArchivePartitionedRequest { queue: queue(), ..Default::default() };
     let _ = admin.convert_archive_partitioned(convert).await;

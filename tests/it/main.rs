@@ -4,6 +4,7 @@
 mod admin;
 mod announcements;
 mod bad_input;
+mod clients;
 mod consume;
 mod deadlines;
 mod deduplication;

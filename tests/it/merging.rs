@@ -1,6 +1,8 @@
 //! Many callers in one statement: each has its own verdict, and none hurts another.
 
+mod overload;
 mod storm;
+mod truth;
 
 use std::collections::HashSet;
 
@@ -44,8 +46,8 @@ impl Jam {
         Self { test, gate, first, others }
     }
 
-    /// Waits for as many refusals as there are messages too many, and then lets the others go. Gives each one's verdict.
-    async fn solve(mut self) -> (Test, Vec<(String, Result<i64, Status>)>) {
+    /// Waits for as many refusals as there are messages too many: then the others wait. Gives those refused.
+    async fn until_full(&mut self) -> Vec<(String, Result<i64, Status>)> {
         let too_many = self.others.len() - LANE;
         let (mut verdicts, mut waiting) = (Vec::new(), Vec::new());
         let refused = crate::harness::eventually("the refusals", async || {
@@ -64,9 +66,16 @@ impl Jam {
             let refusal = Refusal::expect(status, Code::Unavailable, "OVERLOADED");
             assert!(refusal.retry_delay.is_some());
         }
+        self.others = waiting;
+        verdicts
+    }
+
+    /// Lets those who wait go once the lane is full. Gives each one's verdict.
+    async fn solve(mut self) -> (Test, Vec<(String, Result<i64, Status>)>) {
+        let mut verdicts = self.until_full().await;
         self.gate.open(&self.test).await;
         self.first.await.expect("the first caller").expect("a send");
-        for (body, caller) in waiting {
+        for (body, caller) in self.others {
             verdicts.push((body, caller.await.expect("a caller")));
         }
         (self.test, verdicts)

@@ -67,6 +67,31 @@ async fn the_first_server_makes_the_schema_and_the_next_one_finds_it() {
 }
 
 #[tokio::test]
+async fn the_schema_of_an_older_server_is_brought_up_to_date() {
+    let database = TestDatabase::create().await;
+    let sql = database.connect().await;
+    let made = {
+        let server = Server::start_on(&database, &[]).await;
+        eventually_deduplicates(&mut Client::connect(&server).await).await;
+        versions(&sql).await
+    };
+    // As the first version left it, with a key.
+    sql.batch_execute(
+        "DROP TABLE pgmq_grpc.client, pgmq_grpc.replica;
+         DELETE FROM pgmq_grpc.refinery_schema_history WHERE version > 1;
+         INSERT INTO pgmq_grpc.deduplication VALUES ('q', now(), 'kept', '', 1, 'infinity')",
+    )
+    .await
+    .unwrap();
+    let server = Server::start_on(&database, &[]).await;
+    eventually_deduplicates(&mut Client::connect(&server).await).await;
+    assert_eq!(versions(&sql).await, made);
+    let kept =
+        "SELECT count(*) FROM pgmq_grpc.deduplication WHERE to_regclass('pgmq_grpc.client') IS NOT NULL";
+    assert_eq!(sql.query_one(kept, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
 async fn servers_that_start_at_once_make_the_schema_together() {
     let database = TestDatabase::create().await;
     let flags: [&str; 0] = [];

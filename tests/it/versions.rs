@@ -72,6 +72,7 @@ async fn the_installed_version_and_what_it_can_do_are_told() {
     assert_eq!(info.postgres_version, test.value::<String>("SELECT current_setting('server_version')").await);
     assert!(!info.replica.is_empty());
     let mut expected = vec![
+        "clients",
         "deduplication",
         "fenced-receipts",
         "fifo-indexes",

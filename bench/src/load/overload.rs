@@ -1,4 +1,4 @@
-//! Many times the callers that the server can serve: those it refuses come again at once.
+//! Many times the callers that the server can serve: those it refuses come again when it has asked them to.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use hdrhistogram::Histogram;
 use tokio::time::sleep;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::body::body;
 use super::channel::connect;
@@ -18,8 +18,14 @@ use crate::trial::Order;
 /// The server takes no more streams on a connection, and a client holds the others back.
 const CALLERS_PER_CONNECTION: usize = 200;
 
-/// A caller that was refused is back after this time, much sooner than it was asked to be.
+/// The delay of a refusal that tells none.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a caller was asked to wait, in the trailer that gRPC's own retries obey.
+fn pushback(status: &Status) -> Duration {
+    let told = status.metadata().get("grpc-retry-pushback-ms").and_then(|value| value.to_str().ok());
+    told.and_then(|millis| millis.parse().ok()).map_or(PAUSE, Duration::from_millis)
+}
 
 /// Starts the callers, counts, and tells how accepted and refused calls have fared.
 pub async fn run(order: &Order, server: &str, queue: &str, callers: usize) -> Result<()> {
@@ -45,7 +51,7 @@ pub async fn run(order: &Order, server: &str, queue: &str, callers: usize) -> Re
                             let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
                             refusals.lock().expect("the refusals").saturating_record(micros.max(1));
                         }
-                        sleep(PAUSE).await;
+                        sleep(pushback(&status)).await;
                     }
                     Err(status) => return meter.failed(status),
                 }

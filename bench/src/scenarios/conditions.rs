@@ -180,7 +180,7 @@ pub async fn overload(lab: &Lab, pace: Pace) -> Result<Group> {
     let (long, short) = if pace.quick { (10, 5) } else { (60, 15) };
     let side = |id: &str, callers: usize, seconds: u64| {
         let load = Load::Overload { server: lab.server.address.clone(), queue: QUEUE.to_owned(), callers };
-        let title = format!("unary Send, {callers} callers, the refused ones back after 20 ms");
+        let title = format!("unary Send, {callers} callers, the refused ones back when told to");
         let side = Side::new(id, &title, Work::Load(load)).on(QUEUE, 0);
         Side { measure: Some(Duration::from_secs(seconds)), ..side }
     };

@@ -4,6 +4,7 @@
 //! before it is at the database. One flush of a lane is under way at a time, so that items keep their order.
 
 mod bisect;
+mod overrun;
 mod parcel;
 mod shares;
 
@@ -12,14 +13,19 @@ mod tests;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Debug;
 use std::hash::Hash;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rand::Rng;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::{Error, Kind, Result};
+
+use overrun::{Overrun, Turn};
 
 pub use bisect::{Attempt, Blame, Failure, bisect};
 pub use parcel::{Load, Parcel, Verdict};
@@ -31,8 +37,9 @@ pub const MAX_FLUSH_ITEMS: usize = 1_024;
 /// The most bytes of one flush. A larger parcel goes alone.
 pub const MAX_FLUSH_BYTES: usize = 512 * 1024;
 
-/// When a caller whom no place was left for should come again.
-const OVERLOADED_RETRY: Duration = Duration::from_millis(250);
+/// When a caller whom no place was left for should come again, in milliseconds: those refused together do not come
+/// together.
+const RETRY_MS: RangeInclusive<u64> = 150..=350;
 
 /// What may wait to be flushed.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +53,7 @@ pub struct Bounds {
 /// How the parcels of a lane become one flush.
 pub trait Merge: Send + Sync + 'static {
     /// What keeps parcels apart that do not go together.
-    type Lane: Clone + Eq + Hash + Send + Sync + 'static;
+    type Lane: Clone + Debug + Eq + Hash + Send + Sync + 'static;
     /// What a parcel holds.
     type Load: Load + Send + 'static;
     /// What becomes of a parcel.
@@ -106,6 +113,16 @@ struct Lane<M: Merge> {
     parcels: VecDeque<Parcel<M::Load, M::Answer>>,
     items: usize,
     bytes: usize,
+    overrun: Overrun,
+}
+
+/// How a caller takes it that no place is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// It is refused.
+    None,
+    /// It waits. Such callers fill no more than the next two flushes, so that the others find places.
+    Endless,
 }
 
 impl<M: Merge> Merger<M> {
@@ -121,7 +138,7 @@ impl<M: Merge> Merger<M> {
     /// # Errors
     /// `Overloaded` where no place is left: nothing was applied.
     pub fn submit(&self, lane: M::Lane, load: M::Load) -> Result<Verdict<M::Answer>> {
-        self.try_submit(lane, load).map_err(|refused| refused.error)
+        self.try_submit(lane, load, Patience::None).map_err(|refused| refused.error)
     }
 
     /// Hands in a parcel as soon as there is a place for it. What one caller hands in so keeps its order only if it
@@ -132,7 +149,7 @@ impl<M: Merge> Merger<M> {
             let mut room = std::pin::pin!(self.shared.room.notified());
             // From here on no flush that begins is missed.
             room.as_mut().enable();
-            match self.try_submit(lane, load) {
+            match self.try_submit(lane, load, Patience::Endless) {
                 Ok(verdict) => return verdict,
                 Err(refused) => Refused { lane, load, .. } = *refused,
             }
@@ -140,9 +157,14 @@ impl<M: Merge> Merger<M> {
         }
     }
 
-    fn try_submit(&self, lane: M::Lane, load: M::Load) -> Result<Verdict<M::Answer>, Box<Refused<M>>> {
+    fn try_submit(
+        &self,
+        lane: M::Lane,
+        load: M::Load,
+        patience: Patience,
+    ) -> Result<Verdict<M::Answer>, Box<Refused<M>>> {
         let mut waiting = self.shared.lock();
-        if let Err(error) = waiting.admit(&lane, &load, self.shared.bounds) {
+        if let Err(error) = waiting.admit(&lane, &load, self.shared.bounds, patience) {
             return Err(Box::new(Refused { lane, load, error }));
         }
         let (parcel, verdict) = Parcel::new(load);
@@ -153,7 +175,7 @@ impl<M: Merge> Merger<M> {
             }
             Entry::Vacant(idle) => {
                 let lane = idle.key().clone();
-                idle.insert(Lane { parcels: VecDeque::new(), items: 0, bytes: 0 }).push(parcel);
+                idle.insert(Lane::default()).push(parcel);
                 Some(lane)
             }
         };
@@ -180,18 +202,30 @@ impl<M: Merge> Shared<M> {
 
 impl<M: Merge> Waiting<M> {
     /// Counts a parcel, if there is a place for it.
-    fn admit(&mut self, lane: &M::Lane, load: &M::Load, bounds: Bounds) -> Result<()> {
+    fn admit(&mut self, lane: &M::Lane, load: &M::Load, bounds: Bounds, patience: Patience) -> Result<()> {
         let (items, bytes) = (load.items(), load.bytes());
-        let (lane_items, lane_bytes) = self.lanes.get(lane).map_or((0, 0), |lane| (lane.items, lane.bytes));
+        let lane = self.lanes.get_mut(lane);
+        let (lane_items, lane_bytes) = lane.as_ref().map_or((0, 0), |lane| (lane.items, lane.bytes));
+        let flushes = match patience {
+            _ if lane.as_ref().is_some_and(|lane| lane.overrun.is_on()) => 1,
+            Patience::Endless => 2,
+            Patience::None => usize::MAX,
+        };
+        let most_items = MAX_FLUSH_ITEMS.saturating_mul(flushes).min(bounds.items / 2);
+        let most_bytes = MAX_FLUSH_BYTES.saturating_mul(flushes).min(bounds.bytes / 2);
         // What comes to an idle server, or to an idle lane of a server with room, is never too large.
         let all_full =
             self.items > 0 && (self.items + items > bounds.items || self.bytes + bytes > bounds.bytes);
-        let lane_full = lane_items > 0
-            && (lane_items + items > bounds.items / 2 || lane_bytes + bytes > bounds.bytes / 2);
+        let lane_full =
+            lane_items > 0 && (lane_items + items > most_items || lane_bytes + bytes > most_bytes);
         if all_full || lane_full {
+            if let (Some(lane), Patience::None) = (lane, patience) {
+                lane.overrun.refused();
+            }
+            let retry_after = Duration::from_millis(rand::rng().random_range(RETRY_MS));
             let whose = if all_full { "the server" } else { "the queue" };
             let why = format!("too much waits for the database at {whose}; nothing was applied");
-            return Err(Error::new(Kind::Overloaded, why).retry_after(OVERLOADED_RETRY));
+            return Err(Error::new(Kind::Overloaded, why).retry_after(retry_after));
         }
         self.items += items;
         self.bytes += bytes;
@@ -199,8 +233,8 @@ impl<M: Merge> Waiting<M> {
     }
 
     /// Picks what the next flush takes, in order; parcels whose callers are gone are dropped.
-    fn pick(&mut self, lane: &M::Lane) -> Vec<Parcel<M::Load, M::Answer>> {
-        let Some(lane) = self.lanes.get_mut(lane) else {
+    fn pick(&mut self, name: &M::Lane) -> Vec<Parcel<M::Load, M::Answer>> {
+        let Some(lane) = self.lanes.get_mut(name) else {
             return Vec::new();
         };
         let mut picked = Vec::new();
@@ -237,6 +271,14 @@ impl<M: Merge> Waiting<M> {
         lane.bytes -= bytes;
         self.items -= items;
         self.bytes -= bytes;
+        let leaves_some = !lane.parcels.is_empty();
+        match picked.first().and_then(|first| lane.overrun.picked(first.came, leaves_some)) {
+            Some(Turn::Begins) => {
+                tracing::warn!(lane = ?name, "more comes than the database takes: callers are refused");
+            }
+            Some(Turn::Ends) => tracing::info!(lane = ?name, "callers are refused no more"),
+            None => {}
+        }
         picked
     }
 
@@ -257,6 +299,12 @@ impl<M: Merge> Waiting<M> {
         self.items -= lane.items;
         self.bytes -= lane.bytes;
         lane.parcels
+    }
+}
+
+impl<M: Merge> Default for Lane<M> {
+    fn default() -> Self {
+        Self { parcels: VecDeque::new(), items: 0, bytes: 0, overrun: Overrun::default() }
     }
 }
 

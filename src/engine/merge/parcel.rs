@@ -1,6 +1,7 @@
 //! What one caller hands in at once, and the one channel by which it hears what became of it.
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::domain::{Error, Result};
 
@@ -18,6 +19,7 @@ pub trait Load {
 pub struct Parcel<L, A> {
     /// The items.
     pub load: L,
+    pub(super) came: Instant,
     verdict: oneshot::Sender<Result<A>>,
 }
 
@@ -29,7 +31,7 @@ impl<L, A> Parcel<L, A> {
     /// A parcel and the verdict on it.
     pub fn new(load: L) -> (Self, Verdict<A>) {
         let (verdict, heard) = oneshot::channel();
-        (Self { load, verdict }, Verdict(heard))
+        (Self { load, came: Instant::now(), verdict }, Verdict(heard))
     }
 
     /// Whether the caller still waits.
@@ -45,7 +47,7 @@ impl<L, A> Parcel<L, A> {
 
     /// The items and the means to tell the caller, apart.
     pub fn open(self) -> (L, Parcel<(), A>) {
-        (self.load, Parcel { load: (), verdict: self.verdict })
+        (self.load, Parcel { load: (), came: self.came, verdict: self.verdict })
     }
 }
 

@@ -215,6 +215,95 @@ async fn who_waits_for_room_gets_it_with_the_next_flush() {
     }
 }
 
+/// Sends again and again until a moment: how long the accepted ones took and how many were refused, of those handed in
+/// after another moment.
+async fn send_on(
+    merger: Arc<Merger<Slow>>,
+    number: i64,
+    counts: Instant,
+    ends: Instant,
+) -> (Vec<Duration>, usize) {
+    let (mut took, mut refused) = (Vec::new(), 0);
+    for round in 0.. {
+        let begun = Instant::now();
+        if begun >= ends {
+            break;
+        }
+        match merger.submit("a", Batch(vec![number + round * 1_000_000])) {
+            Ok(verdict) => {
+                only(verdict.wait().await);
+                if begun >= counts {
+                    took.push(begun.elapsed());
+                }
+            }
+            Err(error) => {
+                refused += usize::from(begun >= counts);
+                sleep(error.retry_delay().expect("a delay")).await;
+            }
+        }
+    }
+    (took, refused)
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_times_the_callers_that_fill_a_lane_do_not_wait_longer_for_it() {
+    let (merger, _) = merger(BOUNDS);
+    let merger = Arc::new(merger);
+    let (begun, second) = (Instant::now(), Duration::from_secs(1));
+    let callers = 10 * MAX_FLUSH_ITEMS as i64;
+    let callers: Vec<_> = (0..callers)
+        .map(|number| {
+            tokio::spawn(send_on(Arc::clone(&merger), number, begun + second * 2, begun + second * 4))
+        })
+        .collect();
+    let (mut took, mut refused) = (Vec::new(), 0);
+    for caller in callers {
+        let (its, of_it) = caller.await.expect("a caller");
+        took.extend(its);
+        refused += of_it;
+    }
+    // A flush at a time, each as full as it can be.
+    let flushes = (second * 2).as_millis() / FLUSH.as_millis();
+    assert!(took.len() * 100 > flushes as usize * MAX_FLUSH_ITEMS * 95, "only {} were sent", took.len());
+    assert!(took.iter().all(|took| *took <= 2 * FLUSH), "{:?}", took.iter().max());
+    assert!(refused > 10_000, "only {refused} were refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_let_in_whole() {
+    let (merger, _) = merger(BOUNDS);
+    let burst: Vec<_> =
+        (0..20_000).map(|item| merger.submit("a", Batch(vec![item])).expect("a place")).collect();
+    for (item, verdict) in (0..).zip(burst) {
+        assert_eq!(only(verdict.wait().await), item);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_patient_leave_places_to_the_others() {
+    let (merger, _) = merger(BOUNDS);
+    let merger = Arc::new(merger);
+    let first = merger.submit("a", Batch(vec![0])).expect("a place");
+    sleep(FLUSH / 2).await;
+    let patient: Vec<_> = (1..=20_i64)
+        .map(|number| {
+            let merger = Arc::clone(&merger);
+            let items = (number * 1_000..number * 1_000 + 1_000).collect();
+            tokio::spawn(async move { merger.submit_when_room("a", Batch(items)).await.wait().await })
+        })
+        .collect();
+    sleep(FLUSH / 4).await;
+    assert_eq!(merger.load().0, 2_000);
+    // Behind two flushes at most.
+    let begun = Instant::now();
+    assert_eq!(only(merger.submit("a", Batch(vec![1])).expect("a place").wait().await), 1);
+    assert!(begun.elapsed() <= 4 * FLUSH, "{:?}", begun.elapsed());
+    only(first.wait().await);
+    for patient in patient {
+        assert_eq!(patient.await.expect("a caller").expect("verdicts").len(), 1_000);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_opened_fails_for_all_that_wait() {
     let merge = Slow { seen: Arc::default(), fails_to_open: true };

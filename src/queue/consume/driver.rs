@@ -17,8 +17,8 @@ use super::outbox::{Closing, Outbox};
 use super::settles::{Parcel, Sender, Settles};
 use super::{Command, CommandResult, ConsumeOptions, FlowControl, Settle, Started};
 use crate::domain::message::{ItemResult, Outcome};
-use crate::domain::{Deadline, Error, Kind, Result};
-use crate::engine::{Handover, QueueEvents, Subscription, Window};
+use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Result};
+use crate::engine::{Handover, Presence, QueueEvents, Subscription, Window};
 use crate::pg::Settlement;
 use crate::queue::stream::{
     CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, end_of_life, retry_delay,
@@ -36,11 +36,16 @@ const MAX_RECEIPTS: usize = 10_000;
 const MAX_HELD: usize = 10_000;
 
 /// Runs a stream to its end.
-pub(super) async fn run<C>(broker: Arc<Broker>, mut commands: C, outbox: Arc<Outbox>, deadline: Deadline)
-where
+pub(super) async fn run<C>(
+    broker: Arc<Broker>,
+    caller: Caller,
+    mut commands: C,
+    outbox: Arc<Outbox>,
+    deadline: Deadline,
+) where
     C: Stream<Item = Result<Command>> + Send + Unpin,
 {
-    let end = match open(&broker, &mut commands, &outbox, deadline).await {
+    let end = match open(&broker, &caller, &mut commands, &outbox, deadline).await {
         Ok(Some(mut consumer)) => consumer.run(&mut commands).await,
         Ok(None) => Ok(()),
         Err(error) => Err(error),
@@ -51,6 +56,7 @@ where
 /// Waits for `start` and does what it says; nothing if the client left before.
 async fn open<C>(
     broker: &Arc<Broker>,
+    caller: &Caller,
     commands: &mut C,
     outbox: &Arc<Outbox>,
     deadline: Deadline,
@@ -82,7 +88,7 @@ where
     };
     match (reaction, options) {
         (Reaction::Open, Some(options)) => {
-            Consumer::open(broker, outbox, machine, options, deadline).await.map(Some)
+            Consumer::open(broker, caller, outbox, machine, options, deadline).await.map(Some)
         }
         _ => machine.end(0, 0).unwrap_or(Ok(())).map(|()| None),
     }
@@ -119,6 +125,7 @@ struct Consumer {
     subscription: Option<Subscription>,
     asked: usize,
     window: Arc<Window>,
+    presence: Presence,
     _followed: Arc<QueueEvents>,
     looking: bool,
     /// The last look failed: the next one is not hurried.
@@ -133,6 +140,7 @@ struct Consumer {
 impl Consumer {
     async fn open(
         broker: &Arc<Broker>,
+        caller: &Caller,
         outbox: &Arc<Outbox>,
         machine: Machine,
         options: ConsumeOptions,
@@ -167,6 +175,7 @@ impl Consumer {
             subscription: Some(subscription),
             asked: 0,
             window,
+            presence: broker.clients.stream(caller, ClientRole::Consumer, options.order.queue.as_str()),
             _followed: followed,
             looking: false,
             look_failed: false,
@@ -189,7 +198,9 @@ impl Consumer {
         loop {
             self.send_parcels();
             self.ask();
-            if let Some(end) = self.machine.end(self.settles.commands(), self.window.in_flight()) {
+            let in_flight = self.window.in_flight();
+            self.presence.set_in_flight(in_flight);
+            if let Some(end) = self.machine.end(self.settles.commands(), in_flight) {
                 return end;
             }
             self.set_timer();
@@ -278,7 +289,8 @@ impl Consumer {
                     Change::Reschedule(other)
                 }
             };
-            let results = broker.merging.settle(queue, targets, change).await;
+            // The commands of a stream are bounded, so it may wait: its client is told by HTTP/2.
+            let results = broker.merging.settle_when_room(queue, targets, change).await;
             Done::Settled(parcel, results, began)
         }));
     }

@@ -17,7 +17,7 @@ use futures_util::Stream;
 
 use self::outbox::Outbox;
 use super::Broker;
-use crate::domain::{Deadline, ReadOrder, Result};
+use crate::domain::{Caller, Deadline, ReadOrder, Result};
 
 pub use machine::{FlowControl, MAX_CREDIT};
 pub use outbox::{Closing, Piece};
@@ -79,12 +79,12 @@ pub struct ConsumeStream {
 impl ConsumeStream {
     /// Opens a stream that waits for its first command. An error among the commands ends it with that error; their
     /// end lets the results go out that are due.
-    pub fn open<C>(broker: &Arc<Broker>, commands: C, deadline: Deadline) -> Self
+    pub fn open<C>(broker: &Arc<Broker>, caller: Caller, commands: C, deadline: Deadline) -> Self
     where
         C: Stream<Item = Result<Command>> + Send + Unpin + 'static,
     {
         let outbox = Outbox::new();
-        broker.tasks.spawn(driver::run(Arc::clone(broker), commands, Arc::clone(&outbox), deadline));
+        broker.tasks.spawn(driver::run(Arc::clone(broker), caller, commands, Arc::clone(&outbox), deadline));
         Self { outbox }
     }
 

@@ -76,22 +76,47 @@ impl Merging {
         targets: Targets,
         change: Change,
     ) -> Result<Vec<ItemResult>> {
-        let (targets, places) = match targets {
-            Targets::Ids(msg_ids) if msg_ids.len() > 1 => {
-                let (distinct, places) = distinct(&msg_ids);
-                (Targets::Ids(distinct), Some(places))
-            }
-            Targets::Receipts(receipts) if receipts.len() > 1 => {
-                let (distinct, places) = distinct(&receipts);
-                (Targets::Receipts(distinct), Some(places))
-            }
-            single => (single, None),
-        };
-        let lane = SettleLane::of(queue, &targets, change);
-        let results = self.settles.submit(lane, Wanted { targets, change })?.wait().await?;
-        Ok(match places {
-            Some(places) => places.into_iter().map(|place| results[place]).collect(),
-            None => results,
-        })
+        let (lane, wanted, places) = wanted(queue, targets, change);
+        let results = self.settles.submit(lane, wanted)?.wait().await?;
+        Ok(in_places(results, places))
+    }
+
+    /// The same as soon as there is a place for it.
+    ///
+    /// # Errors
+    /// Those of [`Merging::settle`], but for `Overloaded`.
+    pub async fn settle_when_room(
+        &self,
+        queue: QueueName,
+        targets: Targets,
+        change: Change,
+    ) -> Result<Vec<ItemResult>> {
+        let (lane, wanted, places) = wanted(queue, targets, change);
+        let results = self.settles.submit_when_room(lane, wanted).await.wait().await?;
+        Ok(in_places(results, places))
+    }
+}
+
+/// What is handed in for some targets: each of them once. With it goes where the result of each target will be found,
+/// where that is not its own place.
+fn wanted(queue: QueueName, targets: Targets, change: Change) -> (SettleLane, Wanted, Option<Vec<usize>>) {
+    let (targets, places) = match targets {
+        Targets::Ids(msg_ids) if msg_ids.len() > 1 => {
+            let (distinct, places) = distinct(&msg_ids);
+            (Targets::Ids(distinct), Some(places))
+        }
+        Targets::Receipts(receipts) if receipts.len() > 1 => {
+            let (distinct, places) = distinct(&receipts);
+            (Targets::Receipts(distinct), Some(places))
+        }
+        single => (single, None),
+    };
+    (SettleLane::of(queue, &targets, change), Wanted { targets, change }, places)
+}
+
+fn in_places(results: Vec<ItemResult>, places: Option<Vec<usize>>) -> Vec<ItemResult> {
+    match places {
+        Some(places) => places.into_iter().map(|place| results[place]).collect(),
+        None => results,
     }
 }

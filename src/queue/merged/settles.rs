@@ -239,10 +239,11 @@ impl Means {
         mut decided: Decided,
     ) -> Result<Vec<ItemResult>> {
         let targets = wanted.targets.at(&decided.locked);
+        let by_receipt = matches!(targets, Targets::Receipts(_));
         let settled = self.settle_locked(queue, &targets, wanted.change.settlement()).await;
         let some_are_done = decided.results.iter().any(|result| result.outcome == Outcome::Done);
         let results = settled.map_err(|error| match some_are_done {
-            true => partly_applied(error),
+            true => partly_applied(error, may_be_repeated(by_receipt, wanted.change.settlement())),
             false => error,
         })?;
         wanted.change.tell(&self.events, queue, &targets, &results);
@@ -281,25 +282,38 @@ impl Means {
 }
 
 /// Replaces "nothing was applied" where an earlier statement of the same call has been.
-fn partly_applied(error: Error) -> Error {
+fn partly_applied(error: Error, may_be_repeated: bool) -> Error {
+    let (lost, repeat) = match may_be_repeated {
+        true => (Kind::OutcomeUnknownRetrySafe, "repeating the call is safe"),
+        false => (Kind::OutcomeUnknown, "a repeat can take them from consumers who have read them since"),
+    };
     let kind = error.kind();
     let why = match kind {
         Kind::QueueBusy => "others held some of the messages for more than 2 s",
         // Not a conflict any more: repeating the whole call would lose what the earlier statement answered.
         Kind::Conflict => {
-            let why = "some of the messages collided with others each time; the rest is settled, and repeating is safe";
+            let why = format!(
+                "some of the messages collided with others each time; the rest is settled, and {repeat}"
+            );
             return error.reworded(Kind::QueueBusy, why);
         }
         Kind::DatabaseResources | Kind::StorageFull => {
             "the database lacks a resource for some of the messages"
         }
         Kind::DatabaseUnavailable | Kind::Overloaded => {
-            let why = "the database could not be reached again; some of the messages are settled, and repeating is safe";
-            return error.reworded(Kind::OutcomeUnknownRetrySafe, why);
+            let why = format!(
+                "the database could not be reached again; some of the messages are settled, and {repeat}"
+            );
+            return error.reworded(lost, why);
         }
         _ => return error,
     };
-    error.reworded(kind, format!("{why}; the rest is settled, and repeating the call is safe"))
+    error.reworded(kind, format!("{why}; the rest is settled, and {repeat}"))
+}
+
+/// Whether a repeat of the same ends in the same state: a change of visibility by ids can concern another's delivery.
+fn may_be_repeated(by_receipt: bool, settlement: Settlement) -> bool {
+    by_receipt || matches!(settlement, Settlement::Delete | Settlement::Archive)
 }
 
 /// The statement that settles what nobody has locked, for whole callers: each one's targets succeed or fail together.
@@ -364,7 +378,8 @@ async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Res
             Err(error) => {
                 let told = looks[caller].iter().flatten().any(|look| matches!(look, FirstLook::Told(_)));
                 let error = error.clone();
-                looks[caller] = Err(if told { partly_applied(error) } else { error });
+                let repeated = may_be_repeated(first.lane.by_receipt, wanted[caller].change.settlement());
+                looks[caller] = Err(if told { partly_applied(error, repeated) } else { error });
             }
         }
     }

@@ -27,7 +27,7 @@ impl Fields {
     }
 
     /// Takes a field's value, or remembers why it was refused.
-    pub(super) fn take<T>(&mut self, field: &str, parsed: Result<T, Invalid>) -> Option<T> {
+    pub(in crate::service) fn take<T>(&mut self, field: &str, parsed: Result<T, Invalid>) -> Option<T> {
         parsed.map_err(|invalid| self.refuse(field, invalid)).ok()
     }
 

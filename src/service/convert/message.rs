@@ -3,7 +3,9 @@
 use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_DELAY};
-use crate::domain::{self, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Receipt, Schedule, Sent};
+use crate::domain::{
+    self, ClientRole, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Receipt, Schedule, Sent,
+};
 use crate::proto::v1;
 use crate::queue;
 
@@ -75,6 +77,8 @@ pub(super) fn outgoing_batch(
 }
 
 impl FromRequest<v1::SendRequest> for queue::Send {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
+
     fn queue(request: &v1::SendRequest) -> Option<&str> {
         Some(&request.queue)
     }
@@ -95,6 +99,8 @@ impl From<Sent> for v1::SendResponse {
 }
 
 impl FromRequest<v1::SendBatchRequest> for queue::SendBatch {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
+
     fn queue(request: &v1::SendBatchRequest) -> Option<&str> {
         Some(&request.queue)
     }

@@ -6,7 +6,7 @@ use super::message::{each, known, queue_name};
 use super::time::{duration, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, VisibilityTimeout};
-use crate::domain::{self, Invalid, Kind, Limits, Ordering, ReadOrder, Timestamp};
+use crate::domain::{self, ClientRole, Invalid, Kind, Limits, Ordering, ReadOrder, Timestamp};
 use crate::proto::v1;
 use crate::queue::{self, ClosingReason, Handover, StreamItem, StreamOptions};
 
@@ -68,6 +68,8 @@ pub(super) fn heartbeat_pause(
 }
 
 impl FromRequest<v1::ReadBatchRequest> for queue::ReadBatch {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
+
     fn queue(request: &v1::ReadBatchRequest) -> Option<&str> {
         Some(&request.queue)
     }
@@ -157,6 +159,8 @@ pub(in crate::service) fn closing(reason: ClosingReason, retry_delay: Duration) 
 }
 
 impl FromRequest<v1::PopRequest> for queue::Pop {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
+
     fn queue(request: &v1::PopRequest) -> Option<&str> {
         Some(&request.queue)
     }

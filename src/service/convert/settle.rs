@@ -5,7 +5,7 @@ use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_VISIBILITY};
 use crate::domain::message::{ItemResult, Outcome};
-use crate::domain::{Invalid, Kind, Limits, QueueName, Receipt};
+use crate::domain::{ClientRole, Invalid, Kind, Limits, QueueName, Receipt};
 use crate::pg::Settlement;
 use crate::proto::v1;
 use crate::queue::{self, Settled, Targets};
@@ -51,6 +51,8 @@ pub(super) fn receipts(
 }
 
 impl FromRequest<v1::DeleteRequest> for queue::Delete {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
+
     fn queue(request: &v1::DeleteRequest) -> Option<&str> {
         Some(&request.queue)
     }
@@ -63,6 +65,8 @@ impl FromRequest<v1::DeleteRequest> for queue::Delete {
 }
 
 impl FromRequest<v1::ArchiveRequest> for queue::Archive {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
+
     fn queue(request: &v1::ArchiveRequest) -> Option<&str> {
         Some(&request.queue)
     }
@@ -82,6 +86,8 @@ pub(super) fn release_delay(fields: &mut Fields, delay: Option<prost_types::Dura
 }
 
 impl FromRequest<v1::ReleaseRequest> for queue::Release {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
+
     fn queue(request: &v1::ReleaseRequest) -> Option<&str> {
         Some(&request.queue)
     }
@@ -95,6 +101,8 @@ impl FromRequest<v1::ReleaseRequest> for queue::Release {
 }
 
 impl FromRequest<v1::SetVisibilityTimeoutRequest> for queue::SetVisibilityTimeout {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
+
     fn queue(request: &v1::SetVisibilityTimeoutRequest) -> Option<&str> {
         Some(&request.queue)
     }

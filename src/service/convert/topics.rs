@@ -8,7 +8,7 @@ use crate::domain::bounds::{self, MAX_DELAY};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{TopicBinding, TopicCopy};
 use crate::domain::topic::{Pattern, RoutingKey};
-use crate::domain::{Limits, Schedule};
+use crate::domain::{ClientRole, Limits, Schedule};
 use crate::proto::v1;
 use crate::queue;
 
@@ -91,6 +91,8 @@ impl From<Vec<TopicBinding>> for v1::TestRoutingResponse {
 }
 
 impl FromRequest<v1::SendTopicRequest> for queue::SendTopic {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
+
     fn parse(request: v1::SendTopicRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
         let v1::SendTopicRequest {
             routing_key,
@@ -109,6 +111,8 @@ impl FromRequest<v1::SendTopicRequest> for queue::SendTopic {
 }
 
 impl FromRequest<v1::SendTopicBatchRequest> for queue::SendTopicBatch {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
+
     fn parse(request: v1::SendTopicBatchRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
         let routing_key = fields.take("routing_key", RoutingKey::try_from(request.routing_key));
         let messages = outgoing_batch(fields, limits, request.messages);

@@ -2,13 +2,29 @@
 
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{MAX_BATCH, MAX_OPERATIONS, MAX_REPLY_BYTES, length};
-use crate::domain::{Invalid, Kind, Limits};
+use crate::domain::{ClientRole, Invalid, Kind, Limits};
 use crate::proto::v1;
 use crate::proto::v1::transact_operation::Operation;
 use crate::proto::v1::transact_result::Result as Reply;
-use crate::queue::{Transact, TransactOperation, TransactResult, Transacted};
+use crate::queue::{self, Transact, TransactOperation, TransactResult, Transacted};
 
 impl FromRequest<v1::TransactRequest> for Transact {
+    fn uses(request: &v1::TransactRequest, uses: &mut dyn FnMut(ClientRole, &str)) {
+        for operation in request.operations.iter().filter_map(|given| given.operation.as_ref()) {
+            match operation {
+                Operation::Send(request) => queue::Send::uses(request, uses),
+                Operation::SendBatch(request) => queue::SendBatch::uses(request, uses),
+                Operation::SendTopic(request) => queue::SendTopic::uses(request, uses),
+                Operation::Delete(request) => queue::Delete::uses(request, uses),
+                Operation::Archive(request) => queue::Archive::uses(request, uses),
+                Operation::Release(request) => queue::Release::uses(request, uses),
+                Operation::SetVisibilityTimeout(request) => {
+                    queue::SetVisibilityTimeout::uses(request, uses);
+                }
+            }
+        }
+    }
+
     fn parse(request: v1::TransactRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
         fields.take("operations", length(request.operations.len(), MAX_OPERATIONS))?;
         let items: usize =

@@ -68,12 +68,13 @@ fn uses_of(queue: &str) -> Vec<(Call, &'static str)> {
     ]
 }
 
-/// The same for RPCs about bindings that need not be there.
+/// The same for RPCs about bindings and clients that need not be there.
 fn binding_uses_of(queue: &str) -> Vec<(Call, &'static str)> {
     let queue = || queue.to_owned();
     vec![
         (call(UnbindTopicRequest { pattern: "logs.*".to_owned(), queue: queue() }), "queue"),
         (call(ListTopicBindingsRequest { queue: queue(), ..Default::default() }), "queue"),
+        (call(ListClientsRequest { queue: queue(), ..Default::default() }), "queue"),
     ]
 }
 

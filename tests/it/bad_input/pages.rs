@@ -8,7 +8,7 @@ use crate::harness::Test;
 use crate::harness::wire::{Call, call};
 
 /// Every list with a token and a filter.
-fn lists(token: &str, filter: &str) -> [Call; 4] {
+fn lists(token: &str, filter: &str) -> [Call; 5] {
     let (page_token, prefix) = (|| token.to_owned(), || filter.to_owned());
     [
         call(ListQueuesRequest { page_size: 1, page_token: page_token(), prefix: prefix() }),
@@ -20,22 +20,29 @@ fn lists(token: &str, filter: &str) -> [Call; 4] {
         }),
         call(ListTopicBindingsRequest { page_size: 1, page_token: page_token(), queue: prefix() }),
         call(ListNotificationsRequest { page_size: 1, page_token: page_token(), prefix: prefix() }),
+        call(ListClientsRequest {
+            page_size: 1,
+            page_token: page_token(),
+            queue: prefix(),
+            ..Default::default()
+        }),
     ]
 }
 
-fn refused_everywhere(token: &str, filter: &str) -> [Case; 4] {
+fn refused_everywhere(token: &str, filter: &str) -> [Case; 5] {
     lists(token, filter).map(|call| refused(call, "INVALID_PAGE_TOKEN", "page_token"))
 }
 
 /// The tokens of the second pages of all lists without a filter.
-async fn tokens(test: &Test) -> [String; 4] {
+async fn tokens(test: &Test) -> [String; 5] {
     let mut tokens = Vec::new();
-    let [queues, metrics, bindings, notifications] = lists("", "");
+    let [queues, metrics, bindings, notifications, clients] = lists("", "");
     let reply = async |call: Call| call.make(&test.client.channel).await.unwrap();
     tokens.push(ListQueuesResponse::decode(reply(queues).await).unwrap().next_page_token);
     tokens.push(ListQueueMetricsResponse::decode(reply(metrics).await).unwrap().next_page_token);
     tokens.push(ListTopicBindingsResponse::decode(reply(bindings).await).unwrap().next_page_token);
     tokens.push(ListNotificationsResponse::decode(reply(notifications).await).unwrap().next_page_token);
+    tokens.push(ListClientsResponse::decode(reply(clients).await).unwrap().next_page_token);
     assert!(tokens.iter().all(|token| !token.is_empty()), "{tokens:?}");
     tokens.try_into().unwrap()
 }
@@ -49,6 +56,7 @@ async fn with_two_pages() -> Test {
         test.client.topic.bind_topic(bind).await.unwrap();
         let enable = EnableNotificationsRequest { queue: queue.to_owned(), throttle_interval: None };
         test.client.admin.enable_notifications(enable).await.unwrap();
+        test.client.send(queue, "{}").await;
     }
     test
 }
@@ -93,7 +101,7 @@ async fn a_token_belongs_to_one_list_and_one_filter() {
 #[tokio::test]
 async fn a_prefix_that_no_name_can_have_is_refused() {
     let test = Test::with_queue("orders").await;
-    let [queues, metrics, _, notifications] = lists("", "a\0");
+    let [queues, metrics, _, notifications, _] = lists("", "a\0");
     let cases = [queues, metrics, notifications].map(|call| refused(call, "INVALID_QUEUE_NAME", "prefix"));
     check(&test, cases).await;
 }

@@ -232,12 +232,13 @@ async fn counts_are_refused_when_negative_or_over_their_limit() {
     }
 }
 
-fn lists(page_size: i32) -> [Call; 4] {
+fn lists(page_size: i32) -> [Call; 5] {
     [
         call(ListQueuesRequest { page_size, ..Default::default() }),
         call(ListQueueMetricsRequest { page_size, ..Default::default() }),
         call(ListTopicBindingsRequest { page_size, ..Default::default() }),
         call(ListNotificationsRequest { page_size, ..Default::default() }),
+        call(ListClientsRequest { page_size, ..Default::default() }),
     ]
 }
 

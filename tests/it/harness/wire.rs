@@ -66,6 +66,7 @@ rpcs! {
     EnableNotificationsRequest => AdminService/EnableNotifications,
     DisableNotificationsRequest => AdminService/DisableNotifications,
     UpdateNotificationsRequest => AdminService/UpdateNotifications,
+    ListClientsRequest => AdminService/ListClients,
     ListNotificationsRequest => AdminService/ListNotifications,
 }
 

@@ -24,9 +24,7 @@ fn expect_calm<T>(answer: Result<T, Status>, besides: &[&str]) -> Option<T> {
         Ok(answer) => Some(answer),
         Err(status) => {
             let refusal = Refusal::of(&status);
-            // The last two are a slow machine's: nothing was applied.
-            let calm = ["QUEUE_BUSY", "QUEUE_NOT_FOUND", "DATABASE_UNAVAILABLE", "OVERLOADED"]
-                .contains(&refusal.reason.as_str())
+            let calm = ["QUEUE_BUSY", "QUEUE_NOT_FOUND"].contains(&refusal.reason.as_str())
                 || besides.contains(&refusal.reason.as_str());
             assert!(calm, "{refusal:?}");
             None
@@ -117,8 +115,11 @@ async fn empty_and_remake(mut client: Client) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn merged_statements_of_two_servers_collide_with_nothing() {
-    let test = Test::with_queue(QUEUE).await;
-    let other = Server::start_on(&test.database, &[]).await;
+    // Whoever waits for a lock has a connection for it, so nobody is refused for want of one, however slow the machine.
+    let flags = ["--pool-size", "32"];
+    let mut test = Test::start_with(&flags).await;
+    test.client.create(QUEUE).await;
+    let other = Server::start_on(&test.database, &flags).await;
     let mut tasks = Vec::new();
     for server in [&test.server, &other] {
         for _ in 0..3 {

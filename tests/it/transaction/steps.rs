@@ -351,3 +351,56 @@ async fn a_transaction_at_one_replica_is_seen_at_another_after_its_commit() {
     assert_eq!(elsewhere.read_one("orders").await.msg_id, 1);
     assert!(matches!(Open::begin(&elsewhere).await.done(read("orders")).await, Reply::ReadBatch(_)));
 }
+
+#[tokio::test]
+async fn deduplication_ids_are_refused_in_every_command_that_has_one() {
+    let test = Test::with_queue("orders").await;
+    let keyed = || OutgoingMessage {
+        message: "{}".to_owned(),
+        deduplication_id: "once".to_owned(),
+        ..Default::default()
+    };
+    let (queue, id, message) = ("orders".to_owned(), "once".to_owned(), "{}".to_owned());
+    let routing_key = "logs.error".to_owned();
+    let commands = [
+        (
+            Command::Send(SendRequest {
+                queue: queue.clone(),
+                message: message.clone(),
+                deduplication_id: id.clone(),
+                ..Default::default()
+            }),
+            "send.deduplication_id",
+        ),
+        (
+            Command::SendBatch(SendBatchRequest { queue, messages: vec![outgoing("{}"), keyed()] }),
+            "send_batch.messages[1].deduplication_id",
+        ),
+        (
+            Command::SendTopic(SendTopicRequest {
+                routing_key: routing_key.clone(),
+                message,
+                deduplication_id: id,
+                ..Default::default()
+            }),
+            "send_topic.deduplication_id",
+        ),
+        (
+            Command::SendTopicBatch(SendTopicBatchRequest {
+                routing_key,
+                messages: vec![keyed()],
+                ..Default::default()
+            }),
+            "send_topic_batch.messages[0].deduplication_id",
+        ),
+    ];
+    for (command, field) in commands {
+        let mut open = Open::begin(&test.client).await;
+        open.done(send("orders", "{}")).await;
+        let refused = open.refused(command).await;
+        Refusal::expect_invalid(&refused, "INVALID_DEDUPLICATION_ID", field);
+    }
+    assert_eq!(count(&test, "orders").await, 0);
+    let keys = "SELECT count(*) FROM pgmq_grpc.deduplication";
+    assert_eq!(test.value::<i64>(keys).await, 0);
+}
