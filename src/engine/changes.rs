@@ -77,6 +77,10 @@ impl Changes {
         if self.named > MAX_NAMED {
             self.push(Change::Settled(queue.clone(), Vec::new()));
             self.rescheduled(queue);
+        } else if let Some(Change::Settled(last, named)) = self.changes.last_mut()
+            && last == queue
+        {
+            named.extend(msg_ids);
         } else if !msg_ids.is_empty() {
             self.push(Change::Settled(queue.clone(), msg_ids));
         }
@@ -138,7 +142,7 @@ impl Changes {
             match change {
                 Change::Arrived(queue) => events.arrived(&queue),
                 Change::ArrivesAt(queue, moment) => events.arrives_at(&queue, moment),
-                Change::Settled(queue, msg_ids) => events.settled(&queue, msg_ids.into_iter()),
+                Change::Settled(queue, msg_ids) => events.settled(&queue, &msg_ids.into_iter().collect()),
                 Change::Released(queue, receipts) => events.released(&queue, receipts.into_iter()),
                 Change::Rescheduled(queue) => events.rescheduled(&queue),
                 Change::RescheduledTo(queue, moment) => events.rescheduled_to(&queue, moment),

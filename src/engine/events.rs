@@ -1,6 +1,6 @@
 //! What happens to queues on this replica, and whom it wakes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, Semaphore};
@@ -106,11 +106,11 @@ impl Events {
     }
 
     /// Tells that messages were settled: their slots are free, and their groups may go on.
-    pub fn settled(&self, queue: &QueueName, msg_ids: impl Iterator<Item = i64> + Clone) {
+    pub fn settled(&self, queue: &QueueName, msg_ids: &HashSet<i64>) {
         self.note(queue, Happening::Settled);
         if let Some(followed) = self.followed(queue) {
             for window in followed.windows() {
-                window.free(msg_ids.clone());
+                window.free(msg_ids);
             }
             followed.wake(true);
         }
@@ -312,7 +312,7 @@ mod tests {
         let (grouped, plain) = (Arc::new(Wake::default()), Arc::new(Wake::default()));
         followed.add_reader(&grouped, Interest::Groups);
         followed.add_reader(&plain, Interest::Visible);
-        events.settled(&queue("a"), [1].into_iter());
+        events.settled(&queue("a"), &HashSet::from([1]));
         assert!(grouped.is_due() && !plain.is_due());
         events.arrived(&queue("a"));
         assert!(plain.is_due());
@@ -338,10 +338,10 @@ mod tests {
         events.arrived(&queue("before"));
         let mut first = Box::pin(events.to_announce());
         assert!(futures_util::poll!(&mut first).is_pending());
-        events.settled(&queue("a"), [1].into_iter());
+        events.settled(&queue("a"), &HashSet::from([1]));
         events.arrived(&queue("a"));
-        events.settled(&queue("a"), [2].into_iter());
-        events.settled(&queue("b"), [1].into_iter());
+        events.settled(&queue("a"), &HashSet::from([2]));
+        events.settled(&queue("b"), &HashSet::from([1]));
         events.heard(&queue("c"), Happening::Arrived);
         let told = first.await;
         let only = |happening| Untold { happening: Some(happening), due: None };

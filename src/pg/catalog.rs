@@ -22,9 +22,6 @@ SELECT format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_tab
   format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table, m.is_unlogged,
   (SELECT pg_get_serial_sequence(format('pgmq.%I', c.relname), 'msg_id') FROM pg_class AS c
    WHERE c.oid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))) AS sequence,
-  EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-   WHERE i.indrelid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))
-     AND a.attname = 'vt' AND i.indisvalid) AS has_vt_index,
   (SELECT c.relkind = 'p' FROM pg_class AS c
    WHERE c.oid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))) IS TRUE AS partitioned
 FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
@@ -41,9 +38,6 @@ pub(super) struct QueueTable {
     pub(super) unlogged: bool,
     /// The sequence of the queue's ids, qualified and quoted; none if the table is missing.
     pub(super) sequence: Option<String>,
-    /// There is an index on `vt`, so that the next hidden message is found without a look at the whole table. Tuned
-    /// queues have none: there the moments that are known anyway must do, and the query is a rare fallback.
-    pub(super) has_vt_index: bool,
     /// The table has the column `last_read_at`.
     pub(super) fenced_by_read_time: bool,
     /// It has partitions.
@@ -104,14 +98,6 @@ impl Connection {
         self.find_table(queue).await
     }
 
-    /// Whether a queue's table has an index on `vt`: where it has none, [`Connection::next_visible`] looks at every row.
-    ///
-    /// # Errors
-    /// `QueueNotFound`.
-    pub async fn has_vt_index(&mut self, queue: &QueueName) -> Result<bool> {
-        Ok(self.table(queue).await?.has_vt_index)
-    }
-
     /// The tables of a queue, from the database.
     ///
     /// # Errors
@@ -128,7 +114,6 @@ impl Connection {
             archive: column(row, "archive_table")?,
             unlogged: column(row, "is_unlogged")?,
             sequence: column(row, "sequence")?,
-            has_vt_index: column(row, "has_vt_index")?,
             fenced_by_read_time: strong,
             partitioned: column(row, "partitioned")?,
         });

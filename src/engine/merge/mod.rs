@@ -188,7 +188,8 @@ impl<M: Merge> Merger<M> {
     }
 
     /// How many items wait to be picked, and how many lanes have an actor.
-    pub fn load(&self) -> (usize, usize) {
+    #[cfg(test)]
+    fn load(&self) -> (usize, usize) {
         let waiting = self.shared.lock();
         (waiting.items, waiting.lanes.len())
     }

@@ -57,17 +57,16 @@ impl Change {
         }
     }
 
-    fn tell(self, events: &Events, queue: &QueueName, targets: &Targets, results: &[ItemResult]) {
+    fn tell(self, changes: &mut Changes, queue: &QueueName, targets: &Targets, results: &[ItemResult]) {
         let done = |place: usize| results.get(place).is_some_and(|result| result.outcome == Outcome::Done);
         let places = 0..results.len();
         if !places.clone().any(done) {
             return;
         }
         let done = places.filter(|&place| done(place));
-        let mut changes = Changes::default();
         match (self, targets) {
             (Self::Delete | Self::Archive, targets) => {
-                events.settled(queue, done.map(|place| targets.msg_id(place)));
+                changes.settled(queue, done.map(|place| targets.msg_id(place)));
             }
             (Self::Release { delay_ms }, Targets::Receipts(receipts)) => {
                 changes.released(queue, done.map(|place| receipts[place]), delay_ms);
@@ -79,7 +78,6 @@ impl Change {
             }
             (Self::Release { .. } | Self::Reschedule(_), _) => changes.rescheduled(queue),
         }
-        changes.tell(events);
     }
 }
 
@@ -184,9 +182,19 @@ impl Merge for Settles {
         let mut looks = bisect(&wanted, &mut first).await;
         look_closer(&mut first, &wanted, &mut looks).await;
         drop((first, share));
-        for (parcel, looks) in parcels.into_iter().zip(looks) {
-            let answer = looks.map(|looks| Decided::of(&looks));
-            match answer {
+        let decided: Vec<Result<Decided>> =
+            looks.into_iter().map(|looks| looks.map(|looks| Decided::of(&looks))).collect();
+        // Once for all callers, because each tale goes to every stream of the queue.
+        let mut changes = Changes::default();
+        for (parcel, decided) in parcels.iter().zip(&decided) {
+            if let Ok(decided) = decided {
+                let Wanted { change, targets, .. } = &parcel.load;
+                change.tell(&mut changes, &lane.queue, targets, &decided.results);
+            }
+        }
+        changes.tell(&self.means.events);
+        for (parcel, decided) in parcels.into_iter().zip(decided) {
+            match decided {
                 Err(error) => parcel.answer(Err(error)),
                 Ok(decided) => self.answer(lane, parcel, decided),
             }
@@ -197,7 +205,6 @@ impl Merge for Settles {
 impl Settles {
     fn answer(&self, lane: &SettleLane, parcel: SettleParcel, decided: Decided) {
         let (wanted, parcel) = parcel.open();
-        wanted.change.tell(&self.means.events, &lane.queue, &wanted.targets, &decided.results);
         if decided.locked.is_empty() {
             return parcel.answer(Ok(decided.results));
         }
@@ -246,7 +253,9 @@ impl Means {
             true => partly_applied(error, may_be_repeated(by_receipt, wanted.change.settlement())),
             false => error,
         })?;
-        wanted.change.tell(&self.events, queue, &targets, &results);
+        let mut changes = Changes::default();
+        wanted.change.tell(&mut changes, queue, &targets, &results);
+        changes.tell(&self.events);
         for (place, result) in decided.locked.into_iter().zip(results) {
             decided.results[place] = result;
         }
