@@ -19,6 +19,9 @@ const STREAMS_PER_CONNECTION: usize = 200;
 /// How long the opening of all may take.
 const OPENING: Duration = Duration::from_secs(60);
 
+/// The server closes connections to the database that nobody has used for ten seconds.
+const SETTLING: Duration = Duration::from_secs(20);
+
 /// Opens so many `Read` streams, evenly on the queues, and holds them while others look at the server.
 pub async fn run(order: &Order, server: &str, queues: Vec<String>, streams: usize) -> Result<()> {
     let channels = connect(server, streams.div_ceil(STREAMS_PER_CONNECTION)).await?;
@@ -43,7 +46,7 @@ pub async fn run(order: &Order, server: &str, queues: Vec<String>, streams: usiz
     }
     meter.check()?;
     // What opening them has cost is over, and so are the first looks at the queues.
-    sleep(Duration::from_millis(order.warm_up_ms)).await;
+    sleep(Duration::from_millis(order.warm_up_ms).max(SETTLING)).await;
     let began = Instant::now();
     mark("BEGIN")?;
     sleep(Duration::from_millis(order.measure_ms)).await;
