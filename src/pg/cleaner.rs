@@ -17,7 +17,7 @@ const STEP: i64 = 1_000;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The longest that one step may take.
-const STEP_TIME: Duration = Duration::from_secs(10);
+const STEP_TIME: Duration = Duration::from_secs(15);
 
 /// Only one server at a time removes: the lock ends with the statement. Keys that a send is about to renew are skipped.
 const REMOVE_EXPIRED: Statement = Statement::new(

@@ -171,16 +171,20 @@ impl Monitor {
 
     async fn probe(&mut self) -> Result<Installation> {
         let kept = self.session.take();
+        let mut known = self.database.known_installation();
         let session = match kept.filter(|session| self.manager.is_fit(session)) {
             Some(session) => session,
             None => {
                 // Perhaps another database, restored or promoted: what stood in the old one may be missing.
                 self.schema_checked = false;
                 self.sequences_checked = false;
+                known = None;
                 self.manager.connect().await.map_err(super::error::of_connecting)?
             }
         };
-        let found = version::probe(&session.client).await?;
+        // What plain SQL has upgraded is found now and then; an upgrade by a server is remembered at once.
+        let known = known.filter(|_| !self.checks.is_multiple_of(CHECKS_BETWEEN_LOOKS));
+        let found = version::probe_again(&session.client, known.as_deref()).await?;
         if self.database.guard().is_superseded(session.admission) {
             return Err(super::error::superseded(Effect::Reads));
         }

@@ -172,6 +172,14 @@ impl Installation {
 /// # Errors
 /// `DatabaseUnavailable` if it does not answer or only reads; `PermissionDenied` if pgmq's schema is closed to us.
 pub(super) async fn probe(client: &Client) -> Result<Installation> {
+    probe_again(client, None).await
+}
+
+/// Asks again, and takes the version of a pgmq that was installed from SQL from what is known: it takes a second question.
+///
+/// # Errors
+/// As [`probe`].
+pub(super) async fn probe_again(client: &Client, known: Option<&Installation>) -> Result<Installation> {
     let rows = client.query_typed(PROBE, &[]).await;
     let rows = rows.map_err(|failed| super::error::of_statement(failed, Effect::Reads))?;
     let row = rows.first().ok_or_else(|| Error::internal("the probe gave no row"))?;
@@ -180,9 +188,13 @@ pub(super) async fn probe(client: &Client) -> Result<Installation> {
     }
     let installed: bool = column(row, "installed")?;
     let extension_version: Option<String> = column(row, "extension_version")?;
-    let migrated_version = match column(row, "has_migrations")? {
-        true => migrated_version(client).await,
-        false => None,
+    let known_version = known
+        .filter(|known| known.installed_by == Some(InstalledBy::Sql))
+        .and_then(|known| known.pgmq_version.clone());
+    let migrated_version = match (column(row, "has_migrations")?, known_version) {
+        (true, None) => migrated_version(client).await,
+        (true, known) => known,
+        (false, _) => None,
     };
     let installed_by = match (installed, &extension_version, &migrated_version) {
         (false, ..) => None,

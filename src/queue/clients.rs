@@ -23,7 +23,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 const MOST_ROWS: usize = 1_000;
 
 /// How long one statement may take.
-const WRITE_TIME: Duration = Duration::from_secs(5);
+const WRITE_TIME: Duration = Duration::from_secs(15);
 
 /// How long the last one may take, at the server's end.
 const GOODBYE: Duration = Duration::from_secs(1);

@@ -143,16 +143,23 @@ fn shared_id(id: Id<'_>, message: &Message<'_>) -> Option<Violation> {
 /// Of a call that happens whole, an unknown one included, no part is seen without the others.
 pub(super) fn whole_calls_happen_whole(index: &Index<'_>) -> Vec<Violation> {
     let ids = ids_of_bodies(index);
+    let mut first_asked = BTreeMap::new();
+    for call in &index.history.calls {
+        let first = first_asked.entry(call.key.as_deref()).or_insert(call.asked);
+        *first = call.asked.min(*first);
+    }
     let mut found = Vec::new();
     for call in index.history.calls.iter().filter(|call| call.whole && call.is_unknown()) {
+        // Under a key, all of it may have been stored by an earlier call.
+        let asked = call.key.as_deref().map_or(call.asked, |key| first_asked[&Some(key)]);
         // What has a key of its own may have been stored by another call.
         let own = call.sends().filter(|send| send.key.is_none());
         let sends = own.map(|send| (send.queue.as_str(), send.body.as_str()));
         let (seen, unseen): (Vec<_>, Vec<_>) = sends.partition(|send| ids.contains_key(send));
         // What was popped by a call that nobody heard of was never seen by anybody.
         let unseen = unseen.into_iter().find(|(queue, _)| {
-            let emptied = index.emptied_since(queue, call.asked).next().is_some();
-            !emptied && !index.may_have_popped_unseen(queue, call.asked)
+            let emptied = index.emptied_since(queue, asked).next().is_some();
+            !emptied && !index.may_have_popped_unseen(queue, asked)
         });
         if let (Some(seen), Some(unseen)) = (seen.first(), unseen) {
             let what = format!("of one call {} exists and {} does not", seen.1, unseen.1);

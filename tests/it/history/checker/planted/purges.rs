@@ -45,6 +45,27 @@ fn a_purge_may_count_what_a_lost_answer_had_stored_under_a_key() {
 }
 
 #[test]
+fn a_purge_may_remove_a_part_of_what_a_keyed_call_had_stored_before_it_was_repeated() {
+    let keyed = |story: &mut Story, verdict: Verdict, ids: [Option<i64>; 2]| {
+        story.whole(verdict, vec![send("a", ids[0]), send("b", ids[1])]).key = Some("k".to_owned());
+    };
+    let mut story = Story::new();
+    keyed(&mut story, Verdict::Done, [Some(1), Some(2)]);
+    let held = story.read(1, "a", 1);
+    story.settled(Action::Delete, &held, Outcome::Done);
+    story.call("PurgeQueue", Verdict::Done, vec![empty(false, Some(1))]);
+    story.wait(100);
+    keyed(&mut story, unknown(), [None, None]);
+    story.is_healthy();
+
+    let mut half = Story::new();
+    keyed(&mut half, unknown(), [None, None]);
+    keyed(&mut half, unknown(), [None, None]);
+    half.left(1, "a");
+    half.breaks("whole_calls_happen_whole");
+}
+
+#[test]
 fn nothing_must_survive_a_purge() {
     let tell = |again: bool| {
         let mut story = Story::new();
