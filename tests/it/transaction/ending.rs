@@ -149,7 +149,7 @@ async fn a_stream_of_nothing_ends_in_order() {
 async fn a_connection_that_is_lost_between_commands_has_applied_nothing() {
     let (mut test, open) = at_work().await;
     let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-        WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()";
+        WHERE datname = current_database() AND state = 'idle in transaction'";
     assert_eq!(test.value::<i64>(cut).await, 1);
     let refused = open.refused(send("orders", "{}")).await;
     let refusal = Refusal::expect(&refused, Code::Unavailable, "DATABASE_UNAVAILABLE");
