@@ -12,7 +12,8 @@ pub(super) fn locks_hurt_nobody_else(index: &Index<'_>) -> Vec<Violation> {
         let what = match reason.as_str() {
             // What several statements do in one transaction may collide with another's.
             "CONFLICT" if !call.whole => "it collided with others",
-            "QUEUE_BUSY" if !call.whole && !touches_locked(index, call) => {
+            // What changes a whole table, and names no message, has to wait for everybody who uses it.
+            "QUEUE_BUSY" if !call.whole && !call.parts.is_empty() && !touches_locked(index, call) => {
                 "it was refused for rows that are none of its own"
             }
             _ => continue,
