@@ -62,12 +62,10 @@ impl<'a> Columns<'a> {
 
 impl Connection {
     /// Stores messages in one statement, all or none, and gives their ids in the same order (`pgmq.send`,
-    /// `pgmq.send_batch`).
+    /// `pgmq.send_batch`). It looks at no deduplication id; [`Connection::send_keyed`] does.
     ///
     /// # Errors
     /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile.
-    ///
-    /// It looks at no deduplication id; [`Connection::send_keyed`] does.
     pub async fn send(
         &mut self,
         queue: &QueueName,

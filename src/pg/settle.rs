@@ -3,6 +3,8 @@
 //! The rows are locked in the order of their ids, and then told for what they are. Those of many callers go through
 //! `settle_many.rs` first, which waits for nobody's lock; what it leaves comes here.
 
+use std::collections::HashMap;
+
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
@@ -322,14 +324,13 @@ impl Connection {
             ]);
         }
         let rows = self.query(&statement, &parameters).await.map_err(|error| self.missing(queue, error))?;
-        let mut results = vec![ItemResult { outcome: Outcome::NotFound, vt: None }; msg_ids.len()];
+        let mut done = HashMap::with_capacity(rows.len());
         for row in &rows {
-            let msg_id: i64 = column(row, "msg_id")?;
-            if let Some(index) = msg_ids.iter().position(|&wanted| wanted == msg_id) {
-                results[index] = ItemResult { outcome: Outcome::Done, vt: column(row, "vt")? };
-            }
+            let result = ItemResult { outcome: Outcome::Done, vt: column(row, "vt")? };
+            done.insert(column::<i64>(row, "msg_id")?, result);
         }
-        Ok(results)
+        let gone = ItemResult { outcome: Outcome::NotFound, vt: None };
+        Ok(msg_ids.iter().map(|msg_id| done.get(msg_id).copied().unwrap_or(gone)).collect())
     }
 
     /// The messages of ids that are in the queue, sorted by id, as many as fit a reply.

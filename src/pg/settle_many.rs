@@ -5,6 +5,8 @@
 //! One statement could not tell: a row that was read again between its snapshot and its lock would look as if it were
 //! still there and yet not settled.
 
+use std::collections::HashSet;
+
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
@@ -316,7 +318,7 @@ impl Connection {
             .query(&statement, &[(&msg_ids, Type::INT8_ARRAY)])
             .await
             .map_err(|error| self.missing(queue, error))?;
-        let there: Vec<i64> = rows.iter().map(|row| column(row, "msg_id")).collect::<Result<_>>()?;
+        let there: HashSet<i64> = rows.iter().map(|row| column(row, "msg_id")).collect::<Result<_>>()?;
         let gone = FirstLook::Told(ItemResult { outcome: Outcome::NotFound, vt: None });
         let look = |msg_id| if there.contains(msg_id) { FirstLook::NotSettled } else { gone };
         Ok(msg_ids.iter().map(look).collect())

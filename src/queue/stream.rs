@@ -137,13 +137,13 @@ impl OnConnection for CheckReadable {
 }
 
 /// When a stream that begins now is old. Streams that were opened together do not end together.
-pub(super) fn end_of_life(broker: &Broker) -> Option<Instant> {
+pub fn end_of_life(broker: &Broker) -> Option<Instant> {
     broker.max_stream_age.map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0)))
 }
 
 /// How long to wait before a closed stream is opened again. Clients that were closed together do not come back
 /// together.
-pub(super) fn retry_delay() -> Duration {
+pub fn retry_delay() -> Duration {
     Duration::from_millis(rand::rng().random_range(100..2_000))
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::stream::{end_of_life, retry_delay};
 use super::watched::{EventKind, Inbox, Watched};
 use super::{Broker, ClosingReason, OnConnection};
 use crate::domain::{Deadline, Error, Kind, QueueName, Result, Timestamp};
@@ -94,9 +94,7 @@ impl WatchStream {
         let watcher = Watcher {
             inbox,
             _watched: watched,
-            ends: broker
-                .max_stream_age
-                .map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0))),
+            ends: end_of_life(broker),
             heartbeat_interval: options.heartbeat_interval,
             broker: Arc::clone(broker),
             deadline,
@@ -171,9 +169,7 @@ impl Watcher {
 }
 
 fn closing(reason: ClosingReason) -> WatchItem {
-    // Clients that were closed together do not come back together.
-    let retry_delay = Duration::from_millis(rand::rng().random_range(100..2_000));
-    WatchItem::Closing { reason, retry_delay }
+    WatchItem::Closing { reason, retry_delay: retry_delay() }
 }
 
 async fn say_goodbye(sender: &mpsc::Sender<Result<WatchItem>>, last: Vec<Result<WatchItem>>) {

@@ -181,8 +181,22 @@ struct Known {
     times_at: Timestamp,
 }
 
+/// Ends the watches of a task that panicked: nobody may wait for what does not come any more.
+struct WhenPanicking<'a>(&'a Weak<Watched>);
+
+impl Drop for WhenPanicking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(watched) = self.0.upgrade()
+        {
+            watched.end(&Error::internal("the task that watches a queue panicked"));
+        }
+    }
+}
+
 /// Looks at a queue again and again, when something was told, when a message falls due, and now and then.
 async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
+    let _when_panicking = WhenPanicking(&watched);
     let followed = broker.events.follow(&queue);
     let wake = Arc::new(Wake::default());
     followed.add_reader(&wake, Interest::Sent);

@@ -15,7 +15,7 @@ use crate::domain::{Caller, Deadline, Error, Invalid, Kind};
 use crate::queue::{Broker, Operation};
 
 /// Metadata in which a caller may repeat the queue, so that a mesh can route and limit by it.
-pub(super) const QUEUE_METADATA: &str = "pgmq-queue";
+const QUEUE_METADATA: &str = "pgmq-queue";
 
 /// The address of a call's other end.
 #[derive(Debug, Clone)]

@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Status, Streaming};
 
-use super::call::{QUEUE_METADATA, checked_caller, request_id};
+use super::call::{check_named, checked_caller, named_queue, request_id};
 use super::convert::{Fields, closing, heartbeat, outgoing_message, queue_name};
 use super::incoming::{Incoming, next};
+use super::queue_service::NO_DEADLINE;
 use super::status::to_command_error;
 use super::{RequestId, Service, to_status};
 use crate::domain::bounds::MAX_BATCH;
@@ -30,7 +31,7 @@ use crate::engine::merge::Verdict;
 use crate::proto::v1::{
     OutgoingMessage as WireMessage, ProduceFailure, ProduceRequest, ProduceResponse, ProduceStarted,
 };
-use crate::queue::{Broker, ClosingReason, SentParcel};
+use crate::queue::{Broker, ClosingReason, SentParcel, end_of_life, retry_delay};
 
 /// The most unanswered messages of a stream; beyond them it is not read.
 const MAX_IN_FLIGHT: usize = 10_000;
@@ -43,9 +44,6 @@ const HEARTBEAT: Duration = Duration::from_secs(25);
 
 /// How long a client may take to take the last answers.
 const GOODBYE: Duration = Duration::from_secs(2);
-
-/// The time of a stream whose client sets no deadline: none ends it.
-const NO_DEADLINE: Duration = Duration::from_hours(10 * 365 * 24);
 
 impl Service {
     /// Opens a stream.
@@ -60,14 +58,13 @@ impl Service {
         let caller = checked_caller(&request).map_err(|error| to_status(&error, &request_id))?;
         // Frames are answered in bursts; a client that takes none holds up itself only.
         let (sender, answers) = mpsc::channel(16);
-        let age = self.broker.max_stream_age.map(|age| age.mul_f64(rand::rng().random_range(0.9..1.0)));
         let producer = Producer {
             broker: Arc::clone(&self.broker),
             request_id: request_id.clone(),
             caller,
-            named_queue: request.metadata().get(QUEUE_METADATA).map(|queue| queue.as_bytes().to_vec()),
+            named_queue: named_queue(&request),
             deadline: self.deadline(&request, NO_DEADLINE),
-            ends: age.map(|age| Instant::now() + age),
+            ends: end_of_life(&self.broker),
             heartbeat: Instant::now() + HEARTBEAT,
             frames: request.into_inner(),
             answers: sender,
@@ -105,7 +102,7 @@ struct Producer {
     broker: Arc<Broker>,
     request_id: RequestId,
     caller: Caller,
-    named_queue: Option<Vec<u8>>,
+    named_queue: Option<Bytes>,
     deadline: Deadline,
     ends: Option<Instant>,
     heartbeat: Instant,
@@ -241,9 +238,8 @@ impl Producer {
     /// The queue and the good messages of a frame; the refused ones are remembered in it.
     fn check(&self, request: ProduceRequest, frame: &mut Frame) -> Result<(QueueName, Vec<OutgoingMessage>)> {
         let mut fields = Fields::default();
-        if self.named_queue.as_deref().is_some_and(|named| named != request.queue.as_bytes()) {
-            let description = format!("metadata {QUEUE_METADATA} names another queue than the frame");
-            fields.refuse("queue", Invalid::new(Kind::MetadataMismatch, description));
+        if let Some(named) = &self.named_queue {
+            check_named(&mut fields, named, &request.queue);
         }
         let queue = queue_name(&mut fields, request.queue);
         if let Some(invalid) = too_large(&request.messages) {
@@ -278,9 +274,7 @@ impl Producer {
     }
 
     async fn close(&mut self, reason: ClosingReason) -> Next {
-        // Clients that were closed together do not come back together.
-        let retry_delay = Duration::from_millis(rand::rng().random_range(100..2_000));
-        let notice = ProduceResponse { closing: Some(closing(reason, retry_delay)), ..Default::default() };
+        let notice = ProduceResponse { closing: Some(closing(reason, retry_delay())), ..Default::default() };
         match self.send(notice).await {
             Next::Go => Next::Finish,
             gone => gone,

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::call::{check_named, checked_caller, named_queue, request_id};
 use super::convert::{Fields, FromRequest, idle_timeout};
 use super::incoming::{Incoming, next};
+use super::queue_service::NO_DEADLINE;
 use super::{RequestId, Service, to_status};
 use crate::domain::{Caller, Deadline, Error, Invalid, Kind, Result};
 use crate::proto::v1::open_transaction_request::Command;
@@ -23,9 +24,6 @@ use crate::queue::{self, InTransaction, Transaction};
 
 /// How long a client may take to take the last reply.
 const GOODBYE: Duration = Duration::from_secs(2);
-
-/// The time of a stream whose client sets no deadline: its limits end it.
-const NO_DEADLINE: Duration = Duration::from_hours(24);
 
 #[tonic::async_trait]
 impl TransactionService for Service {

@@ -118,6 +118,7 @@ impl Lookout {
     }
 
     async fn run(self) {
+        let _when_panicking = WhenPanicking(&self.post);
         loop {
             tokio::select! {
                 () = sleep(INTERVAL.mul_f64(rand::rng().random_range(0.75..1.0))) => {}
@@ -154,6 +155,17 @@ impl Lookout {
 
     async fn look(&self, queues: &[(QueueName, bool)]) -> Result<View> {
         self.source.open("look_around").await?.look_around(queues).await
+    }
+}
+
+/// Leaves the post of a lookout that panicked, so that the next watch mans it again.
+struct WhenPanicking<'a>(&'a Mutex<Post>);
+
+impl Drop for WhenPanicking<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            lock(self.0).manned = false;
+        }
     }
 }
 
