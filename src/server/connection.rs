@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::listener::{Accepted, Listener};
-use super::routes::Routes;
+use super::layer::Around;
 
 const MAX_STREAMS: u32 = 200;
 const MAX_LOCAL_RESETS: usize = 1_024;
@@ -30,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// All connections of a server.
 pub(super) struct Connections {
-    routes: Routes,
+    calls: Around,
     places: Arc<Semaphore>,
     drain: CancellationToken,
     aborted: CancellationToken,
@@ -38,10 +37,10 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// At most so many connections to these routes; they close in order once `drain` is cancelled.
-    pub(super) fn new(routes: Routes, limit: usize, drain: CancellationToken) -> Self {
+    /// At most so many connections for these calls; they close in order once `drain` is cancelled.
+    pub(super) fn new(calls: Around, limit: usize, drain: CancellationToken) -> Self {
         Self {
-            routes,
+            calls,
             places: Arc::new(Semaphore::new(limit)),
             drain,
             aborted: CancellationToken::new(),
@@ -51,7 +50,7 @@ impl Connections {
 
     /// Accepts connections until the drain begins. Beyond the limit they wait in the system's queue.
     pub(super) fn accept_from(&self, listener: Listener) {
-        let (routes, places, tasks) = (self.routes.clone(), Arc::clone(&self.places), self.tasks.clone());
+        let (calls, places, tasks) = (self.calls.clone(), Arc::clone(&self.places), self.tasks.clone());
         let (drain, aborted) = (self.drain.clone(), self.aborted.clone());
         self.tasks.spawn(async move {
             let mut failing = false;
@@ -69,9 +68,9 @@ impl Connections {
                 match accepted {
                     Ok((accepted, place)) => {
                         failing = false;
-                        let (routes, drain, aborted) = (routes.clone(), drain.clone(), aborted.clone());
+                        let (calls, drain, aborted) = (calls.clone(), drain.clone(), aborted.clone());
                         tasks.spawn(async move {
-                            serve(accepted, routes, drain, aborted).await;
+                            serve(accepted, calls, drain, aborted).await;
                             drop(place);
                         });
                     }
@@ -99,16 +98,16 @@ impl Connections {
     }
 }
 
-async fn serve(accepted: Accepted, routes: Routes, drain: CancellationToken, aborted: CancellationToken) {
+async fn serve(accepted: Accepted, calls: Around, drain: CancellationToken, aborted: CancellationToken) {
     match accepted {
         Accepted::Tcp(io, address) => {
-            serve_io(io, routes.of_peer(address.to_string().into()), drain, aborted).await;
+            serve_io(io, calls.of_peer(address.to_string().into()), drain, aborted).await;
         }
-        Accepted::Unix(io) => serve_io(io, routes.of_peer("unix".into()), drain, aborted).await,
+        Accepted::Unix(io) => serve_io(io, calls.of_peer("unix".into()), drain, aborted).await,
     }
 }
 
-async fn serve_io<I>(io: I, routes: Routes, drain: CancellationToken, aborted: CancellationToken)
+async fn serve_io<I>(io: I, calls: Around, drain: CancellationToken, aborted: CancellationToken)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -123,7 +122,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let mut connection = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(routes)));
+    let mut connection = std::pin::pin!(builder.serve_connection(io, calls));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = drain.cancelled() => {
