@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::listener::{Accepted, Listener};
 use super::layer::Around;
+use super::listener::{Accepted, Listener};
 
 const MAX_STREAMS: u32 = 200;
 const MAX_LOCAL_RESETS: usize = 1_024;

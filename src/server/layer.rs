@@ -59,8 +59,7 @@ impl hyper::service::Service<Request<Incoming>> for Around {
             false => None,
         };
         let deadline = request.headers().get(TIMEOUT).and_then(timeout).map(Deadline::within);
-        let context =
-            CallContext { request_id: request_id.clone(), peer: Arc::clone(&self.peer), deadline };
+        let context = CallContext { request_id: request_id.clone(), peer: Arc::clone(&self.peer), deadline };
         request.extensions_mut().insert(context);
         let answer = self.routes.answer(request);
         Answering(State::Asked { answer, request_id, _entered: entered })
@@ -90,7 +89,9 @@ impl Future for Answering {
                     None => response,
                 })
             }
-            State::Refused(refusal) => refusal.take().map_or(Poll::Pending, |refusal| Poll::Ready(Ok(refusal))),
+            State::Refused(refusal) => {
+                refusal.take().map_or(Poll::Pending, |refusal| Poll::Ready(Ok(refusal)))
+            }
         }
     }
 }
