@@ -28,6 +28,7 @@ pub type SentParcel = Vec<Result<Sent>>;
 pub struct Merging {
     sends: Merger<Sends>,
     settles: Merger<Settles>,
+    tasks: TaskTracker,
 }
 
 impl Merging {
@@ -48,6 +49,7 @@ impl Merging {
         Self {
             sends: Merger::new(sends, bounds, tasks.clone()),
             settles: Merger::new(settles, bounds, tasks.clone()),
+            tasks: tasks.clone(),
         }
     }
 

@@ -53,6 +53,8 @@ impl Merging {
         let mut results = vec![PENDING; looks.len()];
         let mut locked: Vec<usize> = (0..looks.len()).collect();
         take_told(&mut results, &mut locked, looks);
+        // The server's end waits for those who pause, too.
+        let _waiting = (!locked.is_empty()).then(|| self.tasks.token());
         let mut pauses = Pauses::new();
         while !locked.is_empty() {
             let some_are_done = results.iter().any(|result| result.outcome == Outcome::Done);

@@ -132,3 +132,20 @@ async fn who_is_refused_for_a_locked_row_is_told_that_the_rest_is_settled() {
     let again = test.client.delete("orders", &[&read[0].receipt, &read[1].receipt]).await;
     assert_eq!(again, [Outcome::Done, Outcome::NotFound]);
 }
+
+#[tokio::test]
+async fn who_waits_for_a_locked_row_has_an_answer_before_the_server_ends() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send("orders", "{}").await;
+    let read = test.client.read_one("orders").await;
+    let other = test.database.connect().await;
+    other.batch_execute("BEGIN; SELECT FROM pgmq.q_orders FOR UPDATE").await.unwrap();
+    let settling = delete(&test.client, "orders", &[&read.receipt]);
+    until_seen(&test, "orders").await;
+    test.server.signal(nix::sys::signal::Signal::SIGTERM);
+    eventually("the drain", async || test.server.log().contains("draining").then_some(())).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(settling.await.unwrap().expect("a delete"), [Outcome::Done]);
+    let (status, log) = test.server.exit().await;
+    assert_eq!(status.code(), Some(0), "{log}");
+}
