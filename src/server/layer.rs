@@ -32,8 +32,8 @@ pub(super) struct Around {
 
 impl Around {
     /// Puts the routes in the middle.
-    pub(super) fn new(routes: Routes) -> Self {
-        Self { routes, in_flight: InFlight::new(), peer: "".into() }
+    pub(super) fn new(routes: Routes, in_flight: Arc<InFlight>) -> Self {
+        Self { routes, in_flight, peer: "".into() }
     }
 
     /// For the calls of one connection.

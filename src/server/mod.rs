@@ -28,6 +28,7 @@ use crate::service::Service;
 
 use connection::Connections;
 pub use health::check as check_health;
+use in_flight::InFlight;
 use layer::Around;
 use listener::Listener;
 use shutdown::Signals;
@@ -166,7 +167,13 @@ async fn serve_on(
     // So that the banner can say which pgmq was found; a database that is down does not hold up the start.
     let _ = timeout(FIRST_CHECK, state.wait_for(|state| *state != DatabaseState::Unknown)).await;
 
-    let connections = Connections::new(Around::new(routes), config.max_connections, broker.drain.clone());
+    let in_flight = InFlight::new();
+    background.spawn({
+        let (watch, stop) = (Arc::clone(&in_flight).watch(), stop_background.clone());
+        async move { stop.run_until_cancelled(watch).await }
+    });
+    let connections =
+        Connections::new(Around::new(routes, in_flight), config.max_connections, broker.drain.clone());
     banner::print(config, &listeners, &url, embedded.as_deref(), database.known_installation().as_deref());
     for listener in listeners {
         connections.accept_from(listener);
