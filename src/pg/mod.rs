@@ -50,7 +50,6 @@ pub use database::{Connection, Database, PoolLimits};
 pub use error::may_be_one_items_fault;
 pub use install::CARRIED_VERSION;
 pub use monitor::{DatabaseState, Monitor};
-pub use settle::Settlement;
 pub use settle_many::FirstLook;
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};

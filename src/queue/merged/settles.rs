@@ -12,10 +12,10 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::message::{ItemResult, Outcome};
-use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result};
+use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result, Settlement};
 use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
 use crate::engine::{Changes, Events};
-use crate::pg::{Connection, Database, FirstLook, Settlement, may_be_one_items_fault};
+use crate::pg::{Connection, Database, FirstLook, may_be_one_items_fault};
 use crate::queue::settle::Targets;
 
 /// How long a merged statement may take, and the wait for its connection. It is the server's own limit, because no
