@@ -10,11 +10,13 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::listener::{Accepted, Listener};
 use super::routes::Routes;
+use crate::queue::end_of_life;
 
 const MAX_STREAMS: u32 = 200;
 const MAX_LOCAL_RESETS: usize = 1_024;
@@ -32,17 +34,32 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Connections {
     routes: Routes,
     places: Arc<Semaphore>,
+    max_age: Option<Duration>,
     drain: CancellationToken,
     aborted: CancellationToken,
     tasks: TaskTracker,
 }
 
+/// When a connection is to end.
+struct Ends {
+    old: Option<Instant>,
+    drain: CancellationToken,
+    aborted: CancellationToken,
+}
+
 impl Connections {
-    /// At most so many connections to these routes; they close in order once `drain` is cancelled.
-    pub(super) fn new(routes: Routes, limit: usize, drain: CancellationToken) -> Self {
+    /// At most so many connections to these routes. One that is older than `max_age` takes no new calls, and closes when
+    /// those that it has are done; all do so once `drain` is cancelled.
+    pub(super) fn new(
+        routes: Routes,
+        limit: usize,
+        max_age: Option<Duration>,
+        drain: CancellationToken,
+    ) -> Self {
         Self {
             routes,
             places: Arc::new(Semaphore::new(limit)),
+            max_age,
             drain,
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -52,7 +69,7 @@ impl Connections {
     /// Accepts connections until the drain begins. Beyond the limit they wait in the system's queue.
     pub(super) fn accept_from(&self, listener: Listener) {
         let (routes, places, tasks) = (self.routes.clone(), Arc::clone(&self.places), self.tasks.clone());
-        let (drain, aborted) = (self.drain.clone(), self.aborted.clone());
+        let (max_age, drain, aborted) = (self.max_age, self.drain.clone(), self.aborted.clone());
         self.tasks.spawn(async move {
             let mut failing = false;
             loop {
@@ -69,9 +86,11 @@ impl Connections {
                 match accepted {
                     Ok((accepted, place)) => {
                         failing = false;
-                        let (routes, drain, aborted) = (routes.clone(), drain.clone(), aborted.clone());
+                        let routes = routes.clone();
+                        let (drain, aborted) = (drain.clone(), aborted.clone());
+                        let ends = Ends { old: end_of_life(max_age), drain, aborted };
                         tasks.spawn(async move {
-                            serve(accepted, routes, drain, aborted).await;
+                            serve(accepted, routes, ends).await;
                             drop(place);
                         });
                     }
@@ -99,16 +118,32 @@ impl Connections {
     }
 }
 
-async fn serve(accepted: Accepted, routes: Routes, drain: CancellationToken, aborted: CancellationToken) {
-    match accepted {
-        Accepted::Tcp(io, address) => {
-            serve_io(io, routes.of_peer(address.to_string().into()), drain, aborted).await;
+impl Ends {
+    /// Waits until no new calls are wanted.
+    async fn wait(&self) {
+        let old = async {
+            match self.old {
+                Some(old) => sleep_until(old).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = old => {}
+            () = self.drain.cancelled() => {}
         }
-        Accepted::Unix(io) => serve_io(io, routes.of_peer("unix".into()), drain, aborted).await,
     }
 }
 
-async fn serve_io<I>(io: I, routes: Routes, drain: CancellationToken, aborted: CancellationToken)
+async fn serve(accepted: Accepted, routes: Routes, ends: Ends) {
+    match accepted {
+        Accepted::Tcp(io, address) => {
+            serve_io(io, routes.of_peer(address.to_string().into()), ends).await;
+        }
+        Accepted::Unix(io) => serve_io(io, routes.of_peer("unix".into()), ends).await,
+    }
+}
+
+async fn serve_io<I>(io: I, routes: Routes, ends: Ends)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -126,11 +161,12 @@ where
     let mut connection = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(routes)));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = drain.cancelled() => {
+        () = ends.wait() => {
+            // GOAWAY: the client's next call goes over a new connection, and through a balancer perhaps elsewhere.
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection.as_mut() => ended,
-                () = aborted.cancelled() => return,
+                () = ends.aborted.cancelled() => return,
             }
         }
     };

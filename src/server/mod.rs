@@ -164,7 +164,8 @@ async fn serve_on(
     // So that the banner can say which pgmq was found; a database that is down does not hold up the start.
     let _ = timeout(FIRST_CHECK, state.wait_for(|state| *state != DatabaseState::Unknown)).await;
 
-    let connections = Connections::new(routes, config.max_connections, broker.drain.clone());
+    let connections =
+        Connections::new(routes, config.max_connections, config.max_stream_age, broker.drain.clone());
     banner::print(config, &listeners, &url, embedded.as_deref(), database.known_installation().as_deref());
     for listener in listeners {
         connections.accept_from(listener);

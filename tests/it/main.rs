@@ -5,6 +5,7 @@ mod admin;
 mod announcements;
 mod bad_input;
 mod clients;
+mod connection_age;
 mod consume;
 mod deadlines;
 mod deduplication;
