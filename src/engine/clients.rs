@@ -1,11 +1,11 @@
 //! Who calls this replica: remembered for a minute, bounded, and without an allocation for a caller that is known.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use tokio::time::Instant;
 
 use crate::domain::client::{Caller, Client, ClientRole, REMEMBERED};
@@ -26,7 +26,7 @@ pub struct Clients {
     most_of_shard: usize,
     /// Who had to make room although others were told of it.
     evicted: Mutex<Vec<Change>>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     began: Instant,
     began_at: Timestamp,
 }
@@ -101,7 +101,7 @@ impl Clients {
             shards: Default::default(),
             most_of_shard: most.div_ceil(SHARDS),
             evicted: Mutex::default(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             began: Instant::now(),
             began_at: Timestamp::now(),
         }

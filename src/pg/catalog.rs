@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 
 use super::database::Connection;
 use super::row::column;
-use super::statement::{Effect, Statement};
+use super::statement::{Effect, Statement, Texts};
 use crate::domain::{Error, Kind, QueueName, Result};
 
 /// How many queues' tables are remembered.
@@ -42,6 +42,8 @@ pub(super) struct QueueTable {
     pub(super) fenced_by_read_time: bool,
     /// It has partitions.
     pub(super) partitioned: bool,
+    /// The statements that were made for it.
+    pub(super) texts: Texts,
 }
 
 impl QueueTable {
@@ -116,6 +118,7 @@ impl Connection {
             sequence: column(row, "sequence")?,
             fenced_by_read_time: strong,
             partitioned: column(row, "partitioned")?,
+            texts: Texts::default(),
         });
         self.catalog().tables.insert(queue.clone(), Arc::clone(&table));
         Ok(table)

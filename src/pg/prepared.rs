@@ -3,8 +3,7 @@
 //! Only statements whose plan is good for all parameters are marked for it: a plan that is made once knows neither how
 //! many items an array has nor how large a table has grown since.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
 

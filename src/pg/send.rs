@@ -25,6 +25,19 @@ SELECT array_agg(s.msg_id) AS msg_ids, 1 / (count(*) IN (0, cardinality($1)))::i
 )
 .keeping_its_plan();
 
+/// The same for one message, which costs the database half as much. `$1` message, `$2` headers, `$3` delay in
+/// milliseconds, `$4` moment.
+const SEND_ONE: Statement = Statement::new(
+    "send_one",
+    Effect::Writes,
+    "-- pgmq-grpc: send_one
+INSERT INTO {q} (vt, message, headers)
+VALUES (coalesce($4::timestamptz, clock_timestamp() + coalesce($3::bigint, 0) * interval '1 millisecond'),
+  $1::text::jsonb, $2::text::jsonb)
+RETURNING msg_id",
+)
+.keeping_its_plan();
+
 /// The columns of messages to be sent, as array parameters.
 pub(super) struct Columns<'a> {
     pub(super) messages: Vec<&'a str>,
@@ -44,20 +57,22 @@ impl<'a> Columns<'a> {
             deduplication_ids: messages()
                 .map(|message| message.deduplication_id().map(DeduplicationId::as_str))
                 .collect(),
-            delays_ms: schedules()
-                .map(|schedule| match schedule {
-                    Schedule::AfterMillis(delay_ms) => Some(delay_ms),
-                    Schedule::At(_) => None,
-                })
-                .collect(),
-            visible_at: schedules()
-                .map(|schedule| match schedule {
-                    Schedule::AfterMillis(_) => None,
-                    Schedule::At(moment) => Some(moment),
-                })
-                .collect(),
+            delays_ms: schedules().map(|schedule| times(schedule).0).collect(),
+            visible_at: schedules().map(|schedule| times(schedule).1).collect(),
         }
     }
+}
+
+/// A schedule as a delay in milliseconds or a moment.
+fn times(schedule: Schedule) -> (Option<i64>, Option<Timestamp>) {
+    match schedule {
+        Schedule::AfterMillis(delay_ms) => (Some(delay_ms), None),
+        Schedule::At(moment) => (None, Some(moment)),
+    }
+}
+
+fn swallowed() -> Error {
+    Error::internal("a trigger on the queue's table swallowed messages")
 }
 
 impl Connection {
@@ -71,6 +86,9 @@ impl Connection {
         queue: &QueueName,
         messages: &[impl Borrow<OutgoingMessage> + Sync],
     ) -> Result<Vec<i64>> {
+        if let [message] = messages {
+            return Ok(vec![self.send_one(queue, message.borrow()).await?]);
+        }
         let table = self.table(queue).await?;
         let columns = Columns::of(messages);
         let rows = self
@@ -89,10 +107,28 @@ impl Connection {
         let msg_ids = rows.first().map(|row| column::<Option<Vec<i64>>>(row, "msg_ids")).transpose()?;
         let mut msg_ids = msg_ids.flatten().unwrap_or_default();
         if msg_ids.len() != messages.len() {
-            return Err(Error::internal("a trigger on the queue's table swallowed messages"));
+            return Err(swallowed());
         }
         // The sequence gives ids in the order of insertion, but they come back in any order.
         msg_ids.sort_unstable();
         Ok(msg_ids)
+    }
+
+    async fn send_one(&mut self, queue: &QueueName, message: &OutgoingMessage) -> Result<i64> {
+        let table = self.table(queue).await?;
+        let (delay_ms, visible_at) = times(message.schedule());
+        let rows = self
+            .query(
+                &SEND_ONE.on(&table),
+                &[
+                    (&message.message(), Type::TEXT),
+                    (&message.headers(), Type::TEXT),
+                    (&delay_ms, Type::INT8),
+                    (&visible_at, Type::TIMESTAMPTZ),
+                ],
+            )
+            .await
+            .map_err(|error| self.missing(queue, error))?;
+        rows.first().map(|row| column(row, "msg_id")).transpose()?.ok_or_else(swallowed)
     }
 }

@@ -1,6 +1,9 @@
 //! SQL statements with their names, their effects and their limits of time.
 
-use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hashbrown::HashMap;
 
 use super::catalog::QueueTable;
 
@@ -29,17 +32,60 @@ pub(super) enum TimeLimit {
 #[derive(Debug, Clone)]
 pub(super) struct Statement {
     pub(super) name: &'static str,
-    pub(super) text: Cow<'static, str>,
+    pub(super) text: Text,
     pub(super) effect: Effect,
     pub(super) time_limit: TimeLimit,
     /// One plan is good for all parameters, so that a session which runs it often keeps it prepared.
     pub(super) keeps_plan: bool,
 }
 
+/// The text of a statement.
+#[derive(Debug, Clone)]
+pub(super) enum Text {
+    /// As it stands in the source.
+    Fixed(&'static str),
+    /// Made for a queue or a version.
+    Made(Arc<str>),
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Fixed(text) => text,
+            Self::Made(text) => text,
+        }
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self::Made(text.into())
+    }
+}
+
+/// The texts that were made for one queue, so that each is made once.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    made: RwLock<HashMap<&'static str, Arc<str>>>,
+}
+
+impl Texts {
+    fn get(&self, fixed: &'static str, make: impl FnOnce() -> String) -> Arc<str> {
+        let known = self.made.read().unwrap_or_else(PoisonError::into_inner).get(fixed).map(Arc::clone);
+        known.unwrap_or_else(|| {
+            let text: Arc<str> = make().into();
+            self.made.write().unwrap_or_else(PoisonError::into_inner).insert(fixed, Arc::clone(&text));
+            text
+        })
+    }
+}
+
 impl Statement {
     /// A statement whose text begins with its name in a comment, as `pg_stat_statements` and logs show it.
     pub(super) const fn new(name: &'static str, effect: Effect, text: &'static str) -> Self {
-        Self { name, text: Cow::Borrowed(text), effect, time_limit: TimeLimit::Deadline, keeps_plan: false }
+        Self { name, text: Text::Fixed(text), effect, time_limit: TimeLimit::Deadline, keeps_plan: false }
     }
 
     /// The same without a limit of time, for what may take an hour.
@@ -56,22 +102,32 @@ impl Statement {
 
     /// The statement for one queue's tables.
     pub(super) fn on(&self, table: &QueueTable) -> Self {
-        let fenced = self.clone().fenced_by_read_time(table.fenced_by_read_time);
-        let marks = table.row_marks();
-        let text = marks.iter().fold(fenced.text, |text, (mark, part)| text.replace(mark, part).into());
-        // In one pass: a queue may be named like a mark.
-        let parts = text.split("{q}").map(|part| part.replace("{a}", &table.archive));
-        let text = parts.collect::<Vec<_>>().join(&table.queue);
-        Self { text: Cow::Owned(text), ..fenced }
+        let text = match &self.text {
+            Text::Fixed(fixed) => table.texts.get(fixed, || for_table(fixed, table)),
+            Text::Made(text) => for_table(text, table).into(),
+        };
+        Self { text: Text::Made(text), ..*self }
     }
 
     /// The statement for a pgmq with or without the column `last_read_at`.
     pub(super) fn fenced_by_read_time(mut self, has_last_read_at: bool) -> Self {
         if !has_last_read_at {
-            self.text = Cow::Owned(without_last_read_at(&self.text));
+            self.text = without_last_read_at(&self.text).into();
         }
         self
     }
+}
+
+fn for_table(text: &str, table: &QueueTable) -> String {
+    let fenced = match table.fenced_by_read_time {
+        true => text.to_owned(),
+        false => without_last_read_at(text),
+    };
+    let marks = table.row_marks();
+    let text = marks.iter().fold(fenced, |text, (mark, part)| text.replace(mark, part));
+    // In one pass: a queue may be named like a mark.
+    let parts = text.split("{q}").map(|part| part.replace("{a}", &table.archive));
+    parts.collect::<Vec<_>>().join(&table.queue)
 }
 
 /// pgmq before 1.10 has no column `last_read_at`: statements mark it as `/*L*/ … /*/L*/` to be left out there.

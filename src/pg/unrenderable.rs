@@ -2,8 +2,6 @@
 //!
 //! One of them fails every statement that would show it, so a read that meets one looks for it without rendering.
 
-use std::borrow::Cow;
-
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
@@ -145,7 +143,7 @@ impl Connection {
 /// A pop of the message `$3`, if it can be popped.
 fn pop_of_one() -> Statement {
     let text = POP.text.replace("WHERE q.vt <=", "WHERE q.msg_id = $3::bigint AND q.vt <=");
-    Statement { text: Cow::Owned(text), ..POP }
+    Statement { text: text.into(), ..POP }
 }
 
 /// A statement of reading that claims the same messages and shows none of their texts.
@@ -154,5 +152,5 @@ fn without_texts(statement: &Statement) -> Statement {
         "r.message::text AS message, r.headers::text AS headers",
         "NULL::text AS message, NULL::text AS headers",
     );
-    Statement { text: Cow::Owned(text), ..statement.clone() }
+    Statement { text: text.into(), ..statement.clone() }
 }

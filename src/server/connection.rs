@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::layer::Around;
 use super::listener::{Accepted, Listener};
-use super::routes::Routes;
 use crate::queue::end_of_life;
 
 const MAX_STREAMS: u32 = 200;
@@ -32,7 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// All connections of a server.
 pub(super) struct Connections {
-    routes: Routes,
+    calls: Around,
     places: Arc<Semaphore>,
     max_age: Option<Duration>,
     drain: CancellationToken,
@@ -48,16 +47,16 @@ struct Ends {
 }
 
 impl Connections {
-    /// At most so many connections to these routes. One that is older than `max_age` takes no new calls, and closes when
+    /// At most so many connections for these calls. One that is older than `max_age` takes no new calls, and closes when
     /// those that it has are done; all do so once `drain` is cancelled.
     pub(super) fn new(
-        routes: Routes,
+        calls: Around,
         limit: usize,
         max_age: Option<Duration>,
         drain: CancellationToken,
     ) -> Self {
         Self {
-            routes,
+            calls,
             places: Arc::new(Semaphore::new(limit)),
             max_age,
             drain,
@@ -68,7 +67,7 @@ impl Connections {
 
     /// Accepts connections until the drain begins. Beyond the limit they wait in the system's queue.
     pub(super) fn accept_from(&self, listener: Listener) {
-        let (routes, places, tasks) = (self.routes.clone(), Arc::clone(&self.places), self.tasks.clone());
+        let (calls, places, tasks) = (self.calls.clone(), Arc::clone(&self.places), self.tasks.clone());
         let (max_age, drain, aborted) = (self.max_age, self.drain.clone(), self.aborted.clone());
         self.tasks.spawn(async move {
             let mut failing = false;
@@ -86,11 +85,11 @@ impl Connections {
                 match accepted {
                     Ok((accepted, place)) => {
                         failing = false;
-                        let routes = routes.clone();
+                        let calls = calls.clone();
                         let (drain, aborted) = (drain.clone(), aborted.clone());
                         let ends = Ends { old: end_of_life(max_age), drain, aborted };
                         tasks.spawn(async move {
-                            serve(accepted, routes, ends).await;
+                            serve(accepted, calls, ends).await;
                             drop(place);
                         });
                     }
@@ -134,16 +133,16 @@ impl Ends {
     }
 }
 
-async fn serve(accepted: Accepted, routes: Routes, ends: Ends) {
+async fn serve(accepted: Accepted, calls: Around, ends: Ends) {
     match accepted {
         Accepted::Tcp(io, address) => {
-            serve_io(io, routes.of_peer(address.to_string().into()), ends).await;
+            serve_io(io, calls.of_peer(address.to_string().into()), ends).await;
         }
-        Accepted::Unix(io) => serve_io(io, routes.of_peer("unix".into()), ends).await,
+        Accepted::Unix(io) => serve_io(io, calls.of_peer("unix".into()), ends).await,
     }
 }
 
-async fn serve_io<I>(io: I, routes: Routes, ends: Ends)
+async fn serve_io<I>(io: I, calls: Around, ends: Ends)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -158,7 +157,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let mut connection = std::pin::pin!(builder.serve_connection(io, TowerToHyperService::new(routes)));
+    let mut connection = std::pin::pin!(builder.serve_connection(io, calls));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = ends.wait() => {

@@ -1,75 +1,100 @@
-//! What happens around every call: a request id, the caller's deadline, and errors of the transport's own in our words.
+//! What happens around every call: its context, its place among the calls under way, and errors of the transport's own in
+//! our words.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
-use tower::Service;
 
+use super::in_flight::{Entered, InFlight};
+use super::routes::Routes;
 use crate::domain::{Deadline, Error};
-use crate::service::{Peer, RequestId, of_transport, to_status};
+use crate::service::{CallContext, RequestId, is_short, of_transport, to_status};
 
 const TIMEOUT: &str = "grpc-timeout";
 const REASON: &str = "pgmq-reason";
 
-/// Wraps the routes.
+/// Wraps the routes, for the calls of one connection.
 #[derive(Clone)]
-pub(super) struct Around<S> {
-    inner: S,
-    peer: Option<Peer>,
+pub(super) struct Around {
+    routes: Routes,
+    in_flight: Arc<InFlight>,
+    peer: Arc<str>,
 }
 
-impl<S> Around<S> {
-    /// Puts a service in the middle.
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner, peer: None }
+impl Around {
+    /// Puts the routes in the middle.
+    pub(super) fn new(routes: Routes) -> Self {
+        Self { routes, in_flight: InFlight::new(), peer: "".into() }
     }
 
     /// For the calls of one connection.
-    pub(super) fn of_peer(mut self, address: Arc<str>) -> Self {
-        self.peer = Some(Peer(address));
-        self
+    pub(super) fn of_peer(&self, address: Arc<str>) -> Self {
+        Self { peer: address, ..self.clone() }
     }
 }
 
-impl<S, B> Service<Request<B>> for Around<S>
-where
-    S: Service<Request<B>, Response = Response<Body>, Error = Infallible> + Send,
-    S::Future: Send + 'static,
-{
+impl hyper::service::Service<Request<Incoming>> for Around {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Future = Answering;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Answering {
         let request_id = RequestId::of(request.headers());
-        request.extensions_mut().insert(request_id.clone());
-        if let Some(peer) = &self.peer {
-            request.extensions_mut().insert(peer.clone());
-        }
-        if let Some(timeout) = request.headers().get(TIMEOUT).and_then(timeout) {
-            request.extensions_mut().insert(Deadline::within(timeout));
-        }
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let response = answer.await?;
-            Ok(match in_our_words(response.headers()) {
-                Some(error) => to_status(&error, &request_id).into_http(),
-                None => response,
-            })
-        })
+        let entered = match is_short(request.uri().path()) {
+            true => match self.in_flight.enter() {
+                Ok(entered) => Some(entered),
+                Err(error) => {
+                    let refusal = to_status(&error, &request_id).into_http();
+                    return Answering(State::Refused(Some(refusal)));
+                }
+            },
+            false => None,
+        };
+        let deadline = request.headers().get(TIMEOUT).and_then(timeout).map(Deadline::within);
+        let context = CallContext { request_id: request_id.clone(), peer: Arc::clone(&self.peer), deadline };
+        request.extensions_mut().insert(context);
+        let answer = self.routes.answer(request);
+        Answering(State::Asked { answer, request_id, _entered: entered })
     }
 }
 
+/// The answer to a call, as soon as it is there.
+pub(super) struct Answering(State);
+
+enum State {
+    Asked {
+        answer: BoxFuture<'static, Result<Response<Body>, Infallible>>,
+        request_id: RequestId,
+        _entered: Option<Entered>,
+    },
+    Refused(Option<Response<Body>>),
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Asked { answer, request_id, .. } => {
+                answer.as_mut().poll(context).map_ok(|response| match in_our_words(response.headers()) {
+                    Some(error) => to_status(&error, request_id).into_http(),
+                    None => response,
+                })
+            }
+            State::Refused(refusal) => {
+                refusal.take().map_or(Poll::Pending, |refusal| Poll::Ready(Ok(refusal)))
+            }
+        }
+    }
+}
 /// `grpc-timeout`: at most eight digits and a unit.
 fn timeout(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?;
@@ -91,10 +116,10 @@ fn timeout(value: &HeaderValue) -> Option<Duration> {
 
 /// The error behind an answer of the transport's own.
 fn in_our_words(headers: &HeaderMap<HeaderValue>) -> Option<Error> {
+    let status = Status::from_header_map(headers)?;
     if headers.contains_key(REASON) {
         return None;
     }
-    let status = Status::from_header_map(headers)?;
     of_transport(status)
 }
 

@@ -3,6 +3,7 @@
 mod banner;
 mod connection;
 mod health;
+mod in_flight;
 mod layer;
 mod listener;
 mod routes;
@@ -27,6 +28,7 @@ use crate::service::Service;
 
 use connection::Connections;
 pub use health::check as check_health;
+use layer::Around;
 use listener::Listener;
 use shutdown::Signals;
 
@@ -164,8 +166,12 @@ async fn serve_on(
     // So that the banner can say which pgmq was found; a database that is down does not hold up the start.
     let _ = timeout(FIRST_CHECK, state.wait_for(|state| *state != DatabaseState::Unknown)).await;
 
-    let connections =
-        Connections::new(routes, config.max_connections, config.max_stream_age, broker.drain.clone());
+    let connections = Connections::new(
+        Around::new(routes),
+        config.max_connections,
+        config.max_stream_age,
+        broker.drain.clone(),
+    );
     banner::print(config, &listeners, &url, embedded.as_deref(), database.known_installation().as_deref());
     for listener in listeners {
         connections.accept_from(listener);

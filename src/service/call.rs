@@ -17,9 +17,25 @@ use crate::queue::{Broker, Operation};
 /// Metadata in which a caller may repeat the queue, so that a mesh can route and limit by it.
 const QUEUE_METADATA: &str = "pgmq-queue";
 
-/// The address of a call's other end.
+/// What the outermost layer knows of a call, among the extensions of its request.
 #[derive(Debug, Clone)]
-pub struct Peer(pub Arc<str>);
+pub struct CallContext {
+    /// The request's id.
+    pub request_id: RequestId,
+    /// The address of the call's other end.
+    pub peer: Arc<str>,
+    /// When the caller stops waiting, if it has said so.
+    pub deadline: Option<Deadline>,
+}
+
+/// The calls that are merged with others and answered at once, so that any number of them comes from busy clients.
+const SHORT: [&str; 5] = ["Send", "Delete", "Archive", "Release", "SetVisibilityTimeout"];
+
+/// Whether the path is one of a merged call.
+pub fn is_short(path: &str) -> bool {
+    let method = path.strip_prefix("/pgmq.v1.QueueService/");
+    method.is_some_and(|method| SHORT.contains(&method))
+}
 
 /// Serves all RPCs.
 #[derive(Clone)]
@@ -65,15 +81,16 @@ impl Service {
 
     /// The caller's deadline, or the default.
     pub(super) fn deadline<Req>(&self, request: &Request<Req>, default: Duration) -> Deadline {
-        request.extensions().get::<Deadline>().copied().unwrap_or_else(|| Deadline::within(default))
+        let own = request.extensions().get::<CallContext>().and_then(|context| context.deadline);
+        own.unwrap_or_else(|| Deadline::within(default))
     }
 }
 
 /// Who makes a call.
 pub(super) fn caller<Req>(request: &Request<Req>) -> Caller {
-    let extensions = request.extensions();
-    let name = extensions.get::<RequestId>().and_then(RequestId::client).cloned();
-    let address = extensions.get::<Peer>().map_or_else(|| "".into(), |peer| Arc::clone(&peer.0));
+    let context = request.extensions().get::<CallContext>();
+    let name = context.and_then(|context| context.request_id.client()).cloned();
+    let address = context.map_or_else(|| "".into(), |context| Arc::clone(&context.peer));
     Caller { name, address }
 }
 
@@ -109,6 +126,6 @@ pub(super) fn check_named(fields: &mut Fields, named: &[u8], queue: &str) {
 
 /// The request's id, which the server's outermost layer has set.
 pub(super) fn request_id<Req>(request: &Request<Req>) -> RequestId {
-    let known = request.extensions().get::<RequestId>().cloned();
+    let known = request.extensions().get::<CallContext>().map(|context| context.request_id.clone());
     known.unwrap_or_else(|| RequestId::of(&http::HeaderMap::new()))
 }
