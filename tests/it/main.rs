@@ -44,4 +44,5 @@ mod topics;
 mod transact;
 mod transaction;
 mod versions;
+mod wake_ups;
 mod watch;

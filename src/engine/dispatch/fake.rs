@@ -113,7 +113,10 @@ impl Source for Fake {
     fn open(&self, _: &'static str) -> BoxFuture<'_, Result<Box<dyn Session>>> {
         let refuses = self.with(|world, _| world.refuses);
         let session: Result<Box<dyn Session>> = match refuses {
-            Some(kind) => Err(Error::new(kind, "refused")),
+            Some(kind) => {
+                self.with(|world, _| *world.statements.entry("refused").or_default() += 1);
+                Err(Error::new(kind, "refused"))
+            }
             None => Ok(Box::new(self.clone())),
         };
         async move { session }.boxed()

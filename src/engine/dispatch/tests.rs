@@ -281,3 +281,36 @@ async fn the_windows_of_many_streams_are_checked_together() {
     // The first goes at once, and the others gather behind it.
     assert!(stage.fake.with(|world, _| world.statements["hidden_for"]) <= 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dispatcher_that_panics_ends_its_subscribers_and_another_takes_its_place() {
+    let stage = stage();
+    let mut subscription = stage.subscribe("a");
+    stage.fake.with(|world, _| world.panics_at = Some("read"));
+    subscription.set_demand(1);
+    let ended = timeout(HOUR, subscription.next()).await.expect("an end");
+    assert_eq!(ended.err().expect("an error").kind(), Kind::Internal);
+    let sent = stage.fake.send("a");
+    let mut again = stage.subscribe("a");
+    again.set_demand(1);
+    let next = timeout(HOUR, again.next()).await.expect("messages in time");
+    assert_eq!(ids(next.expect("messages")), [sent]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookout_that_panics_is_replaced_by_the_next_who_needs_one() {
+    let stage = stage();
+    let mut first = stage.subscribe("a");
+    first.set_demand(1);
+    stage.fake.with(|world, _| world.panics_at = Some("look_around"));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(stage.fake.count("look_around"), 1);
+    let second = stage.subscribe("b");
+    second.set_demand(1);
+    sleep(Duration::from_secs(10)).await;
+    assert!(stage.fake.count("look_around") > 5, "{}", stage.fake.count("look_around"));
+    // Those whom the first one left alone are looked after, too.
+    let sent = stage.fake.send("a");
+    let found = timeout(Duration::from_millis(1_050), first.next()).await.expect("found in time");
+    assert_eq!(ids(found.expect("messages")), [sent]);
+}

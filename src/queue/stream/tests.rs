@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use tokio::time::{advance, sleep};
 
 use super::*;
+use crate::domain::{Kind, Timestamp};
 use crate::engine::Presence;
 use crate::engine::dispatch::fake::{self, PIECE, Stage};
 
@@ -134,6 +135,21 @@ async fn a_stream_that_ends_takes_back_what_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_window_that_cannot_be_looked_at_is_looked_at_with_restraint() {
+    let stage = fake::stage();
+    stage.fake.send("a");
+    let mut stream = open(&stage, 1, None, None);
+    assert_eq!(messages(&stage, &mut stream).await.len(), 1);
+    stage.fake.with(|world, _| world.refuses = Some(Kind::DatabaseUnavailable));
+    let taking = tokio::spawn(async move { while let Some(Ok(_)) = next(&mut stream).await {} });
+    // Its time is up after a half of this, and then the look is due all the time.
+    sleep(2 * TIMEOUT).await;
+    let looks = stage.fake.count("refused");
+    assert!((10..=200).contains(&looks), "{looks} looks in a minute");
+    taking.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_is_gone_gives_back_what_it_was_offered() {
     let stage = fake::stage();
     let sent = stage.fake.send("a");
@@ -149,7 +165,7 @@ async fn a_client_that_is_gone_gives_back_what_it_was_offered() {
 async fn a_withdrawal_gives_back_what_was_given_and_keeps_an_end() {
     let stage = fake::stage();
     let sent = stage.fake.send("a");
-    let created_at = crate::domain::Timestamp::from_unix_micros(0);
+    let created_at = Timestamp::from_unix_micros(0);
     let subscribed = stage.dispatch.subscribe(&fake::order("a"), created_at, PIECE);
     let mut subscription = subscribed.expect("a subscription");
     subscription.set_demand(1);
@@ -170,5 +186,5 @@ async fn a_withdrawal_gives_back_what_was_given_and_keeps_an_end() {
     sleep(SECOND).await;
     subscription.withdraw();
     let end = subscription.next().await.err().expect("an end");
-    assert_eq!(end.kind(), crate::domain::Kind::QueueNotFound);
+    assert_eq!(end.kind(), Kind::QueueNotFound);
 }

@@ -1,5 +1,7 @@
 //! Large messages and slow clients: pieces have a size, and what a client does not take goes back.
 
+use std::time::Duration;
+
 use pgmq_grpc::proto::v1::{Outcome, ReadRequest};
 use prost::Message as _;
 
@@ -51,26 +53,70 @@ async fn a_message_too_large_for_any_reply_does_not_stop_a_stream() {
     assert_eq!(test.value::<i64>("SELECT msg_id FROM pgmq.a_orders").await, 1);
 }
 
-#[tokio::test]
-async fn a_cancelled_stream_gives_back_what_its_client_did_not_take() {
+/// How a stream ends whose client does not read.
+#[derive(Debug, PartialEq, Eq)]
+enum EndBy {
+    Cancel,
+    Disconnect,
+    Deadline,
+}
+
+/// Opens a stream whose client never reads: the transport takes two messages ahead, the third one waits in the server.
+/// After its end nobody has been given more than those two.
+async fn what_was_not_taken_goes_back_after(end: EndBy) {
     let mut test = Test::with_queue("orders").await;
     for _ in 0..6 {
         test.client.send("orders", &body_of(900_000)).await;
     }
     let mut client = Client::connect_hesitantly(&test.server).await;
-    // Opened and never read from: the transport takes two messages ahead, the third one waits in the server.
-    let stream = client.queue.read(follow("orders")).await.unwrap().into_inner();
+    // It is its end that gives back, and not the time for which messages may wait.
+    let request = ReadRequest { visibility_timeout: seconds(600.0), ..follow("orders") };
+    let mut request = tonic::Request::new(request);
+    if end == EndBy::Deadline {
+        request.set_timeout(Duration::from_secs(8));
+    }
+    let stream = client.queue.read(request).await.unwrap().into_inner();
     let read = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 1";
     // Not more: a client that does not read is not read for. What a read takes beyond a piece goes back at once.
     eventually("three messages on their way", async || (test.value::<i64>(read).await == 3).then_some(()))
         .await;
-    drop(stream);
+    let mut unread = None;
+    let kept = match end {
+        EndBy::Cancel => {
+            drop(stream);
+            Some(client)
+        }
+        EndBy::Disconnect => {
+            drop((stream, client));
+            None
+        }
+        EndBy::Deadline => {
+            unread = Some(stream);
+            Some(client)
+        }
+    };
     let given_back = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 0 AND vt <= clock_timestamp()";
     eventually("the give-back", async || (test.value::<i64>(given_back).await >= 4).then_some(())).await;
     let hidden = "SELECT count(*) FROM pgmq.q_orders WHERE vt > clock_timestamp()";
     assert!(test.value::<i64>(hidden).await <= 2);
     let again = test.client.read("orders", 3).await;
     assert!(again.iter().all(|message| message.read_ct == 1));
+    drop((kept, unread));
+}
+
+#[tokio::test]
+async fn a_cancelled_stream_gives_back_what_its_client_did_not_take() {
+    what_was_not_taken_goes_back_after(EndBy::Cancel).await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_vanishes_gives_back_what_it_did_not_take() {
+    what_was_not_taken_goes_back_after(EndBy::Disconnect).await;
+}
+
+#[tokio::test]
+async fn a_stream_gives_back_at_its_deadline_what_its_client_did_not_take() {
+    what_was_not_taken_goes_back_after(EndBy::Deadline).await;
 }
 
 #[tokio::test]
@@ -141,7 +187,7 @@ async fn what_a_stalled_client_lets_lie_is_another_readers_after_half_its_timeou
         test.client.send("orders", &body_of(900_000)).await;
     }
     let mut stalled = Client::connect_hesitantly(&test.server).await;
-    // As above: two messages are in the transport's hands, the third one waits in the server.
+    // Two messages are in the transport's hands, the third one waits in the server.
     let request = ReadRequest { visibility_timeout: seconds(12.0), ..follow("orders") };
     let mut stream = stalled.queue.read(request).await.unwrap().into_inner();
     let read = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 1";
