@@ -3,11 +3,18 @@
 //! hyper is driven here and not by tonic's own server, because tonic answers an expired `grpc-timeout` with CANCELLED,
 //! caps no connections, and waits without a limit when it ends.
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -142,11 +149,45 @@ async fn serve(accepted: Accepted, calls: Around, ends: Ends) {
     }
 }
 
+/// The calls of a connection, which run in its own task: what many of them wait for comes to all of them at once, and so
+/// they are woken once, and their answers go out together. What may take long runs in tasks of its own.
+#[derive(Clone, Default)]
+struct Streams {
+    begun: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
+}
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        // One that panics ends by itself, and not with all others of its connection.
+        let stream = AssertUnwindSafe(stream).catch_unwind().map(drop);
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(stream));
+    }
+}
+
+impl Streams {
+    /// Polls the connection and then its calls.
+    fn poll_with<C: Future>(
+        &self,
+        connection: Pin<&mut C>,
+        running: &mut FuturesUnordered<BoxFuture<'static, ()>>,
+        context: &mut Context<'_>,
+    ) -> Poll<C::Output> {
+        if let Poll::Ready(ended) = connection.poll(context) {
+            return Poll::Ready(ended);
+        }
+        running.extend(self.begun.lock().unwrap_or_else(PoisonError::into_inner).drain(..));
+        // What they send wakes this task again.
+        while let Poll::Ready(Some(())) = running.poll_next_unpin(context) {}
+        Poll::Pending
+    }
+}
+
 async fn serve_io<I>(io: I, calls: Around, ends: Ends)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let streams = Streams::default();
+    let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -158,13 +199,14 @@ where
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     let mut connection = std::pin::pin!(builder.serve_connection(io, calls));
+    let mut running = FuturesUnordered::new();
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context)) => ended,
         () = ends.wait() => {
             // GOAWAY: the client's next call goes over a new connection, and through a balancer perhaps elsewhere.
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                ended = connection.as_mut() => ended,
+                ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context)) => ended,
                 () = ends.aborted.cancelled() => return,
             }
         }

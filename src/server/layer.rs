@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -48,33 +49,45 @@ impl hyper::service::Service<Request<Incoming>> for Around {
 
     fn call(&self, mut request: Request<Incoming>) -> Answering {
         let request_id = RequestId::of(request.headers());
-        let entered = match is_short(request.uri().path()) {
-            true => match self.in_flight.enter() {
-                Ok(entered) => Some(entered),
-                Err(error) => {
-                    let refusal = to_status(&error, &request_id).into_http();
-                    return Answering(State::Refused(Some(refusal)));
-                }
-            },
-            false => None,
+        let entered = is_short(request.uri().path()).then(|| self.in_flight.enter()).transpose();
+        let entered = match entered {
+            Ok(entered) => entered,
+            Err(error) => {
+                let refusal = to_status(&error, &request_id).into_http();
+                return Answering(State::Refused(Some(refusal)));
+            }
         };
         let deadline = request.headers().get(TIMEOUT).and_then(timeout).map(Deadline::within);
         let context = CallContext { request_id: request_id.clone(), peer: Arc::clone(&self.peer), deadline };
         request.extensions_mut().insert(context);
         let answer = self.routes.answer(request);
+        // Short calls run in their connection's task; what may take long must not hold up the connection's other calls.
+        let answer = match entered {
+            Some(_) => answer,
+            None => apart(answer, request_id.clone()),
+        };
         Answering(State::Asked { answer, request_id, _entered: entered })
     }
+}
+
+type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+/// The same answer, made in a task of its own, which ends with its caller's interest.
+fn apart(answer: Answer, request_id: RequestId) -> Answer {
+    let task = AbortOnDropHandle::new(tokio::spawn(answer));
+    Box::pin(async move {
+        task.await.unwrap_or_else(|_| {
+            let error = Error::internal("the task of a call ended without an answer");
+            Ok(to_status(&error, &request_id).into_http())
+        })
+    })
 }
 
 /// The answer to a call, as soon as it is there.
 pub(super) struct Answering(State);
 
 enum State {
-    Asked {
-        answer: BoxFuture<'static, Result<Response<Body>, Infallible>>,
-        request_id: RequestId,
-        _entered: Option<Entered>,
-    },
+    Asked { answer: Answer, request_id: RequestId, _entered: Option<Entered> },
     Refused(Option<Response<Body>>),
 }
 
