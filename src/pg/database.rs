@@ -15,8 +15,9 @@ use super::error;
 use super::failures::ConnectFailures;
 use super::guard::Guard;
 use super::manager::{Manager, Session};
+use super::row::column;
 use super::schema::{self, Schema};
-use super::statement::{Effect, Statement, TimeLimit};
+use super::statement::{Effect, Plan, Statement, TimeLimit};
 use super::tls;
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
@@ -428,7 +429,7 @@ impl Connection {
         let session: &mut Session = &mut self.session;
         session.busy = true;
         let asked = async {
-            let prepared = match statement.keeps_plan && !session.in_transaction {
+            let prepared = match statement.plan != Plan::Once && !session.in_transaction {
                 true => session.prepared.statement(&session.client, &statement.text, parameters).await?,
                 false => None,
             };
@@ -454,8 +455,14 @@ impl Connection {
                 Err(_) => return Err(error::connection_lost(statement.effect)),
             },
         };
-        if answer.is_err() && statement.keeps_plan {
-            self.session.prepared.forget(&statement.text);
+        match &answer {
+            Err(_) if statement.plan != Plan::Once => self.session.prepared.forget(&statement.text),
+            Ok(rows) if statement.plan == Plan::BySize => {
+                if let Some(row) = rows.first() {
+                    self.session.prepared.planned_for(&statement.text, column(row, "table_bytes")?);
+                }
+            }
+            _ => {}
         }
         tracing::trace!(
             operation = self.operation,

@@ -1,7 +1,8 @@
 //! Statements that a session keeps prepared, because it has run them often.
 //!
-//! Only statements whose plan is good for all parameters are marked for it: a plan that is made once knows neither how
-//! many items an array has nor how large a table has grown since.
+//! Only statements whose plan is good for all parameters are marked for it: a plan that is made once does not know how
+//! many items an array has. Nor does it know how large a table has grown since; where that matters, the statement is
+//! prepared again after the table has doubled.
 
 use hashbrown::HashMap;
 use tokio_postgres::types::Type;
@@ -21,10 +22,14 @@ pub(super) struct Prepared {
     known: HashMap<String, Known>,
 }
 
+/// A table up to this size is small for every plan.
+const SMALL_TABLE_BYTES: i64 = 64 * 1024;
+
 enum Known {
     /// It has run so many times.
     Seen(u32),
-    Ready(Statement),
+    /// It is prepared, for a table of so many bytes where that matters.
+    Ready(Statement, Option<i64>),
 }
 
 impl Prepared {
@@ -46,7 +51,7 @@ impl Prepared {
             return Ok(None);
         };
         match known {
-            Known::Ready(statement) => return Ok(Some(statement.clone())),
+            Known::Ready(statement, _) => return Ok(Some(statement.clone())),
             Known::Seen(times) if *times + 1 < WORTH_IT => {
                 *times += 1;
                 return Ok(None);
@@ -55,8 +60,20 @@ impl Prepared {
         }
         let types: Vec<Type> = parameters.iter().map(|(_, parameter_type)| parameter_type.clone()).collect();
         let statement = client.prepare_typed(text, &types).await?;
-        *known = Known::Ready(statement.clone());
+        *known = Known::Ready(statement.clone(), None);
         Ok(Some(statement))
+    }
+
+    /// Notes how large the table was for which a text was planned, and has it prepared again if the table has become more
+    /// than twice as large since.
+    pub(super) fn planned_for(&mut self, text: &str, table_bytes: i64) {
+        let Some(known) = self.known.get_mut(text) else { return };
+        let Known::Ready(_, planned_for) = known else { return };
+        match *planned_for {
+            None => *planned_for = Some(table_bytes.max(SMALL_TABLE_BYTES)),
+            Some(before) if table_bytes > before.saturating_mul(2) => *known = Known::Seen(WORTH_IT),
+            Some(_) => {}
+        }
     }
 
     /// Forgets a statement that has failed, so that nothing that is wrong with it stays.

@@ -8,7 +8,7 @@ use super::database::{Connection, Parameter};
 use super::error;
 use super::row::{self, column};
 use super::settle::Fences;
-use super::statement::{Effect, Statement};
+use super::statement::{Effect, Plan, Statement};
 use super::version::Feature;
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::message::Message;
@@ -16,14 +16,14 @@ use crate::domain::{
     Delivery, Error, Kind, Ordering, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp,
 };
 
-/// A read of one of pgmq's functions. `$1` queue, `$2` visibility timeout in seconds, `$3` number of messages,
-/// `$4` condition, `$5` bytes that a batch may take, `$6` bytes that a message may take that is alone in it.
+/// A read. `$1` queue, `$2` visibility timeout in seconds, `$3` number of messages, `$4` bytes that a batch may take, `$5`
+/// bytes that a message may take that is alone in it; what follows is the source's own.
 ///
-/// Bodies beyond `$5` stay in the database, so that a batch has a bound here whatever its messages weigh, and so does
+/// Bodies beyond `$4` stay in the database, so that a batch has a bound here whatever its messages weigh, and so does
 /// one that no reply can carry, which takes no place from the others. `OFFSET 0` keeps sizes from being counted again. One row
 /// of NULLs means an empty queue, no row a missing one: `pgmq.read` folds names to lower case, `pgmq.meta` does not.
 macro_rules! read_statement {
-    ($name:literal, $function:literal, $order:literal) => {
+    ($name:literal, $source:expr, $order:literal, $more:literal, $plan:expr) => {
         Statement::new(
             $name,
             Effect::Repeatable,
@@ -33,49 +33,90 @@ macro_rules! read_statement {
                 "
 WITH queue AS MATERIALIZED (SELECT m.queue_name::text AS name, m.created_at, clock_timestamp() AS before_read
   FROM pgmq.meta AS m WHERE m.queue_name = $1::text),
-delivered AS MATERIALIZED (SELECT r.ordinality, r.msg_id, r.read_ct, r.enqueued_at/*L*/, r.last_read_at/*/L*/, r.vt,
-    r.message::text AS message, r.headers::text AS headers
-  FROM queue CROSS JOIN LATERAL ",
-                $function,
-                " WITH ORDINALITY AS r),
+",
+                $source,
+                ",
 measured AS (SELECT d.msg_id, d.read_ct, d.enqueued_at/*L*/, d.last_read_at/*/L*/, d.vt, d.message, d.headers, ",
                 $order,
                 " AS place, coalesce(octet_length(d.message), 0) + coalesce(octet_length(d.headers), 0) + 256 AS own_bytes
   FROM delivered AS d OFFSET 0),
 weighed AS (SELECT m.msg_id, m.read_ct, m.enqueued_at/*L*/, m.last_read_at/*/L*/, m.vt, m.message, m.headers, m.place,
-    m.own_bytes > $6::bigint AS oversized, sum(m.own_bytes) FILTER (WHERE m.own_bytes <= $6::bigint) OVER sized AS bytes,
-    count(*) FILTER (WHERE m.own_bytes <= $6::bigint) OVER sized AS rank
+    m.own_bytes > $5::bigint AS oversized, sum(m.own_bytes) FILTER (WHERE m.own_bytes <= $5::bigint) OVER sized AS bytes,
+    count(*) FILTER (WHERE m.own_bytes <= $5::bigint) OVER sized AS rank
   FROM measured AS m WINDOW sized AS (ORDER BY m.place ROWS UNBOUNDED PRECEDING)),
 judged AS (SELECT w.msg_id, w.read_ct, w.enqueued_at/*L*/, w.last_read_at/*/L*/, w.vt, w.message, w.headers, w.place,
-    w.oversized, NOT w.oversized AND (w.bytes <= $5::bigint OR w.rank = 1) AS fits FROM weighed AS w)
+    w.oversized, NOT w.oversized AND (w.bytes <= $4::bigint OR w.rank = 1) AS fits FROM weighed AS w)
 SELECT queue.created_at, queue.before_read, j.msg_id, j.read_ct, j.enqueued_at/*L*/, j.last_read_at/*/L*/, j.vt, j.fits, j.oversized,
-  CASE WHEN j.fits THEN j.message END AS message, CASE WHEN j.fits THEN j.headers END AS headers
+  CASE WHEN j.fits THEN j.message END AS message, CASE WHEN j.fits THEN j.headers END AS headers",
+                $more,
+                "
 FROM queue LEFT JOIN judged AS j ON true ORDER BY j.place"
             ),
         )
-        .keeping_its_plan()
+        .planned($plan)
     };
 }
 
+/// What one of pgmq's functions delivers.
+macro_rules! by_function {
+    ($function:literal) => {
+        concat!(
+            "delivered AS MATERIALIZED (SELECT r.ordinality, r.msg_id, r.read_ct, r.enqueued_at/*L*/, r.last_read_at/*/L*/, r.vt,
+    r.message::text AS message, r.headers::text AS headers
+  FROM queue CROSS JOIN LATERAL ",
+            $function,
+            " WITH ORDINALITY AS r)"
+        )
+    };
+}
+
+/// As `pgmq.read` without a condition, but planned once and not in each call, which is most of what a read of few messages
+/// costs.
+const READ_PLAIN: Statement = read_statement!(
+    "read_plain",
+    "candidate AS MATERIALIZED (SELECT {place} FROM {q} AS q
+  WHERE q.vt <= clock_timestamp() AND EXISTS (SELECT FROM queue)
+  ORDER BY q.msg_id LIMIT $3::integer FOR UPDATE OF q SKIP LOCKED),
+taken AS (UPDATE {q} AS q SET vt = clock_timestamp() + make_interval(secs => $2::integer), read_ct = q.read_ct + 1
+    /*L*/, last_read_at = clock_timestamp()/*/L*/
+  FROM candidate AS held WHERE {same}
+  RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
+delivered AS MATERIALIZED (SELECT t.msg_id, t.read_ct, t.enqueued_at/*L*/, t.last_read_at/*/L*/, t.vt,
+    t.message::text AS message, t.headers::text AS headers FROM taken AS t)",
+    "d.msg_id",
+    ", {size}",
+    Plan::BySize
+);
+/// `$6` condition.
 const READ: Statement = read_statement!(
     "read",
-    "pgmq.read(queue_name => queue.name, vt => $2::integer, qty => $3::integer, conditional => $4::text::jsonb)",
-    "d.msg_id"
+    by_function!(
+        "pgmq.read(queue_name => queue.name, vt => $2::integer, qty => $3::integer, conditional => $6::text::jsonb)"
+    ),
+    "d.msg_id",
+    "",
+    Plan::ForEver
 );
 const READ_GROUPED: Statement = read_statement!(
     "read_grouped",
-    "pgmq.read_grouped(queue_name => queue.name, vt => $2::integer, qty => $3::integer)",
-    "d.msg_id"
+    by_function!("pgmq.read_grouped(queue_name => queue.name, vt => $2::integer, qty => $3::integer)"),
+    "d.msg_id",
+    "",
+    Plan::ForEver
 );
 const READ_GROUPED_RR: Statement = read_statement!(
     "read_grouped_rr",
-    "pgmq.read_grouped_rr(queue_name => queue.name, vt => $2::integer, qty => $3::integer)",
-    "d.ordinality"
+    by_function!("pgmq.read_grouped_rr(queue_name => queue.name, vt => $2::integer, qty => $3::integer)"),
+    "d.ordinality",
+    "",
+    Plan::ForEver
 );
 const READ_GROUPED_HEAD: Statement = read_statement!(
     "read_grouped_head",
-    "pgmq.read_grouped_head(queue_name => queue.name, vt => $2::integer, qty => $3::integer)",
-    "d.msg_id"
+    by_function!("pgmq.read_grouped_head(queue_name => queue.name, vt => $2::integer, qty => $3::integer)"),
+    "d.msg_id",
+    "",
+    Plan::ForEver
 );
 
 /// How long until the next invisible message becomes visible, counted from before the read that missed it. One that is
@@ -149,7 +190,7 @@ impl Connection {
     pub async fn read(&mut self, order: &ReadOrder, count: i32, bytes: i64) -> Result<Taken> {
         self.check_ordering(order.ordering).await?;
         self.mark().await?;
-        match self.take(order, count, bytes, Statement::clone).await {
+        match self.take(order, count, bytes, None).await {
             Err(error) if error::is_unrenderable(&error) => {
                 self.return_to_mark().await?;
                 self.read_around_unrenderable(order, count, error).await
@@ -158,35 +199,43 @@ impl Connection {
         }
     }
 
-    /// Reads with a variant of the statement.
+    /// Reads, or claims the same messages by a variant of the statement.
     pub(super) async fn take(
         &mut self,
         order: &ReadOrder,
         count: i32,
         bytes: i64,
-        variant: fn(&Statement) -> Statement,
+        variant: Option<fn(&Statement) -> Statement>,
     ) -> Result<Taken> {
         let strong = self.installation().await?.strong_receipts;
-        let statement = match order.ordering {
-            Ordering::Unordered => READ,
+        let table = self.table(&order.queue).await?;
+        let (queue, timeout) = (order.queue.as_str(), order.visibility_timeout.seconds());
+        let condition = order.conditional.as_deref();
+        let mut parameters: Vec<Parameter<'_>> = vec![
+            (&queue, Type::TEXT),
+            (&timeout, Type::INT4),
+            (&count, Type::INT4),
+            (&bytes, Type::INT8),
+            (&MAX_REPLY_BYTES, Type::INT8),
+        ];
+        let mut statement = match order.ordering {
+            Ordering::Unordered if condition.is_none() && !table.partitioned && variant.is_none() => {
+                READ_PLAIN
+            }
+            Ordering::Unordered => {
+                parameters.push((condition.as_ref().unwrap_or(&"{}"), Type::TEXT));
+                READ
+            }
             Ordering::Grouped => READ_GROUPED,
             Ordering::GroupedRoundRobin => READ_GROUPED_RR,
             Ordering::GroupedHead => READ_GROUPED_HEAD,
-        };
-        let rows = self
-            .query(
-                &variant(&statement).fenced_by_read_time(strong),
-                &[
-                    (&order.queue.as_str(), Type::TEXT),
-                    (&order.visibility_timeout.seconds(), Type::INT4),
-                    (&count, Type::INT4),
-                    (&order.conditional.as_deref().unwrap_or("{}"), Type::TEXT),
-                    (&bytes, Type::INT8),
-                    (&MAX_REPLY_BYTES, Type::INT8),
-                ],
-            )
-            .await
-            .map_err(|error| self.missing(&order.queue, error))?;
+        }
+        .on(&table);
+        if let Some(variant) = variant {
+            statement = variant(&statement);
+        }
+        let rows =
+            self.query(&statement, &parameters).await.map_err(|error| self.missing(&order.queue, error))?;
         let Some(first) = rows.first() else {
             return Err(Error::queue_not_found(order.queue.as_str()));
         };

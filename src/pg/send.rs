@@ -6,7 +6,7 @@ use tokio_postgres::types::Type;
 
 use super::database::Connection;
 use super::row::column;
-use super::statement::{Effect, Statement};
+use super::statement::{Effect, Plan, Statement};
 use crate::domain::{DeduplicationId, Error, OutgoingMessage, QueueName, Result, Schedule, Timestamp};
 
 /// The insert of `pgmq.send`, for many messages at once, each with its own headers and schedule. Where a trigger of the
@@ -23,7 +23,7 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[])
 ORDER BY i.ordinal RETURNING msg_id)
 SELECT array_agg(s.msg_id) AS msg_ids, 1 / (count(*) IN (0, cardinality($1)))::integer AS all_or_none FROM sent AS s",
 )
-.keeping_its_plan();
+.planned(Plan::ForEver);
 
 /// The same for one message, which costs the database half as much. `$1` message, `$2` headers, `$3` delay in
 /// milliseconds, `$4` moment.
@@ -36,7 +36,7 @@ VALUES (coalesce($4::timestamptz, clock_timestamp() + coalesce($3::bigint, 0) * 
   $1::text::jsonb, $2::text::jsonb)
 RETURNING msg_id",
 )
-.keeping_its_plan();
+.planned(Plan::ForEver);
 
 /// The columns of messages to be sent, as array parameters.
 pub(super) struct Columns<'a> {

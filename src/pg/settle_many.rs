@@ -12,7 +12,7 @@ use tokio_postgres::types::Type;
 use super::database::{Connection, Parameter};
 use super::row::column;
 use super::settle::{Fences, Settlement, keep_gone, no_verdict, place};
-use super::statement::{Effect, Statement};
+use super::statement::{Effect, Plan, Statement};
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Error, QueueName, Receipt, Result, Timestamp};
 
@@ -70,7 +70,7 @@ macro_rules! held_by_id {
 macro_rules! delete_held {
     () => {
         " DELETE FROM {q} AS q USING held
-WHERE {same} RETURNING held.ordinal, NULL::timestamptz AS vt"
+WHERE {same} RETURNING held.ordinal, NULL::timestamptz AS vt, {size}"
     };
 }
 
@@ -82,7 +82,7 @@ macro_rules! archive_held {
   RETURNING held.ordinal, q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
 kept AS (",
             keep_gone!(),
-            ") SELECT g.ordinal, NULL::timestamptz AS vt FROM gone AS g"
+            ") SELECT g.ordinal, NULL::timestamptz AS vt, {size} FROM gone AS g"
         )
     };
 }
@@ -91,18 +91,20 @@ macro_rules! set_vt_held {
     () => {
         " UPDATE {q} AS q SET vt = greatest(CASE WHEN held.only_longer THEN q.vt END,
   coalesce(held.visible_at, clock_timestamp() + held.delay_ms * interval '1 millisecond'))
-FROM held WHERE {same} RETURNING held.ordinal, q.vt"
+FROM held WHERE {same} RETURNING held.ordinal, q.vt, {size}"
     };
 }
 
 const DELETE: Statement =
-    Statement::new("delete", Effect::Repeatable, concat!("-- pgmq-grpc: delete\n", held!(), delete_held!()));
+    Statement::new("delete", Effect::Repeatable, concat!("-- pgmq-grpc: delete\n", held!(), delete_held!()))
+        .planned(Plan::BySize);
 
 const ARCHIVE: Statement = Statement::new(
     "archive",
     Effect::Repeatable,
     concat!("-- pgmq-grpc: archive\n", held!(), archive_held!()),
-);
+)
+.planned(Plan::BySize);
 
 /// `$5` delays in milliseconds, `$6` moments, `$7` whether the time may only grow.
 const SET_VT: Statement = Statement::new(
@@ -117,19 +119,22 @@ const SET_VT: Statement = Statement::new(
         ),
         set_vt_held!()
     ),
-);
+)
+.planned(Plan::BySize);
 
 const DELETE_BY_ID: Statement = Statement::new(
     "delete_by_id",
     Effect::Repeatable,
     concat!("-- pgmq-grpc: delete_by_id\n", held_by_id!(), delete_held!()),
-);
+)
+.planned(Plan::BySize);
 
 const ARCHIVE_BY_ID: Statement = Statement::new(
     "archive_by_id",
     Effect::Repeatable,
     concat!("-- pgmq-grpc: archive_by_id\n", held_by_id!(), archive_held!()),
-);
+)
+.planned(Plan::BySize);
 
 /// A repetition could take a message from a consumer who has read it meanwhile. `$2..$4` as `$5..$7` of [`SET_VT`].
 const SET_VT_BY_ID: Statement = Statement::new(
@@ -144,7 +149,8 @@ const SET_VT_BY_ID: Statement = Statement::new(
         ),
         set_vt_held!()
     ),
-);
+)
+.planned(Plan::BySize);
 
 /// What deliveries are whose messages were not settled. `$5` queue, `$6` the queue's `created_at` in the receipts. Its
 /// callers have been settled in part, so a loss of the connection leaves more than nothing.

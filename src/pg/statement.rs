@@ -27,16 +27,27 @@ pub(super) enum TimeLimit {
     None,
 }
 
-/// A named SQL text. `{q}` and `{a}` stand for a queue's and its archive's table, and
-/// [`QueueTable::row_marks`] for its rows.
+/// A named SQL text. `{q}` and `{a}` stand for a queue's and its archive's table, `{size}` for the size of the former,
+/// and [`QueueTable::row_marks`] for its rows.
 #[derive(Debug, Clone)]
 pub(super) struct Statement {
     pub(super) name: &'static str,
     pub(super) text: Text,
     pub(super) effect: Effect,
     pub(super) time_limit: TimeLimit,
-    /// One plan is good for all parameters, so that a session which runs it often keeps it prepared.
-    pub(super) keeps_plan: bool,
+    /// Whether a session which runs it often keeps it prepared.
+    pub(super) plan: Plan,
+}
+
+/// For how long the plan of a statement is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// For one run.
+    Once,
+    /// For all parameters, and for tables of all sizes.
+    ForEver,
+    /// For all parameters, until the table has grown. Its rows say how large that is, by the mark `{size}`.
+    BySize,
 }
 
 /// The text of a statement.
@@ -85,7 +96,7 @@ impl Texts {
 impl Statement {
     /// A statement whose text begins with its name in a comment, as `pg_stat_statements` and logs show it.
     pub(super) const fn new(name: &'static str, effect: Effect, text: &'static str) -> Self {
-        Self { name, text: Text::Fixed(text), effect, time_limit: TimeLimit::Deadline, keeps_plan: false }
+        Self { name, text: Text::Fixed(text), effect, time_limit: TimeLimit::Deadline, plan: Plan::Once }
     }
 
     /// The same without a limit of time, for what may take an hour.
@@ -94,9 +105,9 @@ impl Statement {
         self
     }
 
-    /// The same with a plan that is good for all parameters and for tables of all sizes.
-    pub(super) const fn keeping_its_plan(mut self) -> Self {
-        self.keeps_plan = true;
+    /// The same with a plan that is good for longer.
+    pub(super) const fn planned(mut self, plan: Plan) -> Self {
+        self.plan = plan;
         self
     }
 
@@ -106,15 +117,12 @@ impl Statement {
             Text::Fixed(fixed) => table.texts.get(fixed, || for_table(fixed, table)),
             Text::Made(text) => for_table(text, table).into(),
         };
-        Self { text: Text::Made(text), ..*self }
-    }
-
-    /// The statement for a pgmq with or without the column `last_read_at`.
-    pub(super) fn fenced_by_read_time(mut self, has_last_read_at: bool) -> Self {
-        if !has_last_read_at {
-            self.text = without_last_read_at(&self.text).into();
-        }
-        self
+        let plan = match self.plan {
+            // The size of a table with partitions is not its own.
+            Plan::BySize if table.partitioned => Plan::Once,
+            plan => plan,
+        };
+        Self { text: Text::Made(text), plan, ..*self }
     }
 }
 
@@ -123,11 +131,16 @@ fn for_table(text: &str, table: &QueueTable) -> String {
         true => text.to_owned(),
         false => without_last_read_at(text),
     };
-    let marks = table.row_marks();
-    let text = marks.iter().fold(fenced, |text, (mark, part)| text.replace(mark, part));
+    let text = table.row_marks().iter().fold(fenced, |text, (mark, part)| text.replace(mark, part));
     // In one pass: a queue may be named like a mark.
-    let parts = text.split("{q}").map(|part| part.replace("{a}", &table.archive));
-    parts.collect::<Vec<_>>().join(&table.queue)
+    let with_names = |text: &str| {
+        let parts = text.split("{q}").map(|part| part.replace("{a}", &table.archive));
+        parts.collect::<Vec<_>>().join(&table.queue)
+    };
+    // The name as a constant is looked up when the statement is planned, and not in each run.
+    let size =
+        format!("(SELECT pg_relation_size('{}'::regclass)) AS table_bytes", table.queue.replace('\'', "''"));
+    text.split("{size}").map(with_names).collect::<Vec<_>>().join(&size)
 }
 
 /// pgmq before 1.10 has no column `last_read_at`: statements mark it as `/*L*/ … /*/L*/` to be left out there.

@@ -94,7 +94,7 @@ impl Connection {
         count: i32,
         failed: Error,
     ) -> Result<Taken> {
-        let taken = self.take(order, count, i64::MAX, without_texts).await?;
+        let taken = self.take(order, count, i64::MAX, Some(without_texts)).await?;
         let mut others = Vec::with_capacity(taken.deliveries.len());
         let mut moved = Ok(false);
         for delivery in taken.deliveries {

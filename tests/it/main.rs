@@ -27,6 +27,7 @@ mod metrics;
 mod outage;
 mod partitioned;
 mod plain_sql;
+mod plans;
 mod pop;
 mod produce;
 mod queues;
