@@ -7,6 +7,7 @@
 use std::borrow::Borrow;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::types::Type;
 
@@ -20,21 +21,30 @@ use crate::domain::{DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Re
 /// How often a key is tried that expires just when it is looked at.
 const ROUNDS: usize = 8;
 
+/// A statement that ended so soon because of a lock did not wait for a table, which takes the session's 2 s.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Gives an ordinal for each message, with the id of those stored now: all without a key, and those whose key was not there
 /// or had expired. `DO NOTHING` instead of the update would lose the message behind an expired key. Ids are drawn
 /// before it is known who needs one, so a repeat leaves a gap. No row at all: the queue is not there. Where a trigger
 /// of the user's swallows a message, the division by zero takes back the others and the keys.
+///
+/// `$9` says how long to wait for others' keys, if not as long as the session waits for any lock. It holds from `brief` to
+/// `patient`: what triggers on the queue's table wait for is no key.
 const SEND_KEYED: Statement = Statement::new(
     "send_keyed",
     Effect::Writes,
     "-- pgmq-grpc: send_keyed
 WITH queue AS (SELECT m.created_at FROM pgmq.meta AS m WHERE m.queue_name = $1::text),
+usual AS MATERIALIZED (SELECT current_setting('lock_timeout') AS wait),
+brief AS MATERIALIZED (SELECT set_config('lock_timeout', coalesce($9::text, u.wait), true) AS wait FROM usual AS u),
 item AS MATERIALIZED (
   SELECT i.ordinal, nextval($7::text::regclass) AS msg_id, queue.created_at, i.message::jsonb AS message,
     i.headers::jsonb AS headers, i.deduplication_id,
     coalesce(i.visible_at, clock_timestamp() + coalesce(i.delay_ms, 0) * interval '1 millisecond') AS vt
-  FROM queue, unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[])
-    WITH ORDINALITY AS i(message, headers, delay_ms, visible_at, deduplication_id, ordinal)),
+  FROM queue, brief, unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[])
+    WITH ORDINALITY AS i(message, headers, delay_ms, visible_at, deduplication_id, ordinal)
+  WHERE brief.wait IS NOT NULL),
 won AS (
   INSERT INTO pgmq_grpc.deduplication AS d
     (queue_name, queue_created_at, deduplication_id, content_hash, msg_id, expires_at)
@@ -45,10 +55,13 @@ won AS (
     SET content_hash = excluded.content_hash, msg_id = excluded.msg_id, expires_at = excluded.expires_at
     WHERE d.expires_at <= clock_timestamp()
   RETURNING d.msg_id),
+patient AS MATERIALIZED (SELECT set_config('lock_timeout', u.wait, true) AS wait
+  FROM usual AS u, (SELECT count(*) AS count FROM won) AS w WHERE w.count >= 0),
 sent AS (
   INSERT INTO {q} (msg_id, vt, message, headers) OVERRIDING SYSTEM VALUE
-  SELECT i.msg_id, i.vt, i.message, i.headers FROM item AS i LEFT JOIN won ON won.msg_id = i.msg_id
-  WHERE i.deduplication_id IS NULL OR won.msg_id IS NOT NULL ORDER BY i.msg_id
+  SELECT i.msg_id, i.vt, i.message, i.headers
+  FROM item AS i CROSS JOIN patient LEFT JOIN won ON won.msg_id = i.msg_id
+  WHERE patient.wait IS NOT NULL AND (i.deduplication_id IS NULL OR won.msg_id IS NOT NULL) ORDER BY i.msg_id
   RETURNING msg_id)
 SELECT i.ordinal, sent.msg_id, 1 / ((SELECT count(*) FROM sent)
     = (SELECT count(*) FROM item AS i LEFT JOIN won ON won.msg_id = i.msg_id
@@ -83,6 +96,24 @@ ORDER BY w.queue_name COLLATE \"C\", w.deduplication_id COLLATE \"C\"
 ON CONFLICT (queue_name, queue_created_at, deduplication_id) DO UPDATE SET msg_id = d.msg_id WHERE false",
 );
 
+/// How long to wait for keys that other transactions hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyPatience {
+    /// As long as another's statement and its commit take.
+    Brief,
+    /// Not at all.
+    None,
+}
+
+impl KeyPatience {
+    fn lock_timeout(self) -> &'static str {
+        match self {
+            Self::Brief => "20ms",
+            Self::None => "1ms",
+        }
+    }
+}
+
 impl Connection {
     /// Stores messages of one queue, with a verdict for each in the same order: its id, and whether an earlier send has
     /// stored it under the same deduplication id; or `DeduplicationIdReused`. Messages without an id are stored in any
@@ -100,6 +131,30 @@ impl Connection {
         queue: &QueueName,
         messages: &[impl Borrow<OutgoingMessage> + Sync],
     ) -> Result<Vec<Result<Sent>>> {
+        let verdicts = self.send_in_rounds(queue, messages, None).await?;
+        Ok(verdicts.into_iter().flatten().collect())
+    }
+
+    /// As [`Connection::send_keyed`] outside a transaction, but hardly waits for other transactions' keys. What has no
+    /// verdict was not stored, because another transaction holds one of the ids without a verdict.
+    ///
+    /// # Errors
+    /// As [`Connection::send_keyed`], but `QueueBusy` only for locks of tables.
+    pub async fn send_unheld(
+        &mut self,
+        queue: &QueueName,
+        messages: &[impl Borrow<OutgoingMessage> + Sync],
+        patience: KeyPatience,
+    ) -> Result<Vec<Option<Result<Sent>>>> {
+        self.send_in_rounds(queue, messages, Some(patience)).await
+    }
+
+    async fn send_in_rounds(
+        &mut self,
+        queue: &QueueName,
+        messages: &[impl Borrow<OutgoingMessage> + Sync],
+        patience: Option<KeyPatience>,
+    ) -> Result<Vec<Option<Result<Sent>>>> {
         let messages: Vec<&OutgoingMessage> = messages.iter().map(Borrow::borrow).collect();
         self.require_schema().await?;
         let table = self.table(queue).await?;
@@ -109,16 +164,15 @@ impl Connection {
             if open.is_empty() {
                 break;
             }
-            let tried = self.try_keys(queue, &table, &messages, &open, &mut verdicts).await;
-            if let Err(error) = tried {
-                if round == 0 && verdicts.iter().all(Option::is_none) {
-                    return Err(error);
-                }
-                fill(&mut verdicts, &error);
+            match self.try_keys(queue, &table, &messages, &open, patience, &mut verdicts).await {
+                Ok(Tried::Free) => {}
+                Ok(Tried::Held) => return Ok(verdicts),
+                Err(error) if round == 0 && verdicts.iter().all(Option::is_none) => return Err(error),
+                Err(error) => fill(&mut verdicts, &error),
             }
         }
         fill(&mut verdicts, &super::error::conflict());
-        Ok(verdicts.into_iter().flatten().collect())
+        Ok(verdicts)
     }
 
     /// Locks keys for the open transaction before it sends under any of them, in the order in which everybody does.
@@ -146,8 +200,9 @@ impl Connection {
         table: &Arc<QueueTable>,
         messages: &[&OutgoingMessage],
         open: &[usize],
+        patience: Option<KeyPatience>,
         verdicts: &mut [Option<Result<Sent>>],
-    ) -> Result<()> {
+    ) -> Result<Tried> {
         // One statement cannot touch a key twice, so a twin within the parcel waits to be found.
         let mut seen = HashSet::new();
         let is_first = |index: &usize| match messages[*index].deduplication_id() {
@@ -155,28 +210,32 @@ impl Connection {
             None => true,
         };
         let firsts: Vec<usize> = open.iter().copied().filter(is_first).collect();
-        for (index, msg_id) in self.store(queue, table, messages, &firsts).await? {
+        let Some(stored) = self.store(queue, table, messages, &firsts, patience).await? else {
+            return Ok(Tried::Held);
+        };
+        for (index, msg_id) in stored {
             verdicts[index] = Some(Ok(Sent { msg_id, deduplicated: false }));
         }
         let repeats: Vec<usize> = open.iter().copied().filter(|&index| verdicts[index].is_none()).collect();
         if repeats.is_empty() {
-            return Ok(());
+            return Ok(Tried::Free);
         }
         for (index, msg_id, same_content) in self.find_keys(queue, messages, &repeats).await? {
             let sent = Sent { msg_id, deduplicated: true };
             verdicts[index] = Some(if same_content { Ok(sent) } else { Err(reused(messages[index])) });
         }
-        Ok(())
+        Ok(Tried::Free)
     }
 
-    /// The places and ids of the messages that were stored now.
+    /// The places and ids of the messages that were stored now; nothing if others held a key for longer than `patience`.
     async fn store(
         &mut self,
         queue: &QueueName,
         table: &Arc<QueueTable>,
         messages: &[&OutgoingMessage],
         places: &[usize],
-    ) -> Result<Vec<(usize, i64)>> {
+        patience: Option<KeyPatience>,
+    ) -> Result<Option<Vec<(usize, i64)>>> {
         let chosen: Vec<&OutgoingMessage> = places.iter().map(|&place| messages[place]).collect();
         let columns = Columns::of(&chosen);
         let mut statement = SEND_KEYED.on(table);
@@ -184,6 +243,8 @@ impl Connection {
             statement.effect = Effect::Repeatable;
         }
         let window_ms = self.deduplication_window_ms();
+        let lock_timeout = patience.map(KeyPatience::lock_timeout);
+        let began = Instant::now();
         let rows = self
             .query(
                 &statement,
@@ -196,10 +257,16 @@ impl Connection {
                     (&columns.deduplication_ids, Type::TEXT_ARRAY),
                     (&table.sequence, Type::TEXT),
                     (&window_ms, Type::INT8),
+                    (&lock_timeout, Type::TEXT),
                 ],
             )
-            .await
-            .map_err(|error| self.missing(queue, error))?;
+            .await;
+        let rows = match rows {
+            Err(error) if patience.is_some() && error.kind() == Kind::QueueBusy && began.elapsed() < SOON => {
+                return Ok(None);
+            }
+            rows => rows.map_err(|error| self.missing(queue, error))?,
+        };
         if rows.is_empty() {
             self.catalog().forget(queue);
             return Err(Error::queue_not_found(queue.as_str()));
@@ -210,7 +277,7 @@ impl Connection {
                 stored.push((place(places, column(row, "ordinal")?)?, msg_id));
             }
         }
-        Ok(stored)
+        Ok(Some(stored))
     }
 
     /// The places of the messages whose keys are there, with the ids stored under them and whether the content is the same.
@@ -235,6 +302,14 @@ impl Connection {
         });
         found.collect()
     }
+}
+
+/// What a try found of the keys.
+enum Tried {
+    /// It could have all that it wanted.
+    Free,
+    /// Another transaction holds one of them; nothing was stored.
+    Held,
 }
 
 /// The error of a message whose id stands for another one.

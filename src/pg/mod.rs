@@ -49,6 +49,7 @@ pub use clients::{ClientRows, ClientState};
 pub use database::{Connection, Database, PoolLimits};
 pub use error::may_be_one_items_fault;
 pub use install::CARRIED_VERSION;
+pub use keyed::KeyPatience;
 pub use monitor::{DatabaseState, Monitor};
 pub use settle_many::FirstLook;
 pub use upgrade::{Upgrade, Upgrader};

@@ -1,7 +1,7 @@
 //! Ends of deliveries for one caller: deletes, archives, releases and changes of visibility, by receipt or by id.
 //!
-//! The rows are locked in the order of their ids, and then told for what they are. Those of many callers go through
-//! `settle_many.rs` first, which waits for nobody's lock; what it leaves comes here.
+//! The rows are locked in the order of their ids, however long others hold them, and then told for what they are. This is
+//! for transactions; calls by themselves are merged and wait for nobody's lock (`settle_many.rs`).
 
 use std::collections::HashMap;
 

@@ -177,13 +177,13 @@ SELECT q.msg_id FROM {q} AS q WHERE q.msg_id = ANY ($1::bigint[])",
 );
 
 /// The columns of changes of visibility, as array parameters.
-struct Changes {
+struct NewTimes {
     delays_ms: Vec<Option<i64>>,
     visible_at: Vec<Option<Timestamp>>,
     only_longer: Vec<bool>,
 }
 
-impl Changes {
+impl NewTimes {
     fn of(settlements: &[Settlement]) -> Self {
         Self {
             delays_ms: settlements.iter().map(|settlement| settlement.delay_ms()).collect(),
@@ -215,14 +215,14 @@ impl Connection {
     ) -> Result<Vec<FirstLook>> {
         let table = self.table(queue).await?;
         let fences = Fences::of(receipts.iter().copied());
-        let changes = Changes::of(settlements);
+        let new_times = NewTimes::of(settlements);
         let mut parameters = fences.parameters();
         let statement = match settlements.first() {
             None => return Ok(Vec::new()),
             Some(Settlement::Delete) => DELETE,
             Some(Settlement::Archive) => ARCHIVE,
             Some(_) => {
-                parameters.extend(changes.parameters());
+                parameters.extend(new_times.parameters());
                 SET_VT
             }
         };
@@ -240,14 +240,14 @@ impl Connection {
         settlements: &[Settlement],
     ) -> Result<Vec<FirstLook>> {
         let table = self.table(queue).await?;
-        let changes = Changes::of(settlements);
+        let new_times = NewTimes::of(settlements);
         let mut parameters: Vec<Parameter<'_>> = vec![(&msg_ids, Type::INT8_ARRAY)];
         let statement = match settlements.first() {
             None => return Ok(Vec::new()),
             Some(Settlement::Delete) => DELETE_BY_ID,
             Some(Settlement::Archive) => ARCHIVE_BY_ID,
             Some(_) => {
-                parameters.extend(changes.parameters());
+                parameters.extend(new_times.parameters());
                 SET_VT_BY_ID
             }
         };

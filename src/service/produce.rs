@@ -31,7 +31,7 @@ use crate::engine::merge::Verdict;
 use crate::proto::v1::{
     OutgoingMessage as WireMessage, ProduceFailure, ProduceRequest, ProduceResponse, ProduceStarted,
 };
-use crate::queue::{Broker, ClosingReason, GOODBYE, SentParcel, end_of_life, retry_delay};
+use crate::queue::{Broker, ClosingReason, GOODBYE, SendLines, SentParcel, end_of_life, retry_delay};
 
 /// The most unanswered messages of a stream; beyond them it is not read.
 const MAX_IN_FLIGHT: usize = 10_000;
@@ -67,6 +67,7 @@ impl Service {
             answers: sender,
             pending: FuturesUnordered::new(),
             entering: None,
+            lines: SendLines::default(),
             in_flight: 0,
         };
         self.broker.tasks.spawn(producer.run());
@@ -92,7 +93,7 @@ impl Stream for Answers {
 /// A frame whose verdicts are on their way.
 type Pending = BoxFuture<'static, (Frame, Result<SentParcel>)>;
 
-/// A frame for which the merger has no room yet.
+/// A frame for which the merger has no room yet, or which has to wait for those before it.
 type Entering = BoxFuture<'static, (Frame, Verdict<SentParcel>)>;
 
 struct Producer {
@@ -108,6 +109,7 @@ struct Producer {
     pending: FuturesUnordered<Pending>,
     /// No other frame is read while one enters, or it could overtake.
     entering: Option<Entering>,
+    lines: SendLines,
     in_flight: usize,
 }
 
@@ -222,8 +224,9 @@ impl Producer {
         frame.presence = self.broker.clients.stream(&self.caller, ClientRole::Producer, queue.as_str());
         frame.presence.set_in_flight(frame.length);
         let broker = Arc::clone(&self.broker);
+        let place = self.lines.place(&queue, &messages);
         let mut entering: Entering =
-            Box::pin(async move { (frame, broker.merging.send_when_room(queue, messages).await) });
+            Box::pin(async move { (frame, broker.merging.send_in_line(place, queue, messages).await) });
         // There is room as a rule.
         match futures_util::poll!(entering.as_mut()) {
             Poll::Ready((frame, verdict)) => self.pending.push(waiting(frame, verdict)),

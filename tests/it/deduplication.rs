@@ -1,5 +1,6 @@
 //! Deduplication ids: stored once within the window, whoever sends how often and where.
 
+mod held;
 mod once;
 mod topics;
 mod transact;

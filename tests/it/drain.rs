@@ -31,7 +31,7 @@ async fn draining(server: &Server) {
 /// Waits until a read of the server has found a queue empty.
 async fn waiting_read(test: &Test) {
     let found = "SELECT FROM pg_stat_activity
-        WHERE datname = current_database() AND query ~ '^-- pgmq-grpc: (next_visible|look_around)'";
+        WHERE datname = current_database() AND query ~ '^-- pgmq-grpc: (next_visible|look_around)' LIMIT 1";
     eventually("the read", async || test.sql.query_opt(found, &[]).await.unwrap().map(drop)).await;
 }
 

@@ -1,5 +1,7 @@
 //! Many callers in one statement: each has its own verdict, and none hurts another.
 
+mod kinds;
+mod locks;
 mod overload;
 mod storm;
 mod truth;

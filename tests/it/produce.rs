@@ -10,12 +10,12 @@ use crate::harness::client::outgoing;
 use crate::harness::{Client, Gate, PATIENCE, Refusal, Test};
 
 /// An open stream of frames.
-struct Stream {
-    frames: mpsc::Sender<ProduceRequest>,
+pub(crate) struct Stream {
+    pub(crate) frames: mpsc::Sender<ProduceRequest>,
     answers: Streaming<ProduceResponse>,
 }
 
-fn frame(queue: &str, first_sequence: u64, messages: Vec<OutgoingMessage>) -> ProduceRequest {
+pub(crate) fn frame(queue: &str, first_sequence: u64, messages: Vec<OutgoingMessage>) -> ProduceRequest {
     ProduceRequest { queue: queue.to_owned(), first_sequence, messages }
 }
 
@@ -25,7 +25,7 @@ fn numbers(count: u64, from: u64) -> Vec<OutgoingMessage> {
 
 impl Stream {
     /// Opens a stream and takes its first notice.
-    async fn open(client: &Client) -> Self {
+    pub(crate) async fn open(client: &Client) -> Self {
         let (frames, receiver) = mpsc::channel(64);
         let answers = client.queue.clone().produce(ReceiverStream::new(receiver)).await.expect("a stream");
         let mut stream = Self { frames, answers: answers.into_inner() };
@@ -36,7 +36,7 @@ impl Stream {
         stream
     }
 
-    async fn give(&self, frame: ProduceRequest) {
+    pub(crate) async fn give(&self, frame: ProduceRequest) {
         self.frames.send(frame).await.expect("an open stream");
     }
 
@@ -50,12 +50,12 @@ impl Stream {
         next.expect_err("an error")
     }
 
-    async fn answer(&mut self) -> ProduceResponse {
+    pub(crate) async fn answer(&mut self) -> ProduceResponse {
         self.next().await.expect("an answer")
     }
 }
 
-fn reasons(answer: &ProduceResponse) -> Vec<(i32, String, i32)> {
+pub(crate) fn reasons(answer: &ProduceResponse) -> Vec<(i32, String, i32)> {
     let failures = answer.failures.iter().map(|failure| {
         let error = failure.error.as_ref().expect("an error");
         let reason = error.reason().as_str_name().trim_start_matches("ERROR_REASON_").to_owned();
@@ -82,6 +82,36 @@ async fn every_message_of_a_frame_gets_its_id_in_order() {
     assert!(msg_ids.is_sorted());
     let sql = "SELECT array_agg(msg_id ORDER BY message::text::int) FROM pgmq.q_orders";
     assert_eq!(test.value::<Vec<i64>>(sql).await, msg_ids);
+}
+
+#[tokio::test]
+async fn frames_with_and_without_deduplication_ids_keep_their_order() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.create("others").await;
+    let mut stream = Stream::open(&test.client).await;
+    let frames = stream.frames.clone();
+    // Long and short runs of each kind, and frames of both; other queues have their own order.
+    let giving = tokio::spawn(async move {
+        for first in 0..400_u64 {
+            let runs = [first % 2, first / 7 % 2, first / 50 % 2][(first / 100 % 3) as usize];
+            let messages = (first * 3..first * 3 + 3).map(|number| {
+                let has_id = runs == 1 || first % 11 == 0 && number % 3 == 1;
+                let deduplication_id = if has_id { format!("k{number}") } else { String::new() };
+                OutgoingMessage { deduplication_id, ..outgoing(&number.to_string()) }
+            });
+            let queue = if first % 5 == 0 { "others" } else { "orders" };
+            frames.send(frame(queue, first * 3, messages.collect())).await.expect("an open stream");
+        }
+    });
+    for _ in 0..400 {
+        assert_eq!(reasons(&stream.answer().await), []);
+    }
+    giving.await.expect("all given");
+    for (queue, count) in [("orders", 960), ("others", 240)] {
+        let sql = format!("SELECT array_agg(message::text::int ORDER BY msg_id) FROM pgmq.q_{queue}");
+        let numbers: Vec<i32> = test.value(&sql).await;
+        assert!(numbers.len() == count && numbers.is_sorted(), "{queue}: {numbers:?}");
+    }
 }
 
 #[tokio::test]

@@ -89,7 +89,7 @@ pub(super) struct Watch {
 
 /// What to do for a queue after a look.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct Advice {
     /// Its readers should look now.
     pub(super) wake: bool,
     /// And after so long.
@@ -131,12 +131,12 @@ impl Lookout {
             let now = Instant::now();
             match looked {
                 Ok(view) => {
-                    let verdicts = lock(&self.post).judge(&queues, &view);
-                    for (queue, verdict) in verdicts {
-                        if verdict.wake {
+                    let advice = lock(&self.post).judge(&queues, &view);
+                    for (queue, advice) in advice {
+                        if advice.wake {
                             self.events.wake_readers(queue);
                         }
-                        if let Some(after) = verdict.after {
+                        if let Some(after) = advice.after {
                             self.events.wake_readers_at(queue, now + after);
                         }
                     }
@@ -215,23 +215,23 @@ impl Post {
         &mut self,
         queues: &'a [(QueueName, bool)],
         view: &View,
-    ) -> Vec<(&'a QueueName, Verdict)> {
+    ) -> Vec<(&'a QueueName, Advice)> {
         let looks = self.looks;
-        let mut verdicts = Vec::new();
+        let mut given = Vec::new();
         for ((queue, _), sight) in queues.iter().zip(&view.sights) {
             let Some(watched) = self.watched.get_mut(queue) else {
                 continue;
             };
-            let verdict = match sight {
+            let advice = match sight {
                 Some(sight) => watched.judge(sight, view, looks),
                 // It is gone: a read finds out and tells.
-                None => Verdict { wake: true, after: None },
+                None => Advice { wake: true, after: None },
             };
-            if verdict != Verdict::default() {
-                verdicts.push((queue, verdict));
+            if advice != Advice::default() {
+                given.push((queue, advice));
             }
         }
-        verdicts
+        given
     }
 
     /// After a failure the next look is without close ones, and then the halves are tried, so that one queue cannot hide
@@ -257,7 +257,7 @@ impl Post {
 }
 
 impl Watched {
-    fn judge(&mut self, sight: &Sight, view: &View, looks: u64) -> Verdict {
+    fn judge(&mut self, sight: &Sight, view: &View, looks: u64) -> Advice {
         let seen = (sight.created_at, sight.last_id);
         let never_used = sight.last_id.is_none() && sight.is_readable;
         let moved = self.seen != Some(seen) || !sight.is_readable;
@@ -276,7 +276,7 @@ impl Watched {
             let suspected = self.end_suspicion(view, looks);
             let ended = self.suspicion.is_none();
             let due = ended || if age < 2 { !self.fresh } else { age.is_power_of_two() };
-            return Verdict { wake: suspected && due || replaced, after: None };
+            return Advice { wake: suspected && due || replaced, after: None };
         };
         self.looked = looks;
         self.unreadable_until = None;
@@ -284,7 +284,7 @@ impl Watched {
         self.fruitless = if visible && !moved { self.fruitless + 1 } else { 0 };
         let wake =
             replaced || visible && (self.fruitless <= 1 || self.fruitless.is_multiple_of(MOST_FRUITLESS));
-        Verdict { wake, after: sight.next_visible }
+        Advice { wake, after: sight.next_visible }
     }
 
     /// Ends the suspicion once nothing can be committed any more that was sent before it, and gives whether readers should

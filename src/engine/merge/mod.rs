@@ -37,6 +37,9 @@ pub const MAX_FLUSH_ITEMS: usize = 1_024;
 /// The most bytes of one flush. A larger parcel goes alone.
 pub const MAX_FLUSH_BYTES: usize = 512 * 1024;
 
+/// How many parcels a flush passes over, because they do not go with those that it takes, before it looks no further.
+const MAX_PASSED_OVER: usize = 256;
+
 /// When a caller whom no place was left for should come again, in milliseconds: those refused together do not come
 /// together.
 const RETRY_MS: RangeInclusive<u64> = 150..=350;
@@ -258,6 +261,9 @@ impl<M: Merge> Waiting<M> {
             }
             if !M::goes_with(&mut together, &parcel.load) && !picked.is_empty() {
                 left.push_back(parcel);
+                if left.len() >= MAX_PASSED_OVER {
+                    break;
+                }
                 continue;
             }
             items += more_items;

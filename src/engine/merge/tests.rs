@@ -180,6 +180,24 @@ async fn what_does_not_go_together_waits_for_the_next_flush_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flush_looks_no_further_than_past_so_many_parcels() {
+    let (merger, seen) = merger(BOUNDS);
+    let alike = 2 * MAX_PASSED_OVER;
+    let mut verdicts: Vec<_> =
+        (0..alike).map(|_| merger.submit("a", Batch(vec![7])).expect("a place")).collect();
+    verdicts.push(merger.submit("a", Batch(vec![8])).expect("a place"));
+    for verdict in verdicts {
+        only(verdict.wait().await);
+    }
+    let flushed = flushed(&seen);
+    // One of those alike goes with each flush; the other one goes as soon as few enough of them are before it.
+    assert_eq!(flushed.len(), alike);
+    let place = flushed.iter().position(|items| items.contains(&8)).expect("a flush");
+    assert_eq!((place, &flushed[place][..]), (alike - MAX_PASSED_OVER, &[7, 8][..]));
+    assert_eq!(merger.load(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn beyond_the_bounds_callers_are_refused_at_once() {
     let (merger, seen) = merger(Bounds { items: 8, bytes: 100_000 });
     let flying = merger.submit("a", Batch(vec![0])).expect("a place");

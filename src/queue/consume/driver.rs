@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::extends::Extends;
 use super::machine::{Input, Machine, Phase, Reaction};
 use super::outbox::{Closing, Outbox};
-use super::settles::{Parcel, Sender, Settles};
+use super::settles::{Bundle, Sender, Settles};
 use super::{Command, CommandResult, ConsumeOptions, FlowControl, Settle, Started};
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Result, Settlement};
@@ -106,8 +106,8 @@ fn input_of(command: &Command) -> Input {
 
 /// What comes back from the database.
 enum Done {
-    /// A parcel, and when it was sent.
-    Settled(Parcel, Result<Vec<ItemResult>>, Instant),
+    /// A bundle, and when it was sent.
+    Settled(Bundle, Result<Vec<ItemResult>>, Instant),
     /// A look at what the client still holds.
     Looked(Result<()>),
 }
@@ -195,7 +195,7 @@ impl Consumer {
         let (broker, outbox) = (Arc::clone(&self.broker), Arc::clone(&self.outbox));
         let window = Arc::clone(&self.window);
         loop {
-            self.send_parcels();
+            self.send_bundles();
             self.ask();
             let in_flight = self.window.in_flight();
             self.presence.set_in_flight(in_flight);
@@ -269,18 +269,18 @@ impl Consumer {
         }
     }
 
-    fn send_parcels(&mut self) {
-        for parcel in self.settles.next_parcels() {
-            self.send(parcel);
+    fn send_bundles(&mut self) {
+        for bundle in self.settles.next_bundles() {
+            self.send(bundle);
         }
     }
 
-    fn send(&self, parcel: Parcel) {
+    fn send(&self, bundle: Bundle) {
         let (broker, queue) = (Arc::clone(&self.broker), self.options.order.queue.clone());
         self.working.push(Box::pin(async move {
             let began = Instant::now();
-            let targets = Targets::Receipts(parcel.receipts.clone());
-            let change = match parcel.settlement {
+            let targets = Targets::Receipts(bundle.receipts.clone());
+            let change = match bundle.settlement {
                 Settlement::Delete => Change::Delete,
                 Settlement::Archive => Change::Archive,
                 Settlement::VisibleAfterMillis(delay_ms) => Change::Release { delay_ms },
@@ -290,13 +290,13 @@ impl Consumer {
             };
             // The commands of a stream are bounded, so it may wait: its client is told by HTTP/2.
             let results = broker.merging.settle_when_room(queue, targets, change).await;
-            Done::Settled(parcel, results, began)
+            Done::Settled(bundle, results, began)
         }));
     }
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Settled(parcel, results, began) => self.settled(&parcel, &results, began),
+            Done::Settled(bundle, results, began) => self.settled(&bundle, &results, began),
             Done::Looked(looked) => {
                 self.looking = false;
                 self.look_failed = looked.is_err();
@@ -309,12 +309,12 @@ impl Consumer {
         }
     }
 
-    fn settled(&mut self, parcel: &Parcel, results: &Result<Vec<ItemResult>>, began: Instant) {
+    fn settled(&mut self, bundle: &Bundle, results: &Result<Vec<ItemResult>>, began: Instant) {
         match results {
             Ok(results) => {
                 let outcomes =
-                    || parcel.receipts.iter().copied().zip(results.iter().map(|result| result.outcome));
-                if let Settlement::HiddenForMillis(millis) = parcel.settlement {
+                    || bundle.receipts.iter().copied().zip(results.iter().map(|result| result.outcome));
+                if let Settlement::HiddenForMillis(millis) = bundle.settlement {
                     let hidden = Duration::from_millis(millis.unsigned_abs());
                     let done = outcomes().filter(|(_, outcome)| *outcome == Outcome::Done);
                     self.window.extend(done.map(|(receipt, _)| receipt), began + hidden);
@@ -323,7 +323,7 @@ impl Consumer {
                 let lost = outcomes().filter(|(_, outcome)| *outcome != Outcome::Done);
                 self.window.free_deliveries(lost.map(|(receipt, _)| receipt));
             }
-            Err(error) if parcel.sender == Sender::AutoExtend => {
+            Err(error) if bundle.sender == Sender::AutoExtend => {
                 let (queue, error) = (self.options.order.queue.as_str(), crate::domain::error::chain(error));
                 tracing::debug!(queue, error, "messages could not be kept hidden");
                 if let Some(extends) = &mut self.extends {
@@ -332,7 +332,7 @@ impl Consumer {
             }
             Err(_) => {}
         }
-        let results = self.settles.done(parcel, results);
+        let results = self.settles.done(bundle, results);
         if !results.is_empty() {
             self.outbox.put_results(results);
         }
@@ -500,9 +500,9 @@ impl Consumer {
         let (pending, untaken) = (self.settles.pending(), self.outbox.untaken());
         for (millis, receipts) in extends.due(&self.window.held(), &pending, &untaken) {
             let settlement = Settlement::HiddenForMillis(millis);
-            let parcel = Parcel { settlement, receipts, sender: Sender::AutoExtend };
-            self.settles.send_own(&parcel);
-            self.send(parcel);
+            let bundle = Bundle { settlement, receipts, sender: Sender::AutoExtend };
+            self.settles.send_own(&bundle);
+            self.send(bundle);
         }
     }
 

@@ -1,15 +1,15 @@
-//! The settles of one stream: many commands in one parcel, and never two about one message at a time.
+//! The settles of one stream: many commands in one bundle, and never two about one message at a time.
 
 use std::collections::{HashSet, VecDeque};
 
 use crate::domain::message::ItemResult;
 use crate::domain::{Error, Receipt, Result, Settlement};
 
-/// The most receipts of one parcel. A command has at most as many.
-const MAX_PARCEL: usize = 1_000;
+/// The most receipts of one bundle. A command has at most as many.
+const MAX_BUNDLE: usize = 1_000;
 
-/// The most parcels of one stream at the database; what comes meanwhile makes the next ones larger.
-const MAX_PARCELS: usize = 4;
+/// The most bundles of one stream at the database; what comes meanwhile makes the next ones larger.
+const MAX_BUNDLES: usize = 4;
 
 /// One `settle` or `extend`.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct CommandResult {
     pub results: Result<Vec<ItemResult>>,
 }
 
-/// Whose a parcel is.
+/// Whose a bundle is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sender {
     /// The client's: its commands with their numbers of receipts.
@@ -42,7 +42,7 @@ pub(super) enum Sender {
 
 /// Receipts with which the same is to be done.
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(super) struct Bundle {
     pub(super) settlement: Settlement,
     pub(super) receipts: Vec<Receipt>,
     pub(super) sender: Sender,
@@ -52,9 +52,9 @@ pub(super) struct Parcel {
 #[derive(Debug, Default)]
 pub(super) struct Settles {
     waiting: VecDeque<Settle>,
-    /// The messages that parcels at the database are about.
+    /// The messages that bundles at the database are about.
     busy: HashSet<i64>,
-    parcels: usize,
+    bundles: usize,
     commands: usize,
     receipts: usize,
 }
@@ -83,18 +83,18 @@ impl Settles {
         self.busy.iter().copied().chain(waiting).collect()
     }
 
-    /// Notes an own parcel, so that the client's settles of its messages wait for it.
-    pub(super) fn send_own(&mut self, parcel: &Parcel) {
-        self.busy.extend(parcel.receipts.iter().map(Receipt::msg_id));
+    /// Notes an own bundle, so that the client's settles of its messages wait for it.
+    pub(super) fn send_own(&mut self, bundle: &Bundle) {
+        self.busy.extend(bundle.receipts.iter().map(Receipt::msg_id));
     }
 
     /// What can go to the database now: commands that want the same go together. One that is about a message of an
     /// earlier one waits until that is done.
-    pub(super) fn next_parcels(&mut self) -> Vec<Parcel> {
-        if self.waiting.is_empty() || self.parcels >= MAX_PARCELS {
+    pub(super) fn next_bundles(&mut self) -> Vec<Bundle> {
+        if self.waiting.is_empty() || self.bundles >= MAX_BUNDLES {
             return Vec::new();
         }
-        let mut parcels: Vec<Parcel> = Vec::new();
+        let mut bundles: Vec<Bundle> = Vec::new();
         let mut left = VecDeque::new();
         let mut blocked: HashSet<i64> = HashSet::new();
         while let Some(settle) = self.waiting.pop_front() {
@@ -104,24 +104,24 @@ impl Settles {
                 left.push_back(settle);
                 continue;
             }
-            let room = MAX_PARCEL.saturating_sub(settle.receipts.len());
-            let place = parcels
+            let room = MAX_BUNDLE.saturating_sub(settle.receipts.len());
+            let place = bundles
                 .iter()
-                .position(|parcel| parcel.settlement == settle.settlement && parcel.receipts.len() <= room);
-            if place.is_none() && self.parcels + parcels.len() >= MAX_PARCELS {
+                .position(|bundle| bundle.settlement == settle.settlement && bundle.receipts.len() <= room);
+            if place.is_none() && self.bundles + bundles.len() >= MAX_BUNDLES {
                 left.push_back(settle);
                 break;
             }
             self.busy.extend(settle.receipts.iter().map(Receipt::msg_id));
             let command = (settle.request_id, settle.receipts.len());
-            match place.and_then(|place| parcels.get_mut(place)) {
-                Some(parcel) => {
-                    parcel.receipts.extend(settle.receipts);
-                    if let Sender::Commands(commands) = &mut parcel.sender {
+            match place.and_then(|place| bundles.get_mut(place)) {
+                Some(bundle) => {
+                    bundle.receipts.extend(settle.receipts);
+                    if let Sender::Commands(commands) = &mut bundle.sender {
                         commands.push(command);
                     }
                 }
-                None => parcels.push(Parcel {
+                None => bundles.push(Bundle {
                     settlement: settle.settlement,
                     receipts: settle.receipts,
                     sender: Sender::Commands(vec![command]),
@@ -131,21 +131,21 @@ impl Settles {
         while let Some(settle) = left.pop_back() {
             self.waiting.push_front(settle);
         }
-        self.parcels += parcels.len();
-        parcels
+        self.bundles += bundles.len();
+        bundles
     }
 
-    /// Notes that a parcel came back, and gives each of its commands its own result.
-    pub(super) fn done(&mut self, parcel: &Parcel, results: &Result<Vec<ItemResult>>) -> Vec<CommandResult> {
-        for receipt in &parcel.receipts {
+    /// Notes that a bundle came back, and gives each of its commands its own result.
+    pub(super) fn done(&mut self, bundle: &Bundle, results: &Result<Vec<ItemResult>>) -> Vec<CommandResult> {
+        for receipt in &bundle.receipts {
             self.busy.remove(&receipt.msg_id());
         }
-        let Sender::Commands(commands) = &parcel.sender else {
+        let Sender::Commands(commands) = &bundle.sender else {
             return Vec::new();
         };
-        self.parcels -= 1;
+        self.bundles -= 1;
         self.commands -= commands.len();
-        self.receipts -= parcel.receipts.len();
+        self.receipts -= bundle.receipts.len();
         let mut begins = 0;
         let of_each = commands.iter().map(|&(request_id, count)| {
             let own = begins..begins + count;
@@ -161,7 +161,7 @@ impl Settles {
 }
 
 fn miscounted() -> Error {
-    Error::internal("a parcel's results do not match its receipts")
+    Error::internal("a bundle's results do not match its receipts")
 }
 
 #[cfg(test)]
@@ -177,8 +177,8 @@ mod tests {
         Settle { request_id, receipts: receipts.collect(), settlement }
     }
 
-    fn msg_ids(parcel: &Parcel) -> Vec<i64> {
-        parcel.receipts.iter().map(Receipt::msg_id).collect()
+    fn msg_ids(bundle: &Bundle) -> Vec<i64> {
+        bundle.receipts.iter().map(Receipt::msg_id).collect()
     }
 
     fn outcomes(outcomes: &[Outcome]) -> Result<Vec<ItemResult>> {
@@ -191,12 +191,12 @@ mod tests {
         settles.push(settle(7, &[1, 2], Settlement::Delete));
         settles.push(settle(8, &[3], Settlement::Archive));
         settles.push(settle(9, &[4], Settlement::Delete));
-        let parcels = settles.next_parcels();
-        assert_eq!(parcels.iter().map(msg_ids).collect::<Vec<_>>(), [vec![1, 2, 4], vec![3]]);
+        let bundles = settles.next_bundles();
+        assert_eq!(bundles.iter().map(msg_ids).collect::<Vec<_>>(), [vec![1, 2, 4], vec![3]]);
         assert_eq!((settles.commands(), settles.receipts()), (3, 4));
 
         let results =
-            settles.done(&parcels[0], &outcomes(&[Outcome::Done, Outcome::Stale, Outcome::NotFound]));
+            settles.done(&bundles[0], &outcomes(&[Outcome::Done, Outcome::Stale, Outcome::NotFound]));
         let found: Vec<(u64, Vec<Outcome>)> = results
             .into_iter()
             .map(|result| {
@@ -215,54 +215,54 @@ mod tests {
         settles.push(settle(2, &[5, 6], Settlement::VisibleAfterMillis(0)));
         settles.push(settle(3, &[6], Settlement::Delete));
         settles.push(settle(4, &[7], Settlement::Delete));
-        let first = settles.next_parcels();
+        let first = settles.next_bundles();
         assert_eq!(first.iter().map(msg_ids).collect::<Vec<_>>(), [vec![5], vec![7]]);
-        assert!(settles.next_parcels().is_empty());
+        assert!(settles.next_bundles().is_empty());
 
         settles.done(&first[0], &outcomes(&[Outcome::Done]));
-        let second = settles.next_parcels();
+        let second = settles.next_bundles();
         assert_eq!(second.iter().map(msg_ids).collect::<Vec<_>>(), [vec![5, 6]]);
         settles.done(&second[0], &outcomes(&[Outcome::Done, Outcome::Done]));
-        assert_eq!(settles.next_parcels().iter().map(msg_ids).collect::<Vec<_>>(), [vec![6]]);
+        assert_eq!(settles.next_bundles().iter().map(msg_ids).collect::<Vec<_>>(), [vec![6]]);
     }
 
     #[test]
     fn a_settle_waits_for_the_servers_own_extend_of_its_message() {
         let mut settles = Settles::default();
         let own = settle(0, &[5], Settlement::HiddenForMillis(1_000));
-        let own = Parcel { settlement: own.settlement, receipts: own.receipts, sender: Sender::AutoExtend };
+        let own = Bundle { settlement: own.settlement, receipts: own.receipts, sender: Sender::AutoExtend };
         settles.send_own(&own);
         settles.push(settle(1, &[5], Settlement::VisibleAfterMillis(0)));
-        assert!(settles.next_parcels().is_empty());
+        assert!(settles.next_bundles().is_empty());
         assert_eq!(settles.pending(), HashSet::from([5]));
         assert!(settles.done(&own, &outcomes(&[Outcome::Done])).is_empty());
-        assert_eq!(settles.next_parcels().len(), 1);
+        assert_eq!(settles.next_bundles().len(), 1);
     }
 
     #[test]
     fn what_is_too_much_for_the_database_gathers() {
         let mut settles = Settles::default();
-        for number in 0..MAX_PARCELS as i64 {
+        for number in 0..MAX_BUNDLES as i64 {
             settles.push(settle(1, &[number], Settlement::Delete));
-            assert_eq!(settles.next_parcels().len(), 1);
+            assert_eq!(settles.next_bundles().len(), 1);
         }
         settles.push(settle(2, &[100], Settlement::Delete));
         settles.push(settle(3, &[101], Settlement::Delete));
-        assert!(settles.next_parcels().is_empty());
+        assert!(settles.next_bundles().is_empty());
         let back = settle(1, &[0], Settlement::Delete);
         let commands = Sender::Commands(vec![(1, 1)]);
-        let back = Parcel { settlement: back.settlement, receipts: back.receipts, sender: commands };
+        let back = Bundle { settlement: back.settlement, receipts: back.receipts, sender: commands };
         settles.done(&back, &outcomes(&[Outcome::Done]));
-        assert_eq!(settles.next_parcels().iter().map(msg_ids).collect::<Vec<_>>(), [vec![100, 101]]);
+        assert_eq!(settles.next_bundles().iter().map(msg_ids).collect::<Vec<_>>(), [vec![100, 101]]);
     }
 
     #[test]
-    fn a_failed_parcel_fails_each_of_its_commands() {
+    fn a_failed_bundle_fails_each_of_its_commands() {
         let mut settles = Settles::default();
         settles.push(settle(1, &[1], Settlement::Delete));
         settles.push(settle(2, &[2], Settlement::Delete));
-        let parcels = settles.next_parcels();
-        let results = settles.done(&parcels[0], &Err(Error::queue_not_found("q")));
+        let bundles = settles.next_bundles();
+        let results = settles.done(&bundles[0], &Err(Error::queue_not_found("q")));
         let kinds = results.iter().map(|result| result.results.as_ref().expect_err("an error").kind());
         assert_eq!(kinds.collect::<Vec<_>>(), [Kind::QueueNotFound; 2]);
     }

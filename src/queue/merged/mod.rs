@@ -1,22 +1,25 @@
 //! Sends and settles of all callers, merged: one statement for many, and for each its own verdict.
 
+mod held;
+mod lines;
+mod pauses;
 mod sends;
 mod settles;
+mod settling;
 
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use super::settle::{Targets, distinct};
-use crate::domain::message::ItemResult;
 use crate::domain::{OutgoingMessage, QueueName, Result, Sent};
 use crate::engine::Events;
 use crate::engine::merge::{Bounds, Merger, Shares, Verdict};
 use crate::pg::Database;
 
-use sends::Sends;
+pub use lines::{Place, SendLines};
+use sends::{Sending, Sends};
 pub use settles::Change;
-use settles::{SettleLane, Settles, Wanted};
+use settles::Settles;
 
 /// What becomes of each message of a parcel: its id, or why it was not stored.
 pub type SentParcel = Vec<Result<Sent>>;
@@ -25,6 +28,7 @@ pub type SentParcel = Vec<Result<Sent>>;
 pub struct Merging {
     sends: Merger<Sends>,
     settles: Merger<Settles>,
+    tasks: TaskTracker,
 }
 
 impl Merging {
@@ -36,14 +40,16 @@ impl Merging {
         bounds: Bounds,
         tasks: &TaskTracker,
     ) -> Self {
-        // Half of the pool for one queue's flushes; what waits for locked rows has a quarter of its own.
-        let connections = connections as usize;
-        let shares = Arc::new(Shares::new(connections / 2));
-        let sends = Sends::new(database.clone(), events.clone(), Arc::clone(&shares));
-        let settles = Settles::new(database.clone(), events.clone(), shares, connections / 4, tasks.clone());
+        // Half of the pool for one queue's flushes.
+        let shares = Arc::new(Shares::new(connections as usize / 2));
+        // What is held waits on a quarter of it.
+        let held = (bounds.bytes, connections as usize / 4);
+        let sends = Sends::new(database.clone(), events.clone(), Arc::clone(&shares), held, tasks.clone());
+        let settles = Settles::new(database.clone(), events.clone(), shares);
         Self {
             sends: Merger::new(sends, bounds, tasks.clone()),
             settles: Merger::new(settles, bounds, tasks.clone()),
+            tasks: tasks.clone(),
         }
     }
 
@@ -52,71 +58,20 @@ impl Merging {
     /// # Errors
     /// `Overloaded` where no place is left: nothing was applied.
     pub fn send(&self, queue: QueueName, messages: Vec<OutgoingMessage>) -> Result<Verdict<SentParcel>> {
-        self.sends.submit(queue, messages)
+        let (lane, sending) = Sending::alone(queue, messages);
+        self.sends.submit(lane, sending)
     }
 
-    /// The same as soon as there is a place for them.
-    pub async fn send_when_room(
+    /// The same as soon as there is room for them, and behind what its stream has handed in for the queue before. The
+    /// next place of the line must be waited for only then.
+    pub async fn send_in_line(
         &self,
+        place: Place,
         queue: QueueName,
         messages: Vec<OutgoingMessage>,
     ) -> Verdict<SentParcel> {
-        self.sends.submit_when_room(queue, messages).await
-    }
-
-    /// Settles messages of one queue; equal targets get equal results, in the order of the targets.
-    ///
-    /// # Errors
-    /// `Overloaded` where no place is left; `QueueNotFound`; `QueueBusy` if another transaction holds one of the rows
-    /// for more than 2 s; `OutcomeUnknownRetrySafe` if the connection was lost meanwhile, or `OutcomeUnknown` where
-    /// repeating is not safe.
-    pub async fn settle(
-        &self,
-        queue: QueueName,
-        targets: Targets,
-        change: Change,
-    ) -> Result<Vec<ItemResult>> {
-        let (lane, wanted, places) = wanted(queue, targets, change);
-        let results = self.settles.submit(lane, wanted)?.wait().await?;
-        Ok(in_places(results, places))
-    }
-
-    /// The same as soon as there is a place for it.
-    ///
-    /// # Errors
-    /// Those of [`Merging::settle`], but for `Overloaded`.
-    pub async fn settle_when_room(
-        &self,
-        queue: QueueName,
-        targets: Targets,
-        change: Change,
-    ) -> Result<Vec<ItemResult>> {
-        let (lane, wanted, places) = wanted(queue, targets, change);
-        let results = self.settles.submit_when_room(lane, wanted).await.wait().await?;
-        Ok(in_places(results, places))
-    }
-}
-
-/// What is handed in for some targets: each of them once. With it goes where the result of each target will be found,
-/// where that is not its own place.
-fn wanted(queue: QueueName, targets: Targets, change: Change) -> (SettleLane, Wanted, Option<Vec<usize>>) {
-    let (targets, places) = match targets {
-        Targets::Ids(msg_ids) if msg_ids.len() > 1 => {
-            let (distinct, places) = distinct(&msg_ids);
-            (Targets::Ids(distinct), Some(places))
-        }
-        Targets::Receipts(receipts) if receipts.len() > 1 => {
-            let (distinct, places) = distinct(&receipts);
-            (Targets::Receipts(distinct), Some(places))
-        }
-        single => (single, None),
-    };
-    (SettleLane::of(queue, &targets, change), Wanted { targets, change }, places)
-}
-
-fn in_places(results: Vec<ItemResult>, places: Option<Vec<usize>>) -> Vec<ItemResult> {
-    match places {
-        Some(places) => places.into_iter().map(|place| results[place]).collect(),
-        None => results,
+        place.wait().await;
+        let (lane, sending) = Sending::in_line(place, queue, messages);
+        self.sends.submit_when_room(lane, sending).await
     }
 }

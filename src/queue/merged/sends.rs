@@ -1,111 +1,261 @@
 //! Messages of many callers for one queue, in one insert.
+//!
+//! Messages with deduplication ids go in inserts of their own, for others' transactions can hold an id. The insert waits
+//! for those hardly at all: what is held is found by halves, leaves the flush, and is looked after by itself
+//! (`held.rs`), with what its sender handed in behind it.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use super::SentParcel;
+use super::held::{HeldParcel, Keeper, Means};
+use super::lines::{Line, Place, Plain};
+use super::settles::{FLUSH_TIME, failure};
 use crate::domain::{Deadline, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
-use crate::engine::merge::{Attempt, Failure, Load, Merge, Parcel, Share, Shares, bisect};
+use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
 use crate::engine::{Changes, Events};
-use crate::pg::{Connection, Database};
-use crate::queue::merged::settles::{FLUSH_TIME, failure};
+use crate::pg::{Connection, Database, KeyPatience};
+use crate::queue::Budget;
 
-/// Inserts what gathers.
-pub(super) struct Sends {
-    database: Database,
-    events: Events,
-    shares: Arc<Shares>,
+/// How many attempts of a flush may fail because of held ids, before all that is not stored is taken for held.
+const MAX_SEARCH: usize = 32;
+
+/// Which messages go in one insert.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct SendLane {
+    queue: QueueName,
+    keyed: bool,
 }
 
-impl Sends {
-    pub(super) fn new(database: Database, events: Events, shares: Arc<Shares>) -> Self {
-        Self { database, events, shares }
+/// One caller's messages, in order.
+pub(super) struct Sending {
+    messages: Vec<OutgoingMessage>,
+    /// The line that they keep to.
+    line: Option<Arc<Line>>,
+    _plain: Option<Plain>,
+}
+
+impl Sending {
+    /// A single call's messages, and where they are handed in.
+    pub(super) fn alone(queue: QueueName, messages: Vec<OutgoingMessage>) -> (SendLane, Self) {
+        let keyed = messages.iter().any(|message| message.deduplication_id().is_some());
+        (SendLane { queue, keyed }, Self { messages, line: None, _plain: None })
+    }
+
+    /// A stream's messages, and where they are handed in.
+    pub(super) fn in_line(
+        place: Place,
+        queue: QueueName,
+        messages: Vec<OutgoingMessage>,
+    ) -> (SendLane, Self) {
+        let plain = place.plain();
+        let lane = SendLane { queue, keyed: place.keyed };
+        (lane, Self { messages, line: Some(place.line), _plain: plain })
     }
 }
 
-impl Load for Vec<OutgoingMessage> {
+type SendParcel = Parcel<Sending, SentParcel>;
+
+impl Load for Sending {
     fn items(&self) -> usize {
-        self.len()
+        self.messages.len()
     }
 
     fn bytes(&self) -> usize {
-        self.iter().map(OutgoingMessage::held_bytes).sum()
+        self.messages.iter().map(OutgoingMessage::held_bytes).sum()
+    }
+}
+
+/// Inserts what gathers.
+pub(super) struct Sends {
+    means: Arc<Means>,
+    shares: Arc<Shares>,
+    tasks: TaskTracker,
+}
+
+impl Sends {
+    /// Held messages take so many bytes and connections at most.
+    pub(super) fn new(
+        database: Database,
+        events: Events,
+        shares: Arc<Shares>,
+        (held_bytes, connections): (usize, usize),
+        tasks: TaskTracker,
+    ) -> Self {
+        let turns = Semaphore::new(connections.max(1));
+        let means = Means { database, events, budget: Budget::new(held_bytes), turns };
+        Self { means: Arc::new(means), shares, tasks }
+    }
+
+    /// Puts a parcel aside until its ids are free; what has no verdict yet gets one then.
+    fn hold(&self, queue: &QueueName, parcel: SendParcel, verdicts: Vec<Option<Result<Sent>>>) {
+        let bytes = parcel.load.bytes();
+        let (Sending { messages, line, .. }, caller) = parcel.open();
+        let memory = match self.means.budget.take(bytes) {
+            Ok(memory) => memory,
+            Err(error) => {
+                let refused = |verdict: Option<_>| verdict.unwrap_or_else(|| Err(error.clone()));
+                return caller.answer(Ok(verdicts.into_iter().map(refused).collect()));
+            }
+        };
+        let line = line.unwrap_or_default();
+        if line.hold(HeldParcel::new(messages, verdicts, caller, memory)) {
+            let keeper = Keeper { means: Arc::clone(&self.means), queue: queue.clone(), line };
+            self.tasks.spawn(keeper.run());
+        }
     }
 }
 
 impl Merge for Sends {
-    type Lane = QueueName;
-    type Load = Vec<OutgoingMessage>;
+    type Lane = SendLane;
+    type Load = Sending;
     type Answer = SentParcel;
     type Open = (Share, Connection);
-    /// Whether the parcels of the flush have deduplication ids, and whether another kind came after them.
-    type Picked = (Option<bool>, bool);
+    type Picked = ();
 
-    /// Parcels with deduplication ids are sent by themselves, because a stranger's open transaction can keep such an id
-    /// from them. What comes after a parcel of the other kind waits with it, so that the order holds.
-    fn goes_with((keyed, turned): &mut Self::Picked, messages: &Self::Load) -> bool {
-        let is_keyed = messages.iter().any(|message| message.deduplication_id().is_some());
-        *turned |= *keyed.get_or_insert(is_keyed) != is_keyed;
-        !*turned
-    }
-
-    async fn open(&self, queue: &QueueName) -> Result<Self::Open> {
-        let share = self.shares.take(queue).await;
-        let mut connection = self.database.connect("send", Deadline::within(FLUSH_TIME)).await?;
+    async fn open(&self, lane: &SendLane) -> Result<Self::Open> {
+        let share = self.shares.take(&lane.queue).await;
+        let mut connection = self.means.database.connect("send", Deadline::within(FLUSH_TIME)).await?;
         connection.set_deadline(Deadline::within(FLUSH_TIME));
         Ok((share, connection))
     }
 
     async fn flush(
         &self,
-        queue: &QueueName,
+        SendLane { queue, keyed }: &SendLane,
         (share, connection): Self::Open,
-        parcels: Vec<Parcel<Self::Load, SentParcel>>,
+        parcels: Vec<SendParcel>,
     ) {
-        let messages: Vec<&OutgoingMessage> = parcels.iter().flat_map(|parcel| &parcel.load).collect();
-        let mut insert = Insert { connection, queue };
-        let verdicts = bisect(&messages, &mut insert).await;
-        let verdicts: Vec<Result<Sent>> = verdicts.into_iter().map(Result::flatten).collect();
-        let repeatable = |(verdict, message): (Result<Sent>, &&OutgoingMessage)| match verdict {
-            Err(error) if message.deduplication_id().is_some() => Err(retry_safe(error)),
-            verdict => verdict,
-        };
-        let verdicts: Vec<Result<Sent>> = verdicts.into_iter().zip(&messages).map(repeatable).collect();
+        let (parcels, behind) = behind_held(parcels);
+        for parcel in behind {
+            let verdicts = vec![None; parcel.load.items()];
+            self.hold(queue, parcel, verdicts);
+        }
+        let lines = lines(&parcels);
+        let messages: Vec<(usize, &OutgoingMessage)> = parcels
+            .iter()
+            .zip(lines)
+            .flat_map(|(parcel, line)| parcel.load.messages.iter().map(move |message| (line, message)))
+            .collect();
+        let mut insert = Insert::new(connection, queue, keyed.then_some(KeyPatience::Brief));
+        let verdicts = told(bisect(&messages, &mut insert).await, &messages);
         drop((insert, share));
-        let stored = messages.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
+        let stored = messages.iter().zip(&verdicts).filter(|(_, verdict)| matches!(verdict, Some(Ok(_))));
         let mut changes = Changes::default();
-        changes.sent(queue, stored.map(|(message, _)| message.schedule()));
-        changes.tell(&self.events);
+        changes.sent(queue, stored.map(|((_, message), _)| message.schedule()));
+        changes.tell(&self.means.events);
         let mut verdicts = verdicts.into_iter();
         for parcel in parcels {
-            let sent = verdicts.by_ref().take(parcel.load.len()).collect();
-            parcel.answer(Ok(sent));
+            let count = parcel.load.items();
+            let is_told = verdicts.as_slice().iter().take(count).all(Option::is_some);
+            let verdicts = verdicts.by_ref().take(count);
+            match is_told {
+                true => parcel.answer(Ok(verdicts.flatten().collect())),
+                false => self.hold(queue, parcel, verdicts.collect()),
+            }
         }
     }
 }
 
-struct Insert<'a> {
+/// The parcels that may be stored now, and those behind something that is held of their lines. Each line is asked once: it
+/// may become free meanwhile, and its second parcel must not overtake the first.
+fn behind_held(parcels: Vec<SendParcel>) -> (Vec<SendParcel>, Vec<SendParcel>) {
+    let mut held = HashMap::new();
+    parcels.into_iter().partition(|parcel| match &parcel.load.line {
+        Some(line) => !*held.entry(Arc::as_ptr(line)).or_insert_with(|| line.is_held()),
+        None => true,
+    })
+}
+
+/// The number of each parcel's line: what one sender handed in has one.
+fn lines(parcels: &[SendParcel]) -> Vec<usize> {
+    let mut first = HashMap::new();
+    let of_each = parcels.iter().enumerate().map(|(place, parcel)| match &parcel.load.line {
+        Some(line) => *first.entry(Arc::as_ptr(line)).or_insert(place),
+        None => place,
+    });
+    of_each.collect()
+}
+
+/// Inserts messages, each with the number of its line.
+pub(super) struct Insert<'a> {
     connection: Connection,
     queue: &'a QueueName,
+    /// For messages with deduplication ids.
+    patience: Option<KeyPatience>,
+    /// The lines of which something is held.
+    held: HashSet<usize>,
+    search: usize,
 }
 
-impl Attempt<&OutgoingMessage> for Insert<'_> {
-    type Output = Result<Sent>;
-
-    async fn attempt(&mut self, messages: &[&OutgoingMessage]) -> Result<Vec<Result<Sent>>, Failure> {
-        if messages.iter().any(|message| message.deduplication_id().is_some()) {
-            return self.connection.send_keyed(self.queue, messages).await.map_err(failure);
-        }
-        let msg_ids = self.connection.send(self.queue, messages).await.map_err(failure)?;
-        Ok(msg_ids.into_iter().map(|msg_id| Ok(Sent { msg_id, deduplicated: false })).collect())
+impl<'a> Insert<'a> {
+    pub(super) fn new(connection: Connection, queue: &'a QueueName, patience: Option<KeyPatience>) -> Self {
+        Self { connection, queue, patience, held: HashSet::new(), search: 0 }
     }
 }
 
-/// A message with a deduplication id can be sent again, whatever else was in its statement.
+impl Attempt<(usize, &OutgoingMessage)> for Insert<'_> {
+    /// Nothing of a message that is held or behind one.
+    type Output = Option<Result<Sent>>;
+
+    async fn attempt(&mut self, items: &[(usize, &OutgoingMessage)]) -> Result<Vec<Self::Output>, Failure> {
+        let open = items.iter().filter(|(line, _)| !self.held.contains(line));
+        let messages: Vec<&OutgoingMessage> = open.map(|(_, message)| *message).collect();
+        let Some(patience) = self.patience else {
+            let msg_ids = self.connection.send(self.queue, &messages).await.map_err(failure)?;
+            return Ok(msg_ids.into_iter().map(|msg_id| Some(Ok(newly_sent(msg_id)))).collect());
+        };
+        let stored = match messages.is_empty() {
+            true => Vec::new(),
+            false => self.connection.send_unheld(self.queue, &messages, patience).await.map_err(failure)?,
+        };
+        if messages.len() > 1 && stored.iter().all(Option::is_none) && self.search < MAX_SEARCH {
+            self.search += 1;
+            // One wait was enough to tell who is held for longer.
+            self.patience = Some(KeyPatience::None);
+            return Err(Failure { error: Error::internal("a held deduplication id"), blame: Blame::Item });
+        }
+        let mut stored = stored.into_iter();
+        let verdict_of = |(line, _): &(usize, _)| match self.held.contains(line) {
+            true => None,
+            false => stored.next().flatten(),
+        };
+        let verdicts: Vec<Self::Output> = items.iter().map(verdict_of).collect();
+        let without = items.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_none());
+        self.held.extend(without.map(|((line, _), _)| *line));
+        Ok(verdicts)
+    }
+}
+
+fn newly_sent(msg_id: i64) -> Sent {
+    Sent { msg_id, deduplicated: false }
+}
+
+/// The verdicts of inserted messages; none of those that are held. One with a deduplication id can be sent again,
+/// whatever else was in its statement.
+pub(super) fn told(
+    verdicts: Vec<Result<Option<Result<Sent>>>>,
+    messages: &[(usize, &OutgoingMessage)],
+) -> Vec<Option<Result<Sent>>> {
+    let told = verdicts.into_iter().zip(messages).map(|(verdict, (_, message))| {
+        let verdict = verdict.unwrap_or_else(|error| Some(Err(error)));
+        match message.deduplication_id() {
+            Some(_) => verdict.map(|verdict| verdict.map_err(retry_safe)),
+            None => verdict,
+        }
+    });
+    told.collect()
+}
+
 fn retry_safe(error: Error) -> Error {
     match error.kind() {
         Kind::OutcomeUnknown => {
             let why = "the connection to the database was lost; the message may have been stored, and repeating it is safe";
-            error.reworded(Kind::OutcomeUnknownRetrySafe, why).retry_after(std::time::Duration::from_secs(1))
+            error.reworded(Kind::OutcomeUnknownRetrySafe, why).retry_after(Duration::from_secs(1))
         }
         _ => error,
     }

@@ -1,17 +1,14 @@
 //! Settles of many callers for one queue, in one statement.
 //!
 //! The statement passes over rows that others have locked. For what it did not settle, a second one looks without
-//! locking: a message that is gone or was read again is told so. What is left is locked by somebody, and each caller of
-//! such a message waits for it by itself, off the lane, on a connection from a share of its own.
+//! locking: a message that is gone or was read again is told so. What is left is locked by somebody, and goes back to its
+//! caller, who hands it in again a little later: nobody waits for a lock with a connection in hand.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
-
-use crate::domain::message::{ItemResult, Outcome};
+use crate::domain::message::Outcome;
 use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result, Settlement};
 use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
 use crate::engine::{Changes, Events};
@@ -21,12 +18,6 @@ use crate::queue::settle::Targets;
 /// How long a merged statement may take, and the wait for its connection. It is the server's own limit, because no
 /// caller's deadline may end what strangers wait for.
 pub(super) const FLUSH_TIME: Duration = Duration::from_secs(15);
-
-/// How long a caller of locked rows waits for its turn on a connection, before the database's own limit begins.
-const TURN_TIME: Duration = Duration::from_secs(2);
-
-/// How often a settle of locked rows is tried that collides with others.
-const ATTEMPTS: u32 = 3;
 
 /// What a settle counts against the limits: its place in the arrays and its caller.
 const HELD_BYTES: usize = 128;
@@ -57,9 +48,9 @@ impl Change {
         }
     }
 
-    fn tell(self, changes: &mut Changes, queue: &QueueName, targets: &Targets, results: &[ItemResult]) {
-        let done = |place: usize| results.get(place).is_some_and(|result| result.outcome == Outcome::Done);
-        let places = 0..results.len();
+    fn tell(self, changes: &mut Changes, queue: &QueueName, targets: &Targets, looks: &[FirstLook]) {
+        let done = |place: usize| matches!(looks.get(place), Some(FirstLook::Told(result)) if result.outcome == Outcome::Done);
+        let places = 0..looks.len();
         if !places.clone().any(done) {
             return;
         }
@@ -107,12 +98,24 @@ impl SettleLane {
         };
         Self { queue, action, by_receipt: matches!(targets, Targets::Receipts(_)) }
     }
+
+    pub(super) fn queue(&self) -> &QueueName {
+        &self.queue
+    }
 }
 
 /// One caller's distinct targets, and what is to become of them.
 pub(super) struct Wanted {
     pub(super) targets: Targets,
     pub(super) change: Change,
+}
+
+impl Wanted {
+    /// Whether a repeat ends in the same state: a change of visibility by ids can concern another's delivery.
+    pub(super) fn may_be_repeated(&self) -> bool {
+        let by_receipt = matches!(self.targets, Targets::Receipts(_));
+        by_receipt || matches!(self.change.settlement(), Settlement::Delete | Settlement::Archive)
+    }
 }
 
 impl Load for Wanted {
@@ -125,39 +128,29 @@ impl Load for Wanted {
     }
 }
 
-/// Settles what gathers.
-pub(super) struct Settles {
-    means: Arc<Means>,
-    shares: Arc<Shares>,
-    tasks: TaskTracker,
+/// What became of one caller's targets.
+pub(super) struct Looked {
+    pub(super) wanted: Wanted,
+    pub(super) looks: Vec<FirstLook>,
 }
 
-struct Means {
+/// Settles what gathers.
+pub(super) struct Settles {
     database: Database,
     events: Events,
-    /// Connections for callers of locked rows, so that those never hold up a lane.
-    waits: Semaphore,
+    shares: Arc<Shares>,
 }
 
 impl Settles {
-    pub(super) fn new(
-        database: Database,
-        events: Events,
-        shares: Arc<Shares>,
-        waiting_connections: usize,
-        tasks: TaskTracker,
-    ) -> Self {
-        let waits = Semaphore::new(waiting_connections.max(1));
-        Self { means: Arc::new(Means { database, events, waits }), shares, tasks }
+    pub(super) fn new(database: Database, events: Events, shares: Arc<Shares>) -> Self {
+        Self { database, events, shares }
     }
 }
-
-type SettleParcel = Parcel<Wanted, Vec<ItemResult>>;
 
 impl Merge for Settles {
     type Lane = SettleLane;
     type Load = Wanted;
-    type Answer = Vec<ItemResult>;
+    type Answer = Looked;
     type Open = (Share, Connection);
     /// The messages of the flush: a second settle of one waits for the next flush, and finds what the first has done.
     type Picked = HashSet<i64>;
@@ -171,127 +164,39 @@ impl Merge for Settles {
 
     async fn open(&self, lane: &SettleLane) -> Result<Self::Open> {
         let share = self.shares.take(&lane.queue).await;
-        let mut connection = self.means.database.connect("settle", Deadline::within(FLUSH_TIME)).await?;
+        let mut connection = self.database.connect("settle", Deadline::within(FLUSH_TIME)).await?;
         connection.set_deadline(Deadline::within(FLUSH_TIME));
         Ok((share, connection))
     }
 
-    async fn flush(&self, lane: &SettleLane, (share, connection): Self::Open, parcels: Vec<SettleParcel>) {
+    async fn flush(
+        &self,
+        lane: &SettleLane,
+        (share, connection): Self::Open,
+        parcels: Vec<Parcel<Wanted, Looked>>,
+    ) {
         let wanted: Vec<&Wanted> = parcels.iter().map(|parcel| &parcel.load).collect();
         let mut first = First { connection, lane };
         let mut looks = bisect(&wanted, &mut first).await;
         look_closer(&mut first, &wanted, &mut looks).await;
         drop((first, share));
-        let decided: Vec<Result<Decided>> =
-            looks.into_iter().map(|looks| looks.map(|looks| Decided::of(&looks))).collect();
         // Once for all callers, because each tale goes to every stream of the queue.
         let mut changes = Changes::default();
-        for (parcel, decided) in parcels.iter().zip(&decided) {
-            if let Ok(decided) = decided {
-                let Wanted { change, targets, .. } = &parcel.load;
-                change.tell(&mut changes, &lane.queue, targets, &decided.results);
+        for (wanted, looks) in wanted.iter().zip(&looks) {
+            if let Ok(looks) = looks {
+                wanted.change.tell(&mut changes, &lane.queue, &wanted.targets, looks);
             }
         }
-        changes.tell(&self.means.events);
-        for (parcel, decided) in parcels.into_iter().zip(decided) {
-            match decided {
-                Err(error) => parcel.answer(Err(error)),
-                Ok(decided) => self.answer(lane, parcel, decided),
-            }
-        }
-    }
-}
-
-impl Settles {
-    fn answer(&self, lane: &SettleLane, parcel: SettleParcel, decided: Decided) {
-        let (wanted, parcel) = parcel.open();
-        if decided.locked.is_empty() {
-            return parcel.answer(Ok(decided.results));
-        }
-        let (means, queue) = (Arc::clone(&self.means), lane.queue.clone());
-        self.tasks.spawn(async move {
-            let answer = means.wait_for_locked(&queue, &wanted, decided).await;
-            parcel.answer(answer);
-        });
-    }
-}
-
-/// What the first statement made of one caller's targets.
-struct Decided {
-    /// The results; those of locked messages are still to come.
-    results: Vec<ItemResult>,
-    /// The places of locked messages.
-    locked: Vec<usize>,
-}
-
-impl Decided {
-    fn of(looks: &[FirstLook]) -> Self {
-        let locked = looks.iter().enumerate().filter(|(_, look)| !matches!(look, FirstLook::Told(_)));
-        let locked = locked.map(|(place, _)| place).collect();
-        let unsettled = ItemResult { outcome: Outcome::NotFound, vt: None };
-        let results = looks.iter().map(|look| match look {
-            FirstLook::Told(result) => *result,
-            FirstLook::NotSettled => unsettled,
-        });
-        Self { results: results.collect(), locked }
-    }
-}
-
-impl Means {
-    /// Settles messages that others had locked, as soon as those let go; at most for the database's `lock_timeout`.
-    async fn wait_for_locked(
-        &self,
-        queue: &QueueName,
-        wanted: &Wanted,
-        mut decided: Decided,
-    ) -> Result<Vec<ItemResult>> {
-        let targets = wanted.targets.at(&decided.locked);
-        let by_receipt = matches!(targets, Targets::Receipts(_));
-        let settled = self.settle_locked(queue, &targets, wanted.change.settlement()).await;
-        let some_are_done = decided.results.iter().any(|result| result.outcome == Outcome::Done);
-        let results = settled.map_err(|error| match some_are_done {
-            true => partly_applied(error, may_be_repeated(by_receipt, wanted.change.settlement())),
-            false => error,
-        })?;
-        let mut changes = Changes::default();
-        wanted.change.tell(&mut changes, queue, &targets, &results);
         changes.tell(&self.events);
-        for (place, result) in decided.locked.into_iter().zip(results) {
-            decided.results[place] = result;
-        }
-        Ok(decided.results)
-    }
-}
-
-impl Means {
-    async fn settle_locked(
-        &self,
-        queue: &QueueName,
-        targets: &Targets,
-        settlement: Settlement,
-    ) -> Result<Vec<ItemResult>> {
-        let turn = tokio::time::timeout(TURN_TIME, self.waits.acquire()).await;
-        let _turn = turn.map_err(|_| {
-            let why = "others held some of the messages for more than 2 s; nothing was applied";
-            Error::new(Kind::QueueBusy, why).with("queue", queue.as_str()).retry_after(Duration::from_secs(1))
-        })?;
-        let mut connection = self.database.connect("settle", Deadline::within(FLUSH_TIME)).await?;
-        let mut attempt = 1;
-        loop {
-            let settled = match targets {
-                Targets::Ids(msg_ids) => connection.settle_by_id(queue, msg_ids, settlement).await,
-                Targets::Receipts(receipts) => connection.settle_or_tell(queue, receipts, settlement).await,
-            };
-            match settled {
-                Err(error) if error.kind() == Kind::Conflict && attempt < ATTEMPTS => attempt += 1,
-                done => return done,
-            }
+        for (parcel, looks) in parcels.into_iter().zip(looks) {
+            let (wanted, parcel) = parcel.open();
+            parcel.answer(looks.map(|looks| Looked { wanted, looks }));
         }
     }
 }
 
 /// Replaces "nothing was applied" where an earlier statement of the same call has been.
-fn partly_applied(error: Error, may_be_repeated: bool) -> Error {
+pub(super) fn partly_applied(error: Error, may_be_repeated: bool) -> Error {
     let (lost, repeat) = match may_be_repeated {
         true => (Kind::OutcomeUnknownRetrySafe, "repeating the call is safe"),
         false => (Kind::OutcomeUnknown, "a repeat can take them from consumers who have read them since"),
@@ -318,11 +223,6 @@ fn partly_applied(error: Error, may_be_repeated: bool) -> Error {
         _ => return error,
     };
     error.reworded(kind, format!("{why}; the rest is settled, and {repeat}"))
-}
-
-/// Whether a repeat of the same ends in the same state: a change of visibility by ids can concern another's delivery.
-fn may_be_repeated(by_receipt: bool, settlement: Settlement) -> bool {
-    by_receipt || matches!(settlement, Settlement::Delete | Settlement::Archive)
 }
 
 /// The statement that settles what nobody has locked, for whole callers: each one's targets succeed or fail together.
@@ -387,8 +287,8 @@ async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Res
             Err(error) => {
                 let told = looks[caller].iter().flatten().any(|look| matches!(look, FirstLook::Told(_)));
                 let error = error.clone();
-                let repeated = may_be_repeated(first.lane.by_receipt, wanted[caller].change.settlement());
-                looks[caller] = Err(if told { partly_applied(error, repeated) } else { error });
+                let may_be_repeated = wanted[caller].may_be_repeated();
+                looks[caller] = Err(if told { partly_applied(error, may_be_repeated) } else { error });
             }
         }
     }

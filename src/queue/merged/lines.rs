@@ -1,0 +1,214 @@
+//! What one stream sends to one queue is stored in the order in which it was handed in.
+//!
+//! Two things could break that order: messages with and without deduplication ids go in statements of their own, and a
+//! message whose id others hold is stored later than the rest of its statement. So all of a line goes the way of messages
+//! with ids while any of those is under way, and what comes behind a message that is held waits with it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::held::HeldParcel;
+use crate::domain::{OutgoingMessage, QueueName};
+
+/// How many lines of a stream are remembered before the idle ones are forgotten.
+const REMEMBERED: usize = 64;
+
+/// The lines of one stream.
+#[derive(Default)]
+pub struct SendLines {
+    lines: HashMap<QueueName, Arc<Line>>,
+    /// How many lines there are when the idle ones are forgotten next.
+    full: usize,
+}
+
+/// The place of some messages in a line.
+pub struct Place {
+    pub(super) line: Arc<Line>,
+    /// Whether they go with messages that have deduplication ids.
+    pub(super) keyed: bool,
+}
+
+/// A stream's messages for one queue that are under way.
+#[derive(Default)]
+pub(super) struct Line {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// Whether its messages go with those that have deduplication ids.
+    keyed: bool,
+    /// How many parcels go as messages without ids.
+    plain: usize,
+    /// What waits for a deduplication id that others hold, and what is behind it.
+    held: Option<VecDeque<HeldParcel>>,
+}
+
+/// One parcel that goes as messages without ids.
+pub(super) struct Plain(Arc<Line>);
+
+impl SendLines {
+    /// The place of the next messages for a queue.
+    pub fn place(&mut self, queue: &QueueName, messages: &[OutgoingMessage]) -> Place {
+        if self.lines.len() >= self.full {
+            self.lines.retain(|_, line| Arc::strong_count(line) > 1);
+            self.full = REMEMBERED.max(2 * self.lines.len());
+        }
+        let line = self.lines.entry(queue.clone()).or_default();
+        let is_idle = Arc::strong_count(line) == 1;
+        let has_ids = messages.iter().any(|message| message.deduplication_id().is_some());
+        let mut state = line.lock();
+        state.keyed = has_ids || state.keyed && !is_idle;
+        Place { line: Arc::clone(line), keyed: state.keyed }
+    }
+}
+
+impl Place {
+    /// Waits until messages may be handed in here: nothing of the line is held, and nothing is under way by the other way.
+    pub(super) async fn wait(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.line.changed.notified());
+            changed.as_mut().enable();
+            let is_free = {
+                let state = self.line.lock();
+                state.held.is_none() && (state.plain == 0 || !self.keyed)
+            };
+            if is_free {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Counts messages that go the way of those without ids.
+    pub(super) fn plain(&self) -> Option<Plain> {
+        (!self.keyed).then(|| {
+            self.line.lock().plain += 1;
+            Plain(Arc::clone(&self.line))
+        })
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.0.lock().plain -= 1;
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something of the line is held.
+    pub(super) fn is_held(&self) -> bool {
+        self.lock().held.is_some()
+    }
+
+    /// Adds a parcel to what is held. Whether it is the first, which somebody has to look after.
+    pub(super) fn hold(&self, parcel: HeldParcel) -> bool {
+        let mut state = self.lock();
+        let is_first = state.held.is_none();
+        state.held.get_or_insert_default().push_back(parcel);
+        is_first
+    }
+
+    /// Takes held parcels of so many messages, or a single larger one. If there is none, the line is free from now on.
+    pub(super) fn take_held(&self, most: usize) -> Vec<HeldParcel> {
+        let mut state = self.lock();
+        let mut taken = Vec::new();
+        let mut messages = 0;
+        while let Some(parcel) = state.held.as_mut().and_then(VecDeque::pop_front) {
+            messages += parcel.open();
+            taken.push(parcel);
+            if messages >= most {
+                break;
+            }
+        }
+        if taken.is_empty() {
+            state.held = None;
+            drop(state);
+            self.changed.notify_waiters();
+        }
+        taken
+    }
+
+    /// Gives back parcels that are still held, in front of the others.
+    pub(super) fn put_back(&self, parcels: Vec<HeldParcel>) {
+        let mut state = self.lock();
+        let held = state.held.get_or_insert_default();
+        parcels.into_iter().rev().for_each(|parcel| held.push_front(parcel));
+    }
+
+    /// Forgets what is held: nobody looks after it any more.
+    pub(super) fn forget(&self) {
+        let forgotten = self.lock().held.take();
+        drop(forgotten);
+        self.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::domain::{DeduplicationId, Limits, QueueLayout, Schedule};
+
+    fn plain() -> OutgoingMessage {
+        let limits = Limits { max_message_bytes: 10, queue_layout: QueueLayout::Tuned };
+        let parsed = OutgoingMessage::parse("1".to_owned(), String::new(), "", Schedule::NOW, &limits);
+        parsed.expect("a good message")
+    }
+
+    fn with_id(id: &str) -> OutgoingMessage {
+        plain().under(DeduplicationId::parse(id.to_owned()).expect("a good id"))
+    }
+
+    fn queue(name: &str) -> QueueName {
+        QueueName::try_from(name.to_owned()).expect("a good name")
+    }
+
+    #[test]
+    fn a_line_goes_the_way_of_ids_until_nothing_is_under_way() {
+        let mut lines = SendLines::default();
+        let keyed = lines.place(&queue("a"), &[plain(), with_id("1")]);
+        assert!(keyed.keyed);
+        assert!(lines.place(&queue("a"), &[plain()]).keyed);
+        assert!(!lines.place(&queue("b"), &[plain()]).keyed);
+        drop(keyed);
+        assert!(!lines.place(&queue("a"), &[plain()]).keyed);
+    }
+
+    #[test]
+    fn messages_with_ids_wait_for_those_without_and_not_the_other_way_round() {
+        let mut lines = SendLines::default();
+        let first = lines.place(&queue("a"), &[plain()]);
+        let under_way = first.plain();
+        drop(first);
+        assert!(lines.place(&queue("a"), &[plain()]).wait().now_or_never().is_some());
+        let keyed = lines.place(&queue("a"), &[with_id("1")]);
+        let mut waiting = Box::pin(keyed.wait());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(under_way);
+        assert!(waiting.now_or_never().is_some());
+        assert!(keyed.plain().is_none());
+        assert!(lines.place(&queue("a"), &[plain()]).wait().now_or_never().is_some());
+    }
+
+    #[test]
+    fn lines_of_queues_that_a_stream_has_left_are_forgotten() {
+        let mut lines = SendLines::default();
+        let busy = lines.place(&queue("busy"), &[with_id("1")]);
+        for number in 0..10_000 {
+            lines.place(&queue(&format!("q{number}")), &[plain()]);
+        }
+        assert!(lines.lines.len() <= REMEMBERED, "{}", lines.lines.len());
+        assert!(lines.place(&queue("busy"), &[plain()]).keyed);
+        drop(busy);
+    }
+}
