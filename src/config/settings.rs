@@ -227,7 +227,8 @@ pub(super) const MAX_STREAM_AGE: Setting = Setting::new(
     "max-stream-age",
     "PGMQ_GRPC_MAX_STREAM_AGE",
     Limits,
-    "A stream of this age is asked to end, so that clients spread over new servers; 0 means never.",
+    "A stream of this age is asked to end, and a connection of this age takes no new calls (GOAWAY), so that clients \
+     spread over new servers; 0 means never.",
 )
 .value("DURATION")
 .default("1h");

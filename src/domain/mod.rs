@@ -14,6 +14,7 @@ pub mod page;
 pub mod queue;
 pub mod read;
 pub mod receipt;
+pub mod settlement;
 pub mod time;
 pub mod topic;
 
@@ -26,6 +27,7 @@ pub use name::{NewQueueName, QueueName};
 pub use queue::{Queue, QueueKind, QueueLayout};
 pub use read::{ReadOrder, Sight, Taken, View};
 pub use receipt::Receipt;
+pub use settlement::Settlement;
 pub use time::{Deadline, Timestamp};
 
 /// What a fallible operation of this server gives.

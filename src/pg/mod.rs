@@ -51,7 +51,6 @@ pub use error::may_be_one_items_fault;
 pub use install::CARRIED_VERSION;
 pub use keyed::KeyPatience;
 pub use monitor::{DatabaseState, Monitor};
-pub use settle::Settlement;
 pub use settle_many::FirstLook;
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};

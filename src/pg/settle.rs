@@ -10,23 +10,9 @@ use tokio_postgres::types::Type;
 use super::database::{Connection, Parameter};
 use super::row::{self, column};
 use super::statement::{Effect, Statement};
+pub(super) use crate::domain::Settlement;
 use crate::domain::message::{ItemResult, Message, Outcome};
 use crate::domain::{Error, QueueName, Receipt, Result, Timestamp};
-
-/// What is to become of messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settlement {
-    /// They are deleted (`pgmq.delete`).
-    Delete,
-    /// They move to the archive (`pgmq.archive`).
-    Archive,
-    /// They become visible after so many milliseconds (`pgmq.set_vt`).
-    VisibleAfterMillis(i64),
-    /// They become visible at a moment (`pgmq.set_vt`).
-    VisibleAt(Timestamp),
-    /// They stay hidden for at least so many milliseconds from now; a longer time is not shortened.
-    HiddenForMillis(i64),
-}
 
 /// The wanted deliveries, and the rows of their messages whatever became of them, locked.
 macro_rules! wanted_and_live {
@@ -211,26 +197,6 @@ impl Fences {
             (&self.enqueued_at, Type::TIMESTAMPTZ_ARRAY),
             (&self.last_read_at, Type::TIMESTAMPTZ_ARRAY),
         ]
-    }
-}
-
-impl Settlement {
-    pub(super) fn delay_ms(self) -> Option<i64> {
-        match self {
-            Self::VisibleAfterMillis(delay_ms) | Self::HiddenForMillis(delay_ms) => Some(delay_ms),
-            Self::Delete | Self::Archive | Self::VisibleAt(_) => None,
-        }
-    }
-
-    pub(super) fn visible_at(self) -> Option<Timestamp> {
-        match self {
-            Self::VisibleAt(moment) => Some(moment),
-            Self::Delete | Self::Archive | Self::VisibleAfterMillis(_) | Self::HiddenForMillis(_) => None,
-        }
-    }
-
-    pub(super) fn only_longer(self) -> bool {
-        matches!(self, Self::HiddenForMillis(_))
     }
 }
 

@@ -40,7 +40,7 @@ pub use merged::{Change, Merging, Place, SendLines, SentParcel};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};
 pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue, SetQueueLayout};
 pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};
-pub use stream::{ClosingReason, ReadStream, StreamItem, StreamOptions, end_of_life, retry_delay};
+pub use stream::{ClosingReason, GOODBYE, ReadStream, StreamItem, StreamOptions, end_of_life, retry_delay};
 pub use topics::{BindTopic, ListTopicBindings, SendTopic, SendTopicBatch, TestRouting, UnbindTopic};
 pub use transact::{Transact, TransactOperation, TransactResult, Transacted};
 pub use transaction::{InTransaction, Transaction, Transactions};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::merged::Change;
 use super::{Broker, OnConnection};
 use crate::domain::message::{ItemResult, Message, Outcome};
-use crate::domain::{Deadline, QueueName, Receipt, Result};
+use crate::domain::{Deadline, QueueName, Receipt, Result, Settlement};
 use crate::engine::Changes;
-use crate::pg::{Connection, Settlement};
+use crate::pg::Connection;
 
 /// Which messages are meant: by id, whoever holds them, or by receipt, if this delivery still holds them.
 #[derive(Debug, Clone)]

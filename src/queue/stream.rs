@@ -1,19 +1,28 @@
 //! The server-streaming read: drains a queue, then follows it until the client leaves.
 //!
 //! One task a stream says how much it wants and waits; the transport pulls. A place in the channel is reserved before
-//! anything is wanted, so that nothing is read that the client is not about to take.
+//! anything is wanted, so nothing is read for a client that does not take what it was given; and what it does not take
+//! for half of its timeout goes back.
+
+mod reader;
+mod shelf;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rand::Rng;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
+use self::reader::{Offer, Reader};
 use super::{Broker, OnConnection};
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
-use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Queue, ReadOrder, Result};
-use crate::engine::{Handover, Presence, QueueEvents, Subscription, Window};
+use crate::domain::{Caller, ClientRole, Deadline, Error, Queue, ReadOrder, Result};
+use crate::engine::{Handover, Window};
 use crate::pg::Connection;
 
 /// How long one read of a stream may take.
@@ -25,8 +34,8 @@ pub(super) const WINDOW_CHECK: Duration = Duration::from_secs(1);
 /// The most bytes of one piece.
 pub(super) const PIECE_BYTES: usize = MAX_STREAM_BATCH_BYTES as usize;
 
-/// How long a client may take to take the last item.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// How long a client may take to take the last item of a stream.
+pub const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How a client wants its stream.
 #[derive(Debug, Clone)]
@@ -72,7 +81,7 @@ pub enum StreamItem {
 
 /// An open stream.
 pub struct ReadStream {
-    items: mpsc::Receiver<Result<StreamItem>>,
+    items: mpsc::Receiver<Result<Offer>>,
 }
 
 impl ReadStream {
@@ -94,15 +103,18 @@ impl ReadStream {
         let window = Arc::new(Window::new(options.max_in_flight));
         followed.add_window(&window);
         let subscription = broker.dispatch.subscribe(&options.order, queue.created_at, PIECE_BYTES)?;
+        let presence = broker.clients.stream(caller, ClientRole::Consumer, options.order.queue.as_str());
         let reader = Reader {
             subscription,
             _followed: followed,
-            presence: broker.clients.stream(caller, ClientRole::Consumer, options.order.queue.as_str()),
+            presence,
             left: options.max_messages,
+            shelf: None,
             look_failed: false,
-            ends: end_of_life(broker),
+            ends: end_of_life(broker.max_stream_age),
             heartbeat: Instant::now() + options.heartbeat_interval,
-            broker: Arc::clone(broker),
+            dispatch: broker.dispatch.clone(),
+            drain: broker.drain.clone(),
             options,
             window,
             deadline,
@@ -112,11 +124,20 @@ impl ReadStream {
     }
 
     /// The next item; none at the end.
-    pub fn poll_next(
-        &mut self,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<StreamItem>>> {
-        self.items.poll_recv(context)
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<StreamItem>>> {
+        loop {
+            let item = match ready!(self.items.poll_recv(context)) {
+                Some(Ok(Offer::Messages(shelf))) => match shelf.take() {
+                    Some(handover) => Ok(StreamItem::Messages(handover)),
+                    // It came too late for these.
+                    None => continue,
+                },
+                Some(Ok(Offer::Notice(item))) => Ok(item),
+                Some(Err(error)) => Err(error),
+                None => return Poll::Ready(None),
+            };
+            return Poll::Ready(Some(item));
+        }
     }
 }
 
@@ -136,9 +157,9 @@ impl OnConnection for CheckReadable {
     }
 }
 
-/// When a stream that begins now is old. Streams that were opened together do not end together.
-pub fn end_of_life(broker: &Broker) -> Option<Instant> {
-    broker.max_stream_age.map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0)))
+/// When a stream or a connection that begins now is old. Those that were opened together do not end together.
+pub fn end_of_life(max_age: Option<Duration>) -> Option<Instant> {
+    max_age.map(|age| Instant::now() + age.mul_f64(rand::rng().random_range(0.9..1.0)))
 }
 
 /// How long to wait before a closed stream is opened again. Clients that were closed together do not come back
@@ -147,144 +168,24 @@ pub fn retry_delay() -> Duration {
     Duration::from_millis(rand::rng().random_range(100..2_000))
 }
 
-type Sender = mpsc::Sender<Result<StreamItem>>;
-
-struct Reader {
-    broker: Arc<Broker>,
-    subscription: Subscription,
-    options: StreamOptions,
-    window: Arc<Window>,
-    _followed: Arc<QueueEvents>,
-    presence: Presence,
-    left: Option<usize>,
-    /// The last look at the window failed: the next one is not hurried.
-    look_failed: bool,
+/// Waits for the moment at which a stream ends by itself, and tells why.
+///
+/// # Errors
+/// `DeadlineExceeded` if its caller's deadline comes first.
+pub(super) async fn planned_end(
+    drain: &CancellationToken,
     ends: Option<Instant>,
-    heartbeat: Instant,
     deadline: Deadline,
-}
-
-/// What a stream does next.
-enum Next {
-    Give(StreamItem),
-    Close(ClosingReason),
-    Fail(Error),
-    Dropped(Error),
-    Gone,
-}
-
-impl Reader {
-    async fn run(mut self, sender: Sender) {
-        loop {
-            let place = match sender.try_reserve() {
-                Ok(place) => place,
-                Err(_) => {
-                    // Nothing is read for a client that does not take what it was given. It gets no heartbeat either.
-                    self.subscription.set_demand(0);
-                    tokio::select! {
-                        place = sender.reserve() => match place {
-                            Ok(place) => place,
-                            Err(_) => return,
-                        },
-                        planned = Self::planned_end(&self.broker, self.ends, self.deadline) => {
-                            return self.end(&sender, planned).await;
-                        }
-                    }
-                }
-            };
-            match self.next(&sender).await {
-                Next::Give(item) => place.send(Ok(item)),
-                end => {
-                    drop(place);
-                    return self.end(&sender, end).await;
-                }
-            }
+) -> Result<ClosingReason> {
+    let aged = async {
+        match ends {
+            Some(ends) => sleep_until(ends).await,
+            None => std::future::pending().await,
         }
-    }
-
-    /// What comes next, for a client that is ready to take it.
-    async fn next(&mut self, sender: &Sender) -> Next {
-        loop {
-            if self.left == Some(0) {
-                return Next::Gone;
-            }
-            self.presence.set_in_flight(self.window.in_flight());
-            let room = self.window.room().min(self.left.unwrap_or(usize::MAX));
-            self.subscription.set_demand(room);
-            let look = Instant::now() + WINDOW_CHECK;
-            let hurried = self.window.next_expiry().filter(|_| !self.look_failed);
-            let look = hurried.map_or(look, |expiry| expiry.min(look));
-            tokio::select! {
-                handover = self.subscription.next() => match handover {
-                    Ok(handover) => return Next::Give(self.take(handover)),
-                    Err(error) => match error.kind() {
-                        Kind::QueueNotFound => return Next::Dropped(error),
-                        Kind::Draining => return Next::Close(ClosingReason::Draining),
-                        _ => return Next::Fail(error),
-                    },
-                },
-                () = self.window.changed() => {}
-                () = sleep_until(look), if room == 0 => match self.broker.dispatch.check_window(&self.options.order.queue, &self.window).await {
-                    Err(error) if error.kind() == Kind::QueueNotFound => return Next::Dropped(error),
-                    // Another look comes soon.
-                    looked => self.look_failed = looked.is_err(),
-                },
-                () = sleep_until(self.heartbeat) => {
-                    self.heartbeat = Instant::now() + self.options.heartbeat_interval;
-                    return Next::Give(StreamItem::Heartbeat { in_flight: self.window.in_flight() });
-                }
-                () = sender.closed() => return Next::Gone,
-                planned = Self::planned_end(&self.broker, self.ends, self.deadline) => return planned,
-            }
-        }
-    }
-
-    /// Counts messages as held by the client.
-    fn take(&mut self, handover: Handover) -> StreamItem {
-        let receipts = handover.deliveries().iter().map(|delivery| delivery.receipt);
-        self.window.take(receipts, self.options.order.visibility_timeout.span());
-        self.presence.set_in_flight(self.window.in_flight());
-        if let Some(left) = &mut self.left {
-            *left -= handover.deliveries().len();
-        }
-        self.heartbeat = Instant::now() + self.options.heartbeat_interval;
-        StreamItem::Messages(handover)
-    }
-
-    async fn end(&self, sender: &Sender, end: Next) {
-        match end {
-            Next::Close(reason) => self.close(sender, reason).await,
-            Next::Dropped(error) => {
-                self.close(sender, ClosingReason::QueueDropped).await;
-                let _ = timeout(GOODBYE, sender.send(Err(error))).await;
-            }
-            Next::Fail(error) => {
-                let _ = timeout(GOODBYE, sender.send(Err(error))).await;
-            }
-            Next::Give(_) | Next::Gone => {}
-        }
-    }
-
-    /// Says goodbye; a client that does not read must not hold up the end.
-    async fn close(&self, sender: &Sender, reason: ClosingReason) {
-        let _ = timeout(GOODBYE, sender.send(Ok(self.closing(reason)))).await;
-    }
-
-    fn closing(&self, reason: ClosingReason) -> StreamItem {
-        StreamItem::Closing { reason, retry_delay: retry_delay() }
-    }
-
-    async fn planned_end(broker: &Broker, ends: Option<Instant>, deadline: Deadline) -> Next {
-        let aged = async {
-            match ends {
-                Some(ends) => sleep_until(ends).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = broker.drain.cancelled() => Next::Close(ClosingReason::Draining),
-            () = aged => Next::Close(ClosingReason::StreamAge),
-            () = sleep_until(deadline.instant()) => Next::Fail(Error::deadline_exceeded()),
-        }
+    };
+    tokio::select! {
+        () = drain.cancelled() => Ok(ClosingReason::Draining),
+        () = aged => Ok(ClosingReason::StreamAge),
+        () = sleep_until(deadline.instant()) => Err(Error::deadline_exceeded()),
     }
 }

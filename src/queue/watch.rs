@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::stream::{end_of_life, retry_delay};
+use super::stream::{GOODBYE, end_of_life, planned_end, retry_delay};
 use super::watched::{EventKind, Inbox, Watched};
 use super::{Broker, ClosingReason, OnConnection};
 use crate::domain::{Deadline, Error, Kind, QueueName, Result, Timestamp};
@@ -17,9 +17,6 @@ const COALESCE: Duration = Duration::from_millis(100);
 
 /// How long the first look may take.
 const OPEN_TIME: Duration = Duration::from_secs(30);
-
-/// How long a client may take to take the last item.
-const GOODBYE: Duration = Duration::from_secs(2);
 
 /// What a client watches.
 #[derive(Debug, Clone)]
@@ -94,7 +91,7 @@ impl WatchStream {
         let watcher = Watcher {
             inbox,
             _watched: watched,
-            ends: end_of_life(broker),
+            ends: end_of_life(broker.max_stream_age),
             heartbeat_interval: options.heartbeat_interval,
             broker: Arc::clone(broker),
             deadline,
@@ -154,17 +151,7 @@ impl Watcher {
     }
 
     async fn planned_end(&self) -> Result<WatchItem> {
-        let aged = async {
-            match self.ends {
-                Some(ends) => sleep_until(ends).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = self.broker.drain.cancelled() => Ok(closing(ClosingReason::Draining)),
-            () = aged => Ok(closing(ClosingReason::StreamAge)),
-            () = sleep_until(self.deadline.instant()) => Err(Error::deadline_exceeded()),
-        }
+        planned_end(&self.broker.drain, self.ends, self.deadline).await.map(closing)
     }
 }
 

@@ -316,6 +316,23 @@ mod tests {
         assert!(has_new(&before, &(102..=201).rev().collect::<Vec<_>>()));
     }
 
+    #[test]
+    fn a_lasting_watch_keeps_nothing_of_short_ones() {
+        let watched = Watched {
+            name: QueueName::try_from("a".to_owned()).expect("a good name"),
+            inboxes: Mutex::default(),
+            ready: watch::Sender::new(true),
+            registry: Watches::default(),
+        };
+        let lasting = Arc::new(Inbox::default());
+        watched.add(&lasting);
+        for _ in 0..1_000 {
+            watched.add(&Arc::new(Inbox::default()));
+        }
+        assert!(watched.lock().len() <= 2, "{}", watched.lock().len());
+        assert_eq!(watched.inboxes().len(), 1);
+    }
+
     #[tokio::test]
     async fn an_inbox_gives_each_kind_once_and_then_the_end() {
         let queue = QueueName::try_from("a".to_owned()).expect("a good name");

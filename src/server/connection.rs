@@ -16,11 +16,13 @@ use futures_util::{FutureExt, StreamExt};
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioTimer;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::layer::Around;
 use super::listener::{Accepted, Listener};
+use crate::queue::end_of_life;
 
 const MAX_STREAMS: u32 = 200;
 const MAX_LOCAL_RESETS: usize = 1_024;
@@ -38,17 +40,32 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Connections {
     calls: Around,
     places: Arc<Semaphore>,
+    max_age: Option<Duration>,
     drain: CancellationToken,
     aborted: CancellationToken,
     tasks: TaskTracker,
 }
 
+/// When a connection is to end.
+struct Ends {
+    old: Option<Instant>,
+    drain: CancellationToken,
+    aborted: CancellationToken,
+}
+
 impl Connections {
-    /// At most so many connections for these calls; they close in order once `drain` is cancelled.
-    pub(super) fn new(calls: Around, limit: usize, drain: CancellationToken) -> Self {
+    /// At most so many connections for these calls. One that is older than `max_age` takes no new calls, and closes when
+    /// those that it has are done; all do so once `drain` is cancelled.
+    pub(super) fn new(
+        calls: Around,
+        limit: usize,
+        max_age: Option<Duration>,
+        drain: CancellationToken,
+    ) -> Self {
         Self {
             calls,
             places: Arc::new(Semaphore::new(limit)),
+            max_age,
             drain,
             aborted: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -58,7 +75,7 @@ impl Connections {
     /// Accepts connections until the drain begins. Beyond the limit they wait in the system's queue.
     pub(super) fn accept_from(&self, listener: Listener) {
         let (calls, places, tasks) = (self.calls.clone(), Arc::clone(&self.places), self.tasks.clone());
-        let (drain, aborted) = (self.drain.clone(), self.aborted.clone());
+        let (max_age, drain, aborted) = (self.max_age, self.drain.clone(), self.aborted.clone());
         self.tasks.spawn(async move {
             let mut failing = false;
             loop {
@@ -75,9 +92,11 @@ impl Connections {
                 match accepted {
                     Ok((accepted, place)) => {
                         failing = false;
-                        let (calls, drain, aborted) = (calls.clone(), drain.clone(), aborted.clone());
+                        let calls = calls.clone();
+                        let (drain, aborted) = (drain.clone(), aborted.clone());
+                        let ends = Ends { old: end_of_life(max_age), drain, aborted };
                         tasks.spawn(async move {
-                            serve(accepted, calls, drain, aborted).await;
+                            serve(accepted, calls, ends).await;
                             drop(place);
                         });
                     }
@@ -105,12 +124,28 @@ impl Connections {
     }
 }
 
-async fn serve(accepted: Accepted, calls: Around, drain: CancellationToken, aborted: CancellationToken) {
+impl Ends {
+    /// Waits until no new calls are wanted.
+    async fn wait(&self) {
+        let old = async {
+            match self.old {
+                Some(old) => sleep_until(old).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = old => {}
+            () = self.drain.cancelled() => {}
+        }
+    }
+}
+
+async fn serve(accepted: Accepted, calls: Around, ends: Ends) {
     match accepted {
         Accepted::Tcp(io, address) => {
-            serve_io(io, calls.of_peer(address.to_string().into()), drain, aborted).await;
+            serve_io(io, calls.of_peer(address.to_string().into()), ends).await;
         }
-        Accepted::Unix(io) => serve_io(io, calls.of_peer("unix".into()), drain, aborted).await,
+        Accepted::Unix(io) => serve_io(io, calls.of_peer("unix".into()), ends).await,
     }
 }
 
@@ -147,7 +182,7 @@ impl Streams {
     }
 }
 
-async fn serve_io<I>(io: I, calls: Around, drain: CancellationToken, aborted: CancellationToken)
+async fn serve_io<I>(io: I, calls: Around, ends: Ends)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -167,11 +202,12 @@ where
     let mut running = FuturesUnordered::new();
     let ended = tokio::select! {
         ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context)) => ended,
-        () = drain.cancelled() => {
+        () = ends.wait() => {
+            // GOAWAY: the client's next call goes over a new connection, and through a balancer perhaps elsewhere.
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context)) => ended,
-                () = aborted.cancelled() => return,
+                () = ends.aborted.cancelled() => return,
             }
         }
     };

@@ -44,7 +44,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// So many refusals a second cost little; the pause grows with their multiple.
-const CHEAP_REFUSALS: f64 = 1_000.0;
+const CHEAP_REFUSALS: f64 = 250.0;
 
 /// The merged calls of a server.
 #[derive(Debug)]

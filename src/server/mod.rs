@@ -172,8 +172,12 @@ async fn serve_on(
         let (watch, stop) = (Arc::clone(&in_flight).watch(), stop_background.clone());
         async move { stop.run_until_cancelled(watch).await }
     });
-    let connections =
-        Connections::new(Around::new(routes, in_flight), config.max_connections, broker.drain.clone());
+    let connections = Connections::new(
+        Around::new(routes, in_flight),
+        config.max_connections,
+        config.max_stream_age,
+        broker.drain.clone(),
+    );
     banner::print(config, &listeners, &url, embedded.as_deref(), database.known_installation().as_deref());
     for listener in listeners {
         connections.accept_from(listener);

@@ -31,7 +31,7 @@ use crate::engine::merge::Verdict;
 use crate::proto::v1::{
     OutgoingMessage as WireMessage, ProduceFailure, ProduceRequest, ProduceResponse, ProduceStarted,
 };
-use crate::queue::{Broker, ClosingReason, SendLines, SentParcel, end_of_life, retry_delay};
+use crate::queue::{Broker, ClosingReason, GOODBYE, SendLines, SentParcel, end_of_life, retry_delay};
 
 /// The most unanswered messages of a stream; beyond them it is not read.
 const MAX_IN_FLIGHT: usize = 10_000;
@@ -41,9 +41,6 @@ const MAX_FRAME_BYTES: usize = 1 << 20;
 
 /// The longest silence.
 const HEARTBEAT: Duration = Duration::from_secs(25);
-
-/// How long a client may take to take the last answers.
-const GOODBYE: Duration = Duration::from_secs(2);
 
 impl Service {
     /// Opens a stream.
@@ -64,7 +61,7 @@ impl Service {
             caller,
             named_queue: named_queue(&request),
             deadline: self.deadline(&request, NO_DEADLINE),
-            ends: end_of_life(&self.broker),
+            ends: end_of_life(self.broker.max_stream_age),
             heartbeat: Instant::now() + HEARTBEAT,
             frames: request.into_inner(),
             answers: sender,

@@ -20,10 +20,7 @@ use crate::proto::v1::open_transaction_request::Command;
 use crate::proto::v1::open_transaction_response::Reply;
 use crate::proto::v1::transaction_service_server::TransactionService;
 use crate::proto::v1::{Begun, Committed, OpenTransactionRequest, OpenTransactionResponse, RolledBack};
-use crate::queue::{self, InTransaction, Transaction};
-
-/// How long a client may take to take the last reply.
-const GOODBYE: Duration = Duration::from_secs(2);
+use crate::queue::{self, GOODBYE, InTransaction, Transaction};
 
 #[tonic::async_trait]
 impl TransactionService for Service {

@@ -146,6 +146,18 @@ async fn an_index_left_half_built_is_built_anew() {
 }
 
 #[tokio::test]
+async fn a_way_back_to_pgmqs_layout_that_ended_half_way_is_gone_to_its_end() {
+    let mut test = Test::start().await;
+    create(&mut test.client, "whole", QueueKind::Standard, QueueLayout::Pgmq).await;
+    create(&mut test.client, "half", QueueKind::Standard, QueueLayout::Tuned).await;
+    // The index is there, and the table's settings are not taken back yet.
+    test.run("CREATE INDEX q_half_vt_idx ON pgmq.q_half (vt)").await;
+    assert_eq!(set(&mut test.client, "half", QueueLayout::Pgmq).await.unwrap(), QueueLayout::Pgmq);
+    let whole = shape(&test, "pgmq.q_whole").await;
+    assert_eq!(shape(&test, "pgmq.q_half").await, whole.replace("whole", "half"));
+}
+
+#[tokio::test]
 async fn requests_that_make_no_sense_are_refused() {
     let mut test = Test::with_queue("a").await;
     let status = set(&mut test.client, "nowhere", QueueLayout::Tuned).await.unwrap_err();

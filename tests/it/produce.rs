@@ -236,9 +236,8 @@ async fn after_a_lost_connection_each_message_is_unknown_and_the_stream_goes_on(
 
 #[tokio::test]
 async fn a_stream_of_some_age_is_asked_to_end() {
-    let mut test = Test::start_with(&["--max-stream-age", "1s"]).await;
-    test.client.create("orders").await;
-    let mut stream = Stream::open(&test.client).await;
+    let test = Test::of_short_lives("orders", &[]).await;
+    let mut stream = Stream::open(&test.fresh_client().await).await;
     let closing = stream.answer().await.closing.expect("the notice of the end");
     assert_eq!(closing.reason(), ClosingReason::StreamAge);
     assert!(stream.next().await.is_none());

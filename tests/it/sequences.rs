@@ -52,3 +52,23 @@ async fn hundreds_of_queues_are_looked_at_and_left_alone() {
     assert_eq!(client.send("q230", "{}").await, 1);
     assert!(server.log().contains("\"moved\":1"), "{}", server.log());
 }
+
+#[tokio::test]
+async fn a_page_of_queues_without_tables_does_not_hide_those_behind_it() {
+    let database = TestDatabase::create().await;
+    let sql = database.connect().await;
+    sql.batch_execute(
+        "INSERT INTO pgmq.meta (queue_name, is_partitioned, is_unlogged)
+           SELECT 'a' || n, false, false FROM generate_series(1, 150) AS n;
+         SELECT pgmq.create('behind'); SELECT pgmq.send('behind', '1'), pgmq.send('behind', '2');
+         SELECT setval('pgmq.q_behind_msg_id_seq', 1)",
+    )
+    .await
+    .unwrap();
+
+    let server = Server::start_on(&database, &[]).await;
+    let mut client = Client::connect(&server).await;
+    health::serving(&client).await;
+
+    assert_eq!(client.send("behind", "{}").await, 3);
+}

@@ -198,9 +198,8 @@ async fn a_drain_closes_a_watch() {
 
 #[tokio::test]
 async fn an_old_watch_is_closed() {
-    let test = Test::start_with(&["--max-stream-age", "1s"]).await;
-    test.client.clone().create("orders").await;
-    let mut watcher = Watcher::open(&test.client, &["orders"]).await;
+    let test = Test::of_short_lives("orders", &[]).await;
+    let mut watcher = Watcher::open(&test.fresh_client().await, &["orders"]).await;
     let closing = watcher.next().await.unwrap().unwrap().closing.expect("closing");
     assert_eq!(closing.reason(), ClosingReason::StreamAge);
     assert!(watcher.next().await.is_none());

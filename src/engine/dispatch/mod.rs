@@ -7,6 +7,8 @@
 mod checks;
 mod class;
 mod dispatcher;
+#[cfg(test)]
+pub(crate) mod fake;
 mod handover;
 mod lookout;
 mod share;

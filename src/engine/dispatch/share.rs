@@ -364,6 +364,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn those_who_failed_leave_the_line() {
+        let mut stage = among(1, false, 1 << 20);
+        // The first of the line stays, so nobody behind it is forgotten by being passed over.
+        stage.demand(0, 1);
+        let hasty = Manner { piece_bytes: 1 << 20, impatient: true, queue_created_at: None };
+        for _ in 0..10_000 {
+            let (sender, mut inbox) = mpsc::unbounded_channel();
+            let id = stage.share.add(hasty, sender);
+            stage.share.demand(id, 1);
+            stage.share.fail_impatient(&Error::draining());
+            assert!(matches!(inbox.try_recv(), Ok(Item::End(_))));
+            stage.share.remove(id);
+        }
+        assert_eq!(stage.share.line.len(), 1);
+    }
+
     proptest! {
         #[test]
         fn nothing_is_lost_or_doubled_and_nobody_gets_more_than_it_wants(

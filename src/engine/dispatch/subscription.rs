@@ -14,6 +14,8 @@ pub struct Subscription {
     class: Arc<Class>,
     id: u64,
     inbox: mpsc::UnboundedReceiver<Item>,
+    /// The end, if it was found while nobody waited for anything.
+    ended: Option<Error>,
 }
 
 impl Subscription {
@@ -25,12 +27,12 @@ impl Subscription {
             true => class.resume(),
             false => class.wake.now(),
         }
-        Self { class, id, inbox }
+        Self { class, id, inbox, ended: None }
     }
 
     /// Says how many messages it would take now; 0 stops what has not been given yet. A handover uses the demand up,
     /// also if it brings fewer: say it again when more may come. While one has been given and not been taken, nothing
-    /// changes: it may hold all that is wanted.
+    /// changes: it may hold all that is wanted. [`Subscription::withdraw`] gives that back too.
     pub fn set_demand(&self, count: usize) {
         let mut state = self.class.lock();
         if !self.inbox.is_empty() {
@@ -39,6 +41,18 @@ impl Subscription {
         state.share.demand(self.id, count);
         drop(state);
         self.class.wake.nudge();
+    }
+
+    /// Wants nothing any more, and gives back what has been given and not been taken.
+    pub fn withdraw(&mut self) {
+        self.class.lock().share.demand(self.id, 0);
+        while let Ok(item) = self.inbox.try_recv() {
+            match item {
+                Item::Messages(untaken) => drop(untaken),
+                Item::Nothing => {}
+                Item::End(error) => self.ended = Some(error),
+            }
+        }
     }
 
     /// Waits for messages. What has been given and not been taken stays: dropping the future loses nothing.
@@ -56,6 +70,9 @@ impl Subscription {
 
     /// As [`Subscription::next`]; none if a read found nothing that began after the demand. For the impatient.
     pub(super) async fn next_or_nothing(&mut self) -> Result<Option<Handover>> {
+        if let Some(error) = &self.ended {
+            return Err(error.clone());
+        }
         match self.inbox.recv().await {
             Some(Item::Messages(handover)) => Ok(Some(handover)),
             Some(Item::Nothing) => Ok(None),

@@ -1,251 +1,17 @@
 //! Dispatchers in virtual time, on a database that is made believe.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::fake::{PIECE, Queue, ids, order, queue, stage};
 use super::*;
-use crate::domain::bounds::VisibilityTimeout;
-use crate::domain::{Delivery, Message, Ordering, Receipt, Sight, Taken, View};
+use crate::domain::Receipt;
 
-const PIECE: usize = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3_600);
-
-/// Messages by id: when each is visible, and how often it was read.
-#[derive(Default)]
-struct Queue {
-    messages: BTreeMap<i64, (Moment, i32)>,
-    last_id: i64,
-    created_at: i64,
-    gone: bool,
-}
-
-/// A moment in virtual time.
-type Moment = Duration;
-
-#[derive(Default)]
-struct World {
-    queues: HashMap<QueueName, Queue>,
-    statements: HashMap<&'static str, usize>,
-    refuses: Option<Kind>,
-    read_takes: Duration,
-    at_once: usize,
-    most_at_once: usize,
-}
-
-/// The database of these tests.
-#[derive(Clone)]
-struct Fake {
-    world: Arc<Mutex<World>>,
-    epoch: Instant,
-}
-
-impl Fake {
-    fn now(&self) -> Duration {
-        self.epoch.elapsed()
-    }
-
-    fn with<T>(&self, change: impl FnOnce(&mut World, Duration) -> T) -> T {
-        change(&mut self.world.lock().expect("the world"), self.now())
-    }
-
-    /// Stores a message as plain SQL does: nobody is told.
-    fn send_in(&self, name: &str, delay: Duration) -> i64 {
-        self.with(|world, now| {
-            let queue = world.queues.entry(queue(name)).or_default();
-            queue.last_id += 1;
-            queue.messages.insert(queue.last_id, (now + delay, 0));
-            queue.last_id
-        })
-    }
-
-    fn send(&self, name: &str) -> i64 {
-        self.send_in(name, Duration::ZERO)
-    }
-
-    fn delete(&self, name: &str, msg_id: i64) {
-        self.with(|world, _| world.queues.entry(queue(name)).or_default().messages.remove(&msg_id));
-    }
-
-    fn count(&self, statement: &'static str) -> usize {
-        self.with(|world, _| world.statements.get(statement).copied().unwrap_or(0))
-    }
-
-    fn statements(&self) -> usize {
-        self.with(|world, _| world.statements.values().sum())
-    }
-}
-
-impl Source for Fake {
-    fn open(&self, _: &'static str) -> BoxFuture<'_, Result<Box<dyn Session>>> {
-        let refuses = self.with(|world, _| world.refuses);
-        let session: Result<Box<dyn Session>> = match refuses {
-            Some(kind) => Err(Error::new(kind, "refused")),
-            None => Ok(Box::new(self.clone())),
-        };
-        async move { session }.boxed()
-    }
-}
-
-impl Session for Fake {
-    fn read<'a>(&'a mut self, order: &'a ReadOrder, count: usize, _: usize) -> BoxFuture<'a, Result<Taken>> {
-        async move {
-            let takes = self.with(|world, _| {
-                *world.statements.entry("read").or_default() += 1;
-                world.at_once += 1;
-                world.most_at_once = world.most_at_once.max(world.at_once);
-                world.read_takes
-            });
-            // What comes while the answer is on its way is not in it.
-            let taken = self.with(|world, now| take(world, order, count, now));
-            sleep(takes).await;
-            self.with(|world, _| world.at_once -= 1);
-            taken
-        }
-        .boxed()
-    }
-
-    fn next_visible<'a>(
-        &'a mut self,
-        name: &'a QueueName,
-        after: Timestamp,
-    ) -> BoxFuture<'a, Result<Option<Duration>>> {
-        let next = self.with(|world, now| {
-            *world.statements.entry("next_visible").or_default() += 1;
-            let after = Duration::from_micros(after.unix_micros().unsigned_abs());
-            let messages = world.queues.entry(name.clone()).or_default().messages.values();
-            let next = messages.map(|(visible, _)| *visible).filter(|visible| *visible > after).min();
-            next.map(|visible| visible.saturating_sub(now))
-        });
-        async move { Ok(next) }.boxed()
-    }
-
-    fn give_back<'a>(&'a mut self, name: &'a QueueName, given: &'a [Delivery]) -> BoxFuture<'a, Result<()>> {
-        self.with(|world, now| {
-            *world.statements.entry("give_back").or_default() += 1;
-            let queue = world.queues.entry(name.clone()).or_default();
-            for delivery in given {
-                if let Some(message) = queue.messages.get_mut(&delivery.message.msg_id) {
-                    *message = (now, message.1 - 1);
-                }
-            }
-        });
-        async { Ok(()) }.boxed()
-    }
-
-    fn hidden_for<'a>(
-        &'a mut self,
-        _: &'a QueueName,
-        receipts: &'a [Receipt],
-    ) -> BoxFuture<'a, Result<Vec<Option<Duration>>>> {
-        self.with(|world, _| *world.statements.entry("hidden_for").or_default() += 1);
-        async move { Ok(vec![None; receipts.len()]) }.boxed()
-    }
-
-    fn look_around<'a>(&'a mut self, queues: &'a [(QueueName, bool)]) -> BoxFuture<'a, Result<View>> {
-        let view = self.with(|world, now| {
-            *world.statements.entry("look_around").or_default() += 1;
-            let mut sight = |(name, closely): &(QueueName, bool)| {
-                let queue = world.queues.entry(name.clone()).or_default();
-                let visible = queue.messages.values().any(|(visible, _)| *visible <= now);
-                let next = queue.messages.values().map(|(visible, _)| *visible).filter(|at| *at > now).min();
-                (!queue.gone).then(|| Sight {
-                    created_at: Timestamp::from_unix_micros(queue.created_at),
-                    last_id: Some(queue.last_id),
-                    is_readable: true,
-                    bytes: 0,
-                    visible: closely.then_some(visible),
-                    next_visible: next.filter(|_| *closely).map(|at| at - now),
-                })
-            };
-            let sights = queues.iter().map(&mut sight).collect();
-            View { sights, oldest_running: 2, next_transaction: 2 }
-        });
-        async move { Ok(view) }.boxed()
-    }
-}
-
-fn take(world: &mut World, order: &ReadOrder, count: usize, now: Duration) -> Result<Taken> {
-    let held = order.visibility_timeout.span();
-    let queue = world.queues.entry(order.queue.clone()).or_default();
-    if queue.gone {
-        return Err(Error::queue_not_found(order.queue.as_str()));
-    }
-    let moment = |at: Duration| Timestamp::from_unix_micros(i64::try_from(at.as_micros()).expect("a moment"));
-    let created_at = Timestamp::from_unix_micros(queue.created_at);
-    let visible = queue.messages.iter_mut().filter(|(_, (visible, _))| *visible <= now).take(count);
-    let deliveries = visible.map(|(&msg_id, message)| {
-        *message = (now + held, message.1 + 1);
-        let (enqueued_at, last_read_at) = (moment(Duration::ZERO), Some(moment(now)));
-        let receipt = Receipt::new(&order.queue, created_at, msg_id, message.1, enqueued_at, last_read_at);
-        let vt = moment(now + held);
-        let message = Message {
-            msg_id,
-            read_ct: message.1,
-            enqueued_at,
-            last_read_at,
-            vt,
-            message: Some("{}".to_owned()),
-            headers: None,
-        };
-        Delivery { message, receipt }
-    });
-    let deliveries = deliveries.collect();
-    Ok(Taken { deliveries, queue_created_at: created_at, before_read: moment(now), cut: false })
-}
-
-struct Stage {
-    fake: Fake,
-    events: Events,
-    dispatch: Dispatch,
-    drain: CancellationToken,
-    tasks: TaskTracker,
-}
-
-fn stage() -> Stage {
-    let fake = Fake { world: Arc::default(), epoch: Instant::now() };
-    let (events, tasks, drain) = (Events::default(), TaskTracker::new(), CancellationToken::new());
-    let dispatch = Dispatch::new(Arc::new(fake.clone()), &events, &tasks, &drain, 6);
-    Stage { fake, events, dispatch, drain, tasks }
-}
-
-fn queue(name: &str) -> QueueName {
-    QueueName::try_from(name.to_owned()).expect("a good name")
-}
-
-fn order(name: &str) -> ReadOrder {
-    ReadOrder {
-        queue: queue(name),
-        visibility_timeout: VisibilityTimeout::parse(Duration::from_secs(30)).expect("a good timeout"),
-        ordering: Ordering::Unordered,
-        conditional: None,
-    }
-}
-
-impl Stage {
-    fn subscribe(&self, name: &str) -> Subscription {
-        let created_at = Timestamp::from_unix_micros(0);
-        self.dispatch.subscribe(&order(name), created_at, PIECE).expect("a subscription")
-    }
-
-    async fn read_once(&self, name: &str, count: usize, wait: Duration) -> Result<Vec<i64>> {
-        let until = Instant::now() + wait;
-        let read = self.dispatch.read_once(&order(name), count, until, std::future::pending()).await?;
-        Ok(ids(read))
-    }
-}
-
-fn ids(handover: Handover) -> Vec<i64> {
-    handover.hand_over().iter().map(|delivery| delivery.message.msg_id).collect()
-}
 
 #[tokio::test(start_paused = true)]
 async fn without_a_demand_there_is_no_query() {
@@ -514,4 +280,37 @@ async fn the_windows_of_many_streams_are_checked_together() {
     assert!(windows.iter().all(|window| window.in_flight() == 0));
     // The first goes at once, and the others gather behind it.
     assert!(stage.fake.with(|world, _| world.statements["hidden_for"]) <= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dispatcher_that_panics_ends_its_subscribers_and_another_takes_its_place() {
+    let stage = stage();
+    let mut subscription = stage.subscribe("a");
+    stage.fake.with(|world, _| world.panics_at = Some("read"));
+    subscription.set_demand(1);
+    let ended = timeout(HOUR, subscription.next()).await.expect("an end");
+    assert_eq!(ended.err().expect("an error").kind(), Kind::Internal);
+    let sent = stage.fake.send("a");
+    let mut again = stage.subscribe("a");
+    again.set_demand(1);
+    let next = timeout(HOUR, again.next()).await.expect("messages in time");
+    assert_eq!(ids(next.expect("messages")), [sent]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookout_that_panics_is_replaced_by_the_next_who_needs_one() {
+    let stage = stage();
+    let mut first = stage.subscribe("a");
+    first.set_demand(1);
+    stage.fake.with(|world, _| world.panics_at = Some("look_around"));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(stage.fake.count("look_around"), 1);
+    let second = stage.subscribe("b");
+    second.set_demand(1);
+    sleep(Duration::from_secs(10)).await;
+    assert!(stage.fake.count("look_around") > 5, "{}", stage.fake.count("look_around"));
+    // Those whom the first one left alone are looked after, too.
+    let sent = stage.fake.send("a");
+    let found = timeout(Duration::from_millis(1_050), first.next()).await.expect("found in time");
+    assert_eq!(ids(found.expect("messages")), [sent]);
 }

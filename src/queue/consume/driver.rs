@@ -17,9 +17,8 @@ use super::outbox::{Closing, Outbox};
 use super::settles::{Bundle, Sender, Settles};
 use super::{Command, CommandResult, ConsumeOptions, FlowControl, Settle, Started};
 use crate::domain::message::{ItemResult, Outcome};
-use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Result};
+use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Result, Settlement};
 use crate::engine::{Handover, Presence, QueueEvents, Subscription, Window};
-use crate::pg::Settlement;
 use crate::queue::stream::{
     CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, end_of_life, retry_delay,
 };
@@ -170,7 +169,7 @@ impl Consumer {
             outbox: Arc::clone(outbox),
             machine,
             deadline,
-            ends: end_of_life(broker),
+            ends: end_of_life(broker.max_stream_age),
             grace_ends: None,
             subscription: Some(subscription),
             asked: 0,
@@ -498,7 +497,8 @@ impl Consumer {
     /// Keeps messages hidden for which it is time.
     fn extend(&mut self) {
         let Some(extends) = &mut self.extends else { return };
-        for (millis, receipts) in extends.due(&self.window.held(), &self.settles.pending()) {
+        let (pending, untaken) = (self.settles.pending(), self.outbox.untaken());
+        for (millis, receipts) in extends.due(&self.window.held(), &pending, &untaken) {
             let settlement = Settlement::HiddenForMillis(millis);
             let bundle = Bundle { settlement, receipts, sender: Sender::AutoExtend };
             self.settles.send_own(&bundle);

@@ -37,7 +37,7 @@ impl Extends {
 
     /// Notes that an extension failed: it is tried again while there is time.
     pub(super) fn failed(&mut self) {
-        self.look_after((self.timeout / 8).min(Duration::from_secs(1)));
+        self.try_again_soon();
     }
 
     /// When to look for messages next; none while nothing is to be done, or the client is silent.
@@ -45,9 +45,15 @@ impl Extends {
         self.next.filter(|next| (*next).max(Instant::now()) <= self.last_sign + self.patience)
     }
 
-    /// What is to be extended now: for how many milliseconds which deliveries. Those whose settles are pending are
-    /// left alone.
-    pub(super) fn due(&mut self, held: &[Held], pending: &HashSet<i64>) -> BTreeMap<i64, Vec<Receipt>> {
+    /// What is to be extended now: for how many milliseconds which deliveries. Those whose settles are pending are left
+    /// alone, and so are those that the client has not taken: they go back if it does not come for them, and their
+    /// fence would not let them.
+    pub(super) fn due(
+        &mut self,
+        held: &[Held],
+        pending: &HashSet<i64>,
+        untaken: &HashSet<i64>,
+    ) -> BTreeMap<i64, Vec<Receipt>> {
         let now = Instant::now();
         // Those that follow soon go along, so that there are few statements.
         let soon = now + self.timeout * 5 / 8;
@@ -62,6 +68,11 @@ impl Extends {
                 self.look_at(held.expires - self.timeout / 2);
                 continue;
             }
+            if untaken.contains(&held.receipt.msg_id()) {
+                // It may be taken at any moment.
+                self.try_again_soon();
+                continue;
+            }
             let hidden = self.timeout.min(ends.saturating_duration_since(now));
             // Rounded down: beyond the end, not even by a millisecond.
             match i64::try_from(hidden.as_millis()) {
@@ -73,6 +84,10 @@ impl Extends {
             self.delivered();
         }
         groups
+    }
+
+    fn try_again_soon(&mut self) {
+        self.look_after((self.timeout / 8).min(Duration::from_secs(1)));
     }
 
     fn look_after(&mut self, pause: Duration) {
@@ -120,7 +135,7 @@ mod tests {
         assert_eq!(extends.next(), Some(Instant::now() + 5 * SECOND));
         advance(5 * SECOND).await;
         let later = held(2, 10 * SECOND);
-        assert_eq!(ids(&extends.due(&[message, later], &none())), [(10_000, vec![1])]);
+        assert_eq!(ids(&extends.due(&[message, later], &none(), &none())), [(10_000, vec![1])]);
         assert_eq!(extends.next(), Some(Instant::now() + 5 * SECOND));
     }
 
@@ -130,10 +145,10 @@ mod tests {
         let mut message = held(1, 10 * SECOND);
         extends.delivered();
         advance(5 * SECOND).await;
-        assert_eq!(ids(&extends.due(&[message], &none())), [(7_000, vec![1])]);
+        assert_eq!(ids(&extends.due(&[message], &none(), &none())), [(7_000, vec![1])]);
         message.expires = message.taken + 12 * SECOND;
         advance(5 * SECOND).await;
-        assert!(extends.due(&[message], &none()).is_empty());
+        assert!(extends.due(&[message], &none(), &none()).is_empty());
         assert_eq!(extends.next(), None);
     }
 
@@ -143,7 +158,24 @@ mod tests {
         let messages = [held(1, 10 * SECOND), held(2, 10 * SECOND)];
         extends.delivered();
         advance(5 * SECOND).await;
-        assert_eq!(ids(&extends.due(&messages, &HashSet::from([1]))), [(10_000, vec![2])]);
+        assert_eq!(ids(&extends.due(&messages, &HashSet::from([1]), &none())), [(10_000, vec![2])]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_client_has_not_taken_is_not_extended_until_it_has() {
+        let mut extends = Extends::new(16 * SECOND, 60 * SECOND, 50 * SECOND);
+        let older = held(1, 16 * SECOND);
+        extends.delivered();
+        advance(2 * SECOND).await;
+        let waiting = held(2, 16 * SECOND);
+        extends.delivered();
+        advance(6 * SECOND).await;
+        // The older one's turn has come, and the other's would be soon.
+        let untaken = HashSet::from([2]);
+        assert_eq!(ids(&extends.due(&[older, waiting], &none(), &untaken)), [(16_000, vec![1])]);
+        assert_eq!(extends.next(), Some(Instant::now() + SECOND), "it may be taken at any moment");
+        advance(SECOND).await;
+        assert_eq!(ids(&extends.due(&[waiting], &none(), &none())), [(16_000, vec![2])]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -165,7 +197,7 @@ mod tests {
         let message = held(1, 16 * SECOND);
         extends.delivered();
         advance(8 * SECOND).await;
-        extends.due(&[message], &none());
+        extends.due(&[message], &none(), &none());
         extends.failed();
         assert_eq!(extends.next(), Some(Instant::now() + SECOND));
     }

@@ -1,5 +1,6 @@
 //! Between a stream's task and its transport: what is ready gathers here, and the transport takes all of it at once.
 
+use std::collections::HashSet;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -180,6 +181,13 @@ impl Outbox {
         state.slow = true;
         state.waiting_since = None;
         state.piece.messages.take()
+    }
+
+    /// The ids of messages that wait to be taken.
+    pub(super) fn untaken(&self) -> HashSet<i64> {
+        let state = self.lock();
+        let messages = state.piece.messages.as_ref().map(Handover::deliveries).unwrap_or_default();
+        messages.iter().map(|delivery| delivery.message.msg_id).collect()
     }
 
     /// Since when messages wait to be taken, if any do.

@@ -2,10 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use crate::domain::Receipt;
 use crate::domain::message::ItemResult;
-use crate::domain::{Error, Result};
-use crate::pg::Settlement;
+use crate::domain::{Error, Receipt, Result, Settlement};
 
 /// The most receipts of one bundle. A command has at most as many.
 const MAX_BUNDLE: usize = 1_000;

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::message::Outcome;
-use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result};
+use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result, Settlement};
 use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
 use crate::engine::{Changes, Events};
-use crate::pg::{Connection, Database, FirstLook, Settlement, may_be_one_items_fault};
+use crate::pg::{Connection, Database, FirstLook, may_be_one_items_fault};
 use crate::queue::settle::Targets;
 
 /// How long a merged statement may take, and the wait for its connection. It is the server's own limit, because no

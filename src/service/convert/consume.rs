@@ -14,8 +14,7 @@ use super::read::{closing, heartbeat, heartbeat_pause, in_flight_limit, read_ord
 use super::settle::{receipts, release_delay};
 use super::time::{duration, span};
 use crate::domain::bounds::{self, MAX_VISIBILITY, VisibilityTimeout};
-use crate::domain::{Error, Invalid, Kind, QueueName, Result};
-use crate::pg::Settlement;
+use crate::domain::{Error, Invalid, Kind, QueueName, Result, Settlement};
 use crate::proto::v1;
 use crate::proto::v1::consume_request::Command as Wire;
 use crate::queue::{Command, CommandResult, ConsumeOptions, FlowControl, MAX_CREDIT, Piece, Settle};

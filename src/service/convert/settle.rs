@@ -5,8 +5,7 @@ use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_VISIBILITY};
 use crate::domain::message::{ItemResult, Outcome};
-use crate::domain::{ClientRole, Invalid, Kind, Limits, QueueName, Receipt};
-use crate::pg::Settlement;
+use crate::domain::{ClientRole, Invalid, Kind, Limits, QueueName, Receipt, Settlement};
 use crate::proto::v1;
 use crate::queue::{self, Settled, Targets};
 

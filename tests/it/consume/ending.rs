@@ -44,17 +44,17 @@ async fn a_draining_server_serves_settles_until_nothing_is_held() {
 
 #[tokio::test]
 async fn a_grace_that_nobody_uses_ends() {
-    let mut test = Test::start_with(&["--max-stream-age", "1s", "--drain-timeout", "2s"]).await;
-    test.client.create("orders").await;
-    test.client.send("orders", "{}").await;
-    let mut consumer = Consumer::start(&test.client, start("orders")).await;
+    let test = Test::of_short_lives("orders", &["--drain-timeout", "2s"]).await;
+    let mut client = test.fresh_client().await;
+    client.send("orders", "{}").await;
+    let mut consumer = Consumer::start(&client, start("orders")).await;
     let held = consumer.message().await;
     let closing = consumer.closing().await;
     assert_eq!((closing.reason(), closing.settle_grace), (ClosingReason::StreamAge, seconds(1.0)));
     let end = consumer.end().await;
     end.status.expect("OK");
     assert!(end.messages.is_empty());
-    assert_eq!(test.client.delete("orders", &[&held.receipt]).await, [Outcome::Done]);
+    assert_eq!(test.fresh_client().await.delete("orders", &[&held.receipt]).await, [Outcome::Done]);
 }
 
 #[tokio::test]
@@ -90,10 +90,10 @@ async fn a_client_that_vanishes_keeps_what_it_was_given_and_takes_nothing_more()
 
 #[tokio::test]
 async fn old_streams_are_closed_and_told_to_come_back_one_after_the_other() {
-    let mut test = Test::start_with(&["--max-stream-age", "1s"]).await;
-    test.client.create("orders").await;
-    test.client.send("orders", "{}").await;
-    let mut consumer = Consumer::start(&test.client, start("orders")).await;
+    let test = Test::of_short_lives("orders", &[]).await;
+    let mut client = test.fresh_client().await;
+    client.send("orders", "{}").await;
+    let mut consumer = Consumer::start(&client, start("orders")).await;
     let held = consumer.message().await;
     let closing = consumer.closing().await;
     assert_eq!(closing.reason(), ClosingReason::StreamAge);
@@ -101,7 +101,8 @@ async fn old_streams_are_closed_and_told_to_come_back_one_after_the_other() {
     assert_eq!(consumer.settle(SettleAction::Delete, &[&held]).await, [Outcome::Done]);
     consumer.end().await.status.unwrap();
 
-    let opened = (0..20).map(|_| Consumer::start(&test.client, start("orders")));
+    let client = test.fresh_client().await;
+    let opened = (0..20).map(|_| Consumer::start(&client, start("orders")));
     let opened = futures_util::future::join_all(opened).await;
     let closings = opened.into_iter().map(Consumer::end);
     let delays = futures_util::future::join_all(closings).await.into_iter().map(|end| {

@@ -4,7 +4,7 @@ use pgmq_grpc::proto::v1::{ConsumeStart, Message, ReadBatchRequest, SettleAction
 
 use super::{Consumer, Outcome, alive, extend, start};
 use crate::harness::{Client, Test, eventually, seconds};
-use crate::read_batch::{ids, micros, waiting_for};
+use crate::read_batch::{body_of, ids, micros, waiting_for};
 
 fn extending(queue: &str) -> ConsumeStart {
     ConsumeStart { visibility_timeout: seconds(2.0), auto_extend: true, ..start(queue) }
@@ -124,4 +124,39 @@ async fn without_it_a_message_comes_back() {
             return;
         }
     }
+}
+
+#[tokio::test]
+async fn what_a_living_client_does_not_take_goes_back_and_is_not_extended() {
+    let mut test = Test::with_queue("orders").await;
+    for _ in 0..6 {
+        test.client.send("orders", &body_of(900_000)).await;
+    }
+    let stalled = Client::connect_hesitantly(&test.server).await;
+    let start = ConsumeStart { visibility_timeout: seconds(10.0), ..extending("orders") };
+    let mut consumer = Consumer::start(&stalled, start).await;
+    let taken = consumer.messages.len();
+    let read = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 1";
+    let on_their_way = eventually("messages on their way", async || {
+        consumer.send(alive());
+        Some(test.value::<i64>(read).await).filter(|count| *count >= 3)
+    })
+    .await;
+    // What the transport has is the client's, and stays so; what waited behind it has gone back.
+    let extended =
+        "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 1 AND vt > last_read_at + interval '11 s'";
+    let back = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 0 AND vt <= clock_timestamp()";
+    let kept = eventually("the give-back", async || {
+        consumer.send(alive());
+        let (extended, back) = (test.value::<i64>(extended).await, test.value::<i64>(back).await);
+        (extended + back == 6 && extended < on_their_way).then_some(extended)
+    })
+    .await;
+    assert!(kept > 0, "{kept}");
+
+    consumer.until("the others", |this| (this.messages.len() >= 6 - taken).then_some(())).await;
+    assert!(consumer.messages.iter().all(|message| message.read_ct == 1), "{:?}", ids(&consumer.messages));
+    let messages: Vec<Message> = consumer.messages.clone();
+    let held: Vec<&Message> = messages.iter().collect();
+    assert_eq!(consumer.settle(SettleAction::Delete, &held).await, vec![Outcome::Done; held.len()]);
 }

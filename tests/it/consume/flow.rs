@@ -1,5 +1,8 @@
 //! Flow control: the window of `AUTOMATIC`, the credit of `MANUAL`, and streams beside each other.
 
+use std::time::Duration;
+
+use pgmq_grpc::proto::v1::consume_request::Command;
 use pgmq_grpc::proto::v1::{ConsumeStart, FlowControl, Message, Ordering, ReadBatchRequest, SettleAction};
 
 use super::{Consumer, Outcome, credit, settle, start, stop};
@@ -100,6 +103,24 @@ async fn what_a_cancelled_stream_was_not_given_is_visible_at_once() {
         (back + held == 40 && back > 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_a_client_did_not_take_goes_back_at_its_deadline() {
+    let mut test = Test::with_queue("orders").await;
+    for _ in 0..6 {
+        test.client.send("orders", &body_of(900_000)).await;
+    }
+    let stalled = Client::connect_hesitantly(&test.server).await;
+    let mut stuck = Consumer::open_with(&stalled, |call| call.set_timeout(Duration::from_secs(8))).await;
+    // It is the end that gives back, and not the time for which messages may wait.
+    stuck.send(Command::Start(ConsumeStart { visibility_timeout: seconds(600.0), ..start("orders") }));
+    let read = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 1";
+    eventually("three messages on their way", async || (test.value::<i64>(read).await == 3).then_some(()))
+        .await;
+    let given_back = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct = 0 AND vt <= clock_timestamp()";
+    eventually("the give-back", async || (test.value::<i64>(given_back).await == 4).then_some(())).await;
+    drop(stuck);
 }
 
 #[tokio::test]

@@ -31,7 +31,17 @@ impl Client {
 
     /// Connects to a URI, which may be `unix:`.
     pub(crate) async fn connect_to(uri: &str) -> Self {
-        let endpoint = Endpoint::from_shared(uri.to_owned()).expect("a uri");
+        Self::connect_by(Endpoint::from_shared(uri.to_owned()).expect("a uri")).await
+    }
+
+    /// Connects as a client that lets the server send little ahead of what it takes.
+    pub(crate) async fn connect_hesitantly(server: &Server) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).expect("a uri");
+        let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+        Self::connect_by(endpoint).await
+    }
+
+    async fn connect_by(endpoint: Endpoint) -> Self {
         let channel = endpoint.connect().await.expect("a connection");
         const LIMIT: usize = 64 << 20;
         Self {

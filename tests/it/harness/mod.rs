@@ -62,6 +62,19 @@ impl Test {
         test
     }
 
+    /// With a server whose streams and connections are old after a second, and a queue. tonic's client does not repeat
+    /// what an old connection did not take, so each step takes a [`Test::fresh_client`].
+    pub(crate) async fn of_short_lives(queue: &str, flags: &[&str]) -> Self {
+        let test = Self::start_with(&[&["--max-stream-age", "1s"], flags].concat()).await;
+        test.run(&format!("SELECT pgmq.create('{queue}')")).await;
+        test
+    }
+
+    /// A client over a connection of its own.
+    pub(crate) async fn fresh_client(&self) -> Client {
+        Client::connect(&self.server).await
+    }
+
     /// One value of one row of plain SQL.
     pub(crate) async fn value<T>(&self, sql: &str) -> T
     where

@@ -82,18 +82,19 @@ async fn a_draining_server_closes_its_streams_and_ends() {
 
 #[tokio::test]
 async fn an_old_stream_is_closed_and_can_be_opened_again() {
-    let mut test = Test::start_with(&["--max-stream-age", "1s"]).await;
-    test.client.create("orders").await;
-    test.client.send("orders", "{}").await;
+    let test = Test::of_short_lives("orders", &[]).await;
+    let mut client = test.fresh_client().await;
+    client.send("orders", "{}").await;
     let full = ReadRequest { max_in_flight: 1, ..follow("orders") };
-    let (messages, closing, end) = Follower::open(&test.client, full).await.end().await;
+    let (messages, closing, end) = Follower::open(&client, full).await.end().await;
     assert_eq!(ids(&messages), [1]);
     let closing = closing.expect("closing before the end");
     assert_eq!(closing.reason(), ClosingReason::StreamAge);
     assert!(closing.retry_delay.is_some());
     end.unwrap();
-    let sent = test.client.send("orders", "{}").await;
-    let (messages, closing, _) = Follower::open(&test.client, follow("orders")).await.end().await;
+    let mut client = test.fresh_client().await;
+    let sent = client.send("orders", "{}").await;
+    let (messages, closing, _) = Follower::open(&client, follow("orders")).await.end().await;
     assert_eq!(ids(&messages), [sent]);
     assert_eq!(closing.unwrap().reason(), ClosingReason::StreamAge);
 }
