@@ -221,7 +221,7 @@ mod tests {
     async fn the_pause_grows_with_the_refusals() {
         let in_flight = InFlight::new();
         assert!(after(&in_flight, 11, LATE * 2).await);
-        let (_entered, few) = enter(&in_flight, ALWAYS + 50);
+        let (_entered, few) = enter(&in_flight, ALWAYS + 10);
         after(&in_flight, 1, LATE).await;
         let (_none, many) = enter(&in_flight, 1_000);
         after(&in_flight, 1, LATE).await;

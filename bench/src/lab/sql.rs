@@ -62,6 +62,17 @@ impl Sql {
         Ok(())
     }
 
+    /// Makes every statement that sends to a queue take longer by so many milliseconds, as a slow disk would.
+    pub async fn slow_down(&self, queue: &str, millis: u32) -> Result<()> {
+        let text = format!(
+            "CREATE OR REPLACE FUNCTION public.slow_down() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN PERFORM pg_sleep({millis} / 1000.0); RETURN NULL; END $$;
+             CREATE OR REPLACE TRIGGER slow_down AFTER INSERT ON pgmq.q_{queue}
+               FOR EACH STATEMENT EXECUTE FUNCTION public.slow_down()"
+        );
+        self.client.batch_execute(&text).await.context("a trigger that sleeps")
+    }
+
     /// Empties a queue, and fills it: first with messages that somebody holds for an hour, then with visible ones.
     pub async fn refill(&self, refill: &Refill, body_bytes: usize) -> Result<()> {
         let queue = &refill.queue;

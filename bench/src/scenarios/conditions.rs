@@ -14,6 +14,7 @@ use crate::trial::{Load, PeerLoad};
 const QUEUE: &str = "conditions";
 const EMPTY: &str = "conditions_empty";
 const PLAIN: &str = "conditions_plain";
+const SLOW: &str = "conditions_slow";
 
 /// The callers that the server serves at its best.
 const FULL: usize = 1_024;
@@ -174,29 +175,53 @@ pub async fn mixed(lab: &Lab, _: Pace) -> Result<Group> {
     Ok(Group::new(sides, rows))
 }
 
-/// Ten times the callers that fill the server.
+/// Ten times the callers that fill the server, and ten times those that fill a slow database. In the first case the load
+/// generator, on the same processors, is as busy as the server; in the second both have time to spare.
 pub async fn overload(lab: &Lab, pace: Pace) -> Result<Group> {
     lab.create(QUEUE, Layout::Tuned).await?;
+    lab.create(SLOW, Layout::Tuned).await?;
+    lab.sql.slow_down(SLOW, 50).await?;
     let (long, short) = if pace.quick { (10, 5) } else { (60, 15) };
-    let side = |id: &str, callers: usize, seconds: u64| {
-        let load = Load::Overload { server: lab.server.address.clone(), queue: QUEUE.to_owned(), callers };
-        let title = format!("unary Send, {callers} callers, the refused ones back when told to");
-        let side = Side::new(id, &title, Work::Load(load)).on(QUEUE, 0);
+    let side = |id: &str, queue: &str, callers: usize, seconds: u64| {
+        let load = Load::Overload { server: lab.server.address.clone(), queue: queue.to_owned(), callers };
+        let database = if queue == SLOW { ", slow database" } else { "" };
+        let title = format!("unary Send{database}, {callers} callers, the refused ones back when told to");
+        let side = Side::new(id, &title, Work::Load(load)).on(queue, 0);
         Side { measure: Some(Duration::from_secs(seconds)), ..side }
     };
-    let sides = vec![side("unloaded", FULL, short), side("overload", 10 * FULL, long)];
-    let figure = |name, figure, unit, goal| {
-        Row::new(name, goal).measuring(Measure::Figure(figure, unit)).of(&["overload"], &[], "")
-    };
-    let rows = vec![
-        Row::new("ten times the capacity: accepted calls' p99 / at capacity", Goal::AtMost(2.0))
-            .measuring(Measure::P99)
-            .of(&["overload"], &["unloaded"], "ourselves")
-            .noting("capacity: the 1,024 callers that fill the server, each sending again when answered"),
-        figure("ten times the capacity: refusals' p99", "refused_p99_ms", "ms", Goal::AtMost(50.0)),
-        figure("ten times the capacity: refusals", "refused", "calls", Goal::Report),
-        figure("ten times the capacity: resident memory, peak", "resident_peak_mib", "MiB", Goal::Report),
+    let sides = vec![
+        side("unloaded", QUEUE, FULL, short),
+        side("overload", QUEUE, 10 * FULL, long),
+        side("slow-unloaded", SLOW, FULL, short),
+        side("slow-overload", SLOW, 10 * FULL, long),
     ];
+    let mut rows = Vec::new();
+    for (prefix, what, note) in [
+        (
+            "",
+            "ten times the capacity",
+            "capacity: the 1,024 callers that fill the server, each sending again when answered",
+        ),
+        ("slow-", "ten times the capacity of a slow database", "each statement of sends takes 50 ms longer"),
+    ] {
+        let (overload, unloaded) = (format!("{prefix}overload"), format!("{prefix}unloaded"));
+        let figure = |name: &str, figure, unit, goal| {
+            Row::new(&format!("{what}: {name}"), goal).measuring(Measure::Figure(figure, unit)).of(
+                &[&overload],
+                &[],
+                "",
+            )
+        };
+        rows.extend([
+            Row::new(&format!("{what}: accepted calls' p99 / at capacity"), Goal::AtMost(2.0))
+                .measuring(Measure::P99)
+                .of(&[&overload], &[&unloaded], "ourselves")
+                .noting(note),
+            figure("refusals' p99", "refused_p99_ms", "ms", Goal::AtMost(50.0)),
+            figure("refusals", "refused", "calls", Goal::Report),
+            figure("resident memory, peak", "resident_peak_mib", "MiB", Goal::Report),
+        ]);
+    }
     let mut group = Group::new(sides, rows);
     group.rounds = Some(1);
     Ok(group)
