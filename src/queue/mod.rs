@@ -36,7 +36,7 @@ pub use consume::{
     Started,
 };
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
-pub use merged::{Change, Merging, Place, SendLines, SentParcel};
+pub use merged::{Change, Merging, Place, SendLines, SentParcel, Told};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};
 pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue, SetQueueLayout};
 pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};

@@ -14,15 +14,15 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use super::extends::Extends;
 use super::machine::{Input, Machine, Phase, Reaction};
 use super::outbox::{Closing, Outbox};
-use super::settles::{Bundle, Sender, Settles};
+use super::settles::{Bundle, Locked, Sender, Settles};
 use super::{Command, CommandResult, ConsumeOptions, FlowControl, Settle, Started};
 use crate::domain::message::{ItemResult, Outcome};
-use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Result, Settlement};
+use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Receipt, Result, Settlement};
 use crate::engine::{Handover, Presence, QueueEvents, Subscription, Window};
 use crate::queue::stream::{
     CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, end_of_life, retry_delay,
 };
-use crate::queue::{Broker, Change, Targets};
+use crate::queue::{Broker, Change, Targets, Told};
 
 /// How long a client may take to send `start`.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -106,8 +106,10 @@ fn input_of(command: &Command) -> Input {
 
 /// What comes back from the database.
 enum Done {
-    /// A bundle, and when it was sent.
-    Settled(Bundle, Result<Vec<ItemResult>>, Instant),
+    /// A bundle, what is told of it, and when it was sent.
+    Settled(Bundle, Result<Told>, Instant),
+    /// A command of whose messages others had locked some, and since when it waited for them.
+    Unlocked(Locked, Result<Vec<ItemResult>>, Instant),
     /// A look at what the client still holds.
     Looked(Result<()>),
 }
@@ -280,23 +282,27 @@ impl Consumer {
         self.working.push(Box::pin(async move {
             let began = Instant::now();
             let targets = Targets::Receipts(bundle.receipts.clone());
-            let change = match bundle.settlement {
-                Settlement::Delete => Change::Delete,
-                Settlement::Archive => Change::Archive,
-                Settlement::VisibleAfterMillis(delay_ms) => Change::Release { delay_ms },
-                other @ (Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_)) => {
-                    Change::Reschedule(other)
-                }
-            };
             // The commands of a stream are bounded, so it may wait: its client is told by HTTP/2.
-            let results = broker.merging.settle_when_room(queue, targets, change).await;
-            Done::Settled(bundle, results, began)
+            let told = broker.merging.settle_unlocked(queue, targets, change_of(bundle.settlement)).await;
+            Done::Settled(bundle, told, began)
+        }));
+    }
+
+    fn wait_for_locked(&self, locked: Locked) {
+        let (broker, queue) = (Arc::clone(&self.broker), self.options.order.queue.clone());
+        self.working.push(Box::pin(async move {
+            let began = Instant::now();
+            let targets = Targets::Receipts(locked.settle.receipts.clone());
+            let (change, told) = (change_of(locked.settle.settlement), locked.told.clone());
+            let results = broker.merging.until_unlocked(queue, targets, change, told).await;
+            Done::Unlocked(locked, results, began)
         }));
     }
 
     fn done(&mut self, done: Done) {
         match done {
-            Done::Settled(bundle, results, began) => self.settled(&bundle, &results, began),
+            Done::Settled(bundle, told, began) => self.settled(&bundle, &told, began),
+            Done::Unlocked(locked, results, began) => self.unlocked(&locked, results, began),
             Done::Looked(looked) => {
                 self.looking = false;
                 self.look_failed = looked.is_err();
@@ -309,33 +315,61 @@ impl Consumer {
         }
     }
 
-    fn settled(&mut self, bundle: &Bundle, results: &Result<Vec<ItemResult>>, began: Instant) {
-        match results {
-            Ok(results) => {
-                let outcomes =
-                    || bundle.receipts.iter().copied().zip(results.iter().map(|result| result.outcome));
-                if let Settlement::HiddenForMillis(millis) = bundle.settlement {
-                    let hidden = Duration::from_millis(millis.unsigned_abs());
-                    let done = outcomes().filter(|(_, outcome)| *outcome == Outcome::Done);
-                    self.window.extend(done.map(|(receipt, _)| receipt), began + hidden);
-                }
-                // What is settled frees its slot by itself; what is another's or nobody's any more does it here.
-                let lost = outcomes().filter(|(_, outcome)| *outcome != Outcome::Done);
-                self.window.free_deliveries(lost.map(|(receipt, _)| receipt));
+    fn settled(&mut self, bundle: &Bundle, told: &Result<Told>, began: Instant) {
+        match told {
+            Ok(told) => {
+                let outcomes = bundle.receipts.iter().zip(told);
+                let outcomes = outcomes.filter_map(|(receipt, told)| Some((*receipt, (*told)?.outcome)));
+                self.note(bundle.settlement, outcomes, began);
             }
             Err(error) if bundle.sender == Sender::AutoExtend => {
                 let (queue, error) = (self.options.order.queue.as_str(), crate::domain::error::chain(error));
                 tracing::debug!(queue, error, "messages could not be kept hidden");
-                if let Some(extends) = &mut self.extends {
-                    extends.failed();
-                }
             }
             Err(_) => {}
         }
-        let results = self.settles.done(bundle, results);
-        if !results.is_empty() {
-            self.outbox.put_results(results);
+        let is_whole = told.as_ref().is_ok_and(|told| told.iter().all(Option::is_some));
+        if let Some(extends) = &mut self.extends
+            && bundle.sender == Sender::AutoExtend
+            && !is_whole
+        {
+            extends.failed();
         }
+        let (answered, locked) = self.settles.done(bundle, told);
+        for locked in locked {
+            self.wait_for_locked(locked);
+        }
+        if !answered.is_empty() {
+            self.outbox.put_results(answered);
+        }
+    }
+
+    fn unlocked(&mut self, locked: &Locked, results: Result<Vec<ItemResult>>, began: Instant) {
+        if let Ok(results) = &results {
+            let all = locked.settle.receipts.iter().zip(&locked.told).zip(results);
+            let outcomes = all.filter(|((_, told), _)| told.is_none());
+            let outcomes = outcomes.map(|((receipt, _), result)| (*receipt, result.outcome));
+            self.note(locked.settle.settlement, outcomes, began);
+        }
+        let answer = self.settles.unlocked(locked, results);
+        self.outbox.put_results(vec![answer]);
+    }
+
+    /// Notes in the window what became of messages.
+    fn note(
+        &self,
+        settlement: Settlement,
+        outcomes: impl Iterator<Item = (Receipt, Outcome)> + Clone,
+        began: Instant,
+    ) {
+        if let Settlement::HiddenForMillis(millis) = settlement {
+            let hidden = Duration::from_millis(millis.unsigned_abs());
+            let done = outcomes.clone().filter(|(_, outcome)| *outcome == Outcome::Done);
+            self.window.extend(done.map(|(receipt, _)| receipt), began + hidden);
+        }
+        // What is settled frees its slot by itself; what is another's or nobody's any more does it here.
+        let lost = outcomes.filter(|(_, outcome)| *outcome != Outcome::Done);
+        self.window.free_deliveries(lost.map(|(receipt, _)| receipt));
     }
 
     /// Says how many messages would be taken now.
@@ -514,6 +548,15 @@ impl Consumer {
         let queue = self.options.order.queue.clone();
         self.working
             .push(Box::pin(async move { Done::Looked(broker.dispatch.check_window(&queue, &window).await) }));
+    }
+}
+
+fn change_of(settlement: Settlement) -> Change {
+    match settlement {
+        Settlement::Delete => Change::Delete,
+        Settlement::Archive => Change::Archive,
+        Settlement::VisibleAfterMillis(delay_ms) => Change::Release { delay_ms },
+        other @ (Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_)) => Change::Reschedule(other),
     }
 }
 

@@ -35,7 +35,7 @@ impl Extends {
         self.look_after(self.timeout / 2);
     }
 
-    /// Notes that an extension failed: it is tried again while there is time.
+    /// Notes that an extension failed, or that others had locked a message: it is tried again while there is time.
     pub(super) fn failed(&mut self) {
         self.try_again_soon();
     }

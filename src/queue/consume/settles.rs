@@ -1,9 +1,13 @@
 //! The settles of one stream: many commands in one bundle, and never two about one message at a time.
+//!
+//! A bundle comes back at once with what can be told. A command of whose messages others have locked some then goes on
+//! alone, and holds up nothing but commands about those messages.
 
 use std::collections::{HashSet, VecDeque};
 
 use crate::domain::message::ItemResult;
 use crate::domain::{Error, Receipt, Result, Settlement};
+use crate::queue::Told;
 
 /// The most receipts of one bundle. A command has at most as many.
 const MAX_BUNDLE: usize = 1_000;
@@ -48,11 +52,27 @@ pub(super) struct Bundle {
     pub(super) sender: Sender,
 }
 
+/// A command of whose messages others have locked some.
+#[derive(Debug)]
+pub(super) struct Locked {
+    pub(super) settle: Settle,
+    /// What is told of its messages already.
+    pub(super) told: Told,
+}
+
+impl Locked {
+    /// The deliveries of the locked messages.
+    pub(super) fn receipts(&self) -> impl Iterator<Item = Receipt> {
+        let all = self.settle.receipts.iter().zip(&self.told);
+        all.filter(|(_, told)| told.is_none()).map(|(receipt, _)| *receipt)
+    }
+}
+
 /// What one stream's client wants settled, and what of it is at the database.
 #[derive(Debug, Default)]
 pub(super) struct Settles {
     waiting: VecDeque<Settle>,
-    /// The messages that bundles at the database are about.
+    /// The messages that bundles at the database are about, and those that are locked.
     busy: HashSet<i64>,
     bundles: usize,
     commands: usize,
@@ -135,28 +155,59 @@ impl Settles {
         bundles
     }
 
-    /// Notes that a bundle came back, and gives each of its commands its own result.
-    pub(super) fn done(&mut self, bundle: &Bundle, results: &Result<Vec<ItemResult>>) -> Vec<CommandResult> {
+    /// Notes that a bundle came back, and gives each of its commands its own result, or what is told of it while others
+    /// have locked the rest.
+    pub(super) fn done(&mut self, bundle: &Bundle, told: &Result<Told>) -> (Vec<CommandResult>, Vec<Locked>) {
         for receipt in &bundle.receipts {
             self.busy.remove(&receipt.msg_id());
         }
+        let (mut answered, mut locked) = (Vec::new(), Vec::new());
         let Sender::Commands(commands) = &bundle.sender else {
-            return Vec::new();
+            return (answered, locked);
         };
         self.bundles -= 1;
-        self.commands -= commands.len();
-        self.receipts -= bundle.receipts.len();
         let mut begins = 0;
-        let of_each = commands.iter().map(|&(request_id, count)| {
+        for &(request_id, count) in commands {
             let own = begins..begins + count;
             begins = own.end;
-            let results = match results {
-                Ok(results) => results.get(own).map(<[ItemResult]>::to_vec).ok_or_else(miscounted),
+            let told = match told {
+                Ok(told) => told.get(own.clone()).ok_or_else(miscounted),
                 Err(error) => Err(error.clone()),
             };
-            CommandResult { request_id, results }
-        });
-        of_each.collect()
+            match told {
+                Ok(told) if told.iter().any(Option::is_none) => {
+                    let (receipts, settlement) = (bundle.receipts[own].to_vec(), bundle.settlement);
+                    let settle = Settle { request_id, receipts, settlement };
+                    let rest = Locked { settle, told: told.to_vec() };
+                    self.busy.extend(rest.receipts().map(|receipt| receipt.msg_id()));
+                    locked.push(rest);
+                }
+                told => {
+                    let results = told.map(|told| told.iter().copied().flatten().collect());
+                    answered.push(self.answer(request_id, count, results));
+                }
+            }
+        }
+        (answered, locked)
+    }
+
+    /// Notes that a command waits for locked messages no more, and gives it its result.
+    pub(super) fn unlocked(&mut self, locked: &Locked, results: Result<Vec<ItemResult>>) -> CommandResult {
+        for receipt in locked.receipts() {
+            self.busy.remove(&receipt.msg_id());
+        }
+        self.answer(locked.settle.request_id, locked.settle.receipts.len(), results)
+    }
+
+    fn answer(
+        &mut self,
+        request_id: u64,
+        receipts: usize,
+        results: Result<Vec<ItemResult>>,
+    ) -> CommandResult {
+        self.commands -= 1;
+        self.receipts -= receipts;
+        CommandResult { request_id, results }
     }
 }
 
@@ -181,8 +232,20 @@ mod tests {
         bundle.receipts.iter().map(Receipt::msg_id).collect()
     }
 
-    fn outcomes(outcomes: &[Outcome]) -> Result<Vec<ItemResult>> {
-        Ok(outcomes.iter().map(|&outcome| ItemResult { outcome, vt: None }).collect())
+    fn result(outcome: Outcome) -> ItemResult {
+        ItemResult { outcome, vt: None }
+    }
+
+    fn outcomes(outcomes: &[Outcome]) -> Result<Told> {
+        Ok(outcomes.iter().map(|&outcome| Some(result(outcome))).collect())
+    }
+
+    fn answers(results: Vec<CommandResult>) -> Vec<(u64, Vec<Outcome>)> {
+        let answer = |result: CommandResult| {
+            let results = result.results.expect("results");
+            (result.request_id, results.iter().map(|item| item.outcome).collect())
+        };
+        results.into_iter().map(answer).collect()
     }
 
     #[test]
@@ -195,16 +258,11 @@ mod tests {
         assert_eq!(bundles.iter().map(msg_ids).collect::<Vec<_>>(), [vec![1, 2, 4], vec![3]]);
         assert_eq!((settles.commands(), settles.receipts()), (3, 4));
 
-        let results =
-            settles.done(&bundles[0], &outcomes(&[Outcome::Done, Outcome::Stale, Outcome::NotFound]));
-        let found: Vec<(u64, Vec<Outcome>)> = results
-            .into_iter()
-            .map(|result| {
-                let results = result.results.expect("results");
-                (result.request_id, results.iter().map(|item| item.outcome).collect())
-            })
-            .collect();
-        assert_eq!(found, [(7, vec![Outcome::Done, Outcome::Stale]), (9, vec![Outcome::NotFound])]);
+        let told = outcomes(&[Outcome::Done, Outcome::Stale, Outcome::NotFound]);
+        let (results, locked) = settles.done(&bundles[0], &told);
+        let expected = [(7, vec![Outcome::Done, Outcome::Stale]), (9, vec![Outcome::NotFound])];
+        assert_eq!(answers(results), expected);
+        assert!(locked.is_empty());
         assert_eq!((settles.commands(), settles.receipts()), (1, 1));
     }
 
@@ -235,7 +293,10 @@ mod tests {
         settles.push(settle(1, &[5], Settlement::VisibleAfterMillis(0)));
         assert!(settles.next_bundles().is_empty());
         assert_eq!(settles.pending(), HashSet::from([5]));
-        assert!(settles.done(&own, &outcomes(&[Outcome::Done])).is_empty());
+        // One that is locked is waited for no longer than one that is not.
+        let (results, locked) = settles.done(&own, &Ok(vec![None]));
+        assert!(results.is_empty() && locked.is_empty());
+        assert!(settles.pending().contains(&5), "the client's own");
         assert_eq!(settles.next_bundles().len(), 1);
     }
 
@@ -262,8 +323,50 @@ mod tests {
         settles.push(settle(1, &[1], Settlement::Delete));
         settles.push(settle(2, &[2], Settlement::Delete));
         let bundles = settles.next_bundles();
-        let results = settles.done(&bundles[0], &Err(Error::queue_not_found("q")));
+        let (results, _) = settles.done(&bundles[0], &Err(Error::queue_not_found("q")));
         let kinds = results.iter().map(|result| result.results.as_ref().expect_err("an error").kind());
         assert_eq!(kinds.collect::<Vec<_>>(), [Kind::QueueNotFound; 2]);
+    }
+
+    #[test]
+    fn a_locked_message_holds_up_its_own_command_only() {
+        let mut settles = Settles::default();
+        settles.push(settle(1, &[1, 2], Settlement::Delete));
+        settles.push(settle(2, &[3], Settlement::Delete));
+        let bundles = settles.next_bundles();
+        let told = Ok(vec![Some(result(Outcome::Done)), None, Some(result(Outcome::Done))]);
+        let (results, locked) = settles.done(&bundles[0], &told);
+        assert_eq!(answers(results), [(2, vec![Outcome::Done])]);
+        assert_eq!(locked[0].receipts().map(|receipt| receipt.msg_id()).collect::<Vec<_>>(), [2]);
+        assert_eq!((settles.commands(), settles.receipts()), (1, 2));
+        assert_eq!(settles.pending(), HashSet::from([2]));
+
+        // What is told of is free for others, and what is locked is not.
+        settles.push(settle(3, &[2], Settlement::VisibleAfterMillis(0)));
+        settles.push(settle(4, &[1], Settlement::Archive));
+        assert_eq!(settles.next_bundles().iter().map(msg_ids).collect::<Vec<_>>(), [vec![1]]);
+        let results = vec![result(Outcome::Done), result(Outcome::Stale)];
+        let answer = settles.unlocked(&locked[0], Ok(results));
+        assert_eq!(answers(vec![answer]), [(1, vec![Outcome::Done, Outcome::Stale])]);
+        assert_eq!((settles.commands(), settles.receipts()), (2, 2));
+        assert_eq!(settles.next_bundles().iter().map(msg_ids).collect::<Vec<_>>(), [vec![2]]);
+    }
+
+    #[test]
+    fn commands_that_wait_for_locked_messages_leave_room_for_others() {
+        let mut settles = Settles::default();
+        let mut waiting = Vec::new();
+        for number in 0..2 * MAX_BUNDLES as i64 {
+            settles.push(settle(1, &[number], Settlement::Delete));
+            let bundles = settles.next_bundles();
+            assert_eq!(bundles.len(), 1, "{number}");
+            waiting.extend(settles.done(&bundles[0], &Ok(vec![None])).1);
+        }
+        assert_eq!(settles.commands(), 2 * MAX_BUNDLES, "they have no result yet");
+        for locked in waiting {
+            let busy = settles.unlocked(&locked, Err(Error::new(Kind::QueueBusy, "locked")));
+            assert_eq!(busy.results.expect_err("an error").kind(), Kind::QueueBusy);
+        }
+        assert_eq!((settles.commands(), settles.receipts(), settles.pending().len()), (0, 0, 0));
     }
 }

@@ -20,6 +20,7 @@ pub use lines::{Place, SendLines};
 use sends::{Sending, Sends};
 pub use settles::Change;
 use settles::Settles;
+pub use settling::Told;
 
 /// What becomes of each message of a parcel: its id, or why it was not stored.
 pub type SentParcel = Vec<Result<Sent>>;

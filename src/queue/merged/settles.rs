@@ -98,10 +98,6 @@ impl SettleLane {
         };
         Self { queue, action, by_receipt: matches!(targets, Targets::Receipts(_)) }
     }
-
-    pub(super) fn queue(&self) -> &QueueName {
-        &self.queue
-    }
 }
 
 /// One caller's distinct targets, and what is to become of them.

@@ -10,8 +10,8 @@ use crate::domain::{Error, Kind, QueueName, Result};
 use crate::pg::FirstLook;
 use crate::queue::settle::{Targets, distinct};
 
-/// The result of a message that is locked, until it is known.
-const PENDING: ItemResult = ItemResult { outcome: Outcome::NotFound, vt: None };
+/// What is told of each target; nothing of those that others have locked.
+pub type Told = Vec<Option<ItemResult>>;
 
 impl Merging {
     /// Settles messages of one queue; equal targets get equal results, in the order of the targets.
@@ -26,65 +26,67 @@ impl Merging {
         targets: Targets,
         change: Change,
     ) -> Result<Vec<ItemResult>> {
-        let (lane, wanted, places) = wanted(queue, targets, change);
-        let looked = self.settles.submit(lane.clone(), wanted)?.wait().await?;
-        Ok(in_places(self.until_unlocked(lane, looked).await?, places))
+        // The server's end waits for those whose verdict is there and not yet taken, and for those who pause.
+        let _answering = self.tasks.token();
+        let (lane, wanted, places) = wanted(queue.clone(), targets, change);
+        let (told, wanted) = told(self.settles.submit(lane, wanted)?.wait().await?);
+        Ok(in_places(self.until_unlocked(queue, wanted.targets, change, told).await?, places))
     }
 
-    /// The same as soon as there is a place for it.
+    /// The same as soon as there is a place for it, but for what others have locked: of that it tells nothing.
     ///
     /// # Errors
     /// Those of [`Merging::settle`], but for `Overloaded`.
-    pub async fn settle_when_room(
+    pub async fn settle_unlocked(&self, queue: QueueName, targets: Targets, change: Change) -> Result<Told> {
+        let (lane, wanted, places) = wanted(queue, targets, change);
+        let (told, _) = told(self.settles.submit_when_room(lane, wanted).await.wait().await?);
+        Ok(in_places(told, places))
+    }
+
+    /// The results of all targets, of which some are told. The others are handed in again and again, without a
+    /// connection meanwhile, until they are settled or were locked for too long.
+    ///
+    /// # Errors
+    /// Those of [`Merging::settle`], but for `Overloaded`.
+    pub async fn until_unlocked(
         &self,
         queue: QueueName,
         targets: Targets,
         change: Change,
+        mut told: Told,
     ) -> Result<Vec<ItemResult>> {
-        let (lane, wanted, places) = wanted(queue, targets, change);
-        let looked = self.settles.submit_when_room(lane.clone(), wanted).await.wait().await?;
-        Ok(in_places(self.until_unlocked(lane, looked).await?, places))
-    }
-
-    /// The results of what was looked at; what others have locked is handed in again and again, without a connection
-    /// meanwhile, until it is settled or was locked for too long.
-    async fn until_unlocked(&self, lane: SettleLane, looked: Looked) -> Result<Vec<ItemResult>> {
-        let Looked { wanted, looks } = looked;
-        let mut results = vec![PENDING; looks.len()];
-        let mut locked: Vec<usize> = (0..looks.len()).collect();
-        take_told(&mut results, &mut locked, looks);
-        // The server's end waits for those who pause, too.
-        let _waiting = (!locked.is_empty()).then(|| self.tasks.token());
+        let wanted = Wanted { targets, change };
         let mut pauses = Pauses::new();
-        while !locked.is_empty() {
-            let some_are_done = results.iter().any(|result| result.outcome == Outcome::Done);
+        loop {
+            let locked: Vec<usize> = (0..told.len()).filter(|&place| told[place].is_none()).collect();
+            if locked.is_empty() {
+                return Ok(told.into_iter().flatten().collect());
+            }
+            let some_are_done = told.iter().flatten().any(|result| result.outcome == Outcome::Done);
             let failed = |error| match some_are_done {
                 true => partly_applied(error, wanted.may_be_repeated()),
                 false => error,
             };
             if pauses.are_over() {
-                return Err(failed(busy(lane.queue())));
+                return Err(failed(busy(&queue)));
             }
             pauses.pause().await;
-            let again = Wanted { targets: wanted.targets.at(&locked), change: wanted.change };
             // It waits for room, for the first part may be applied already.
-            let verdict = self.settles.submit_when_room(lane.clone(), again).await;
-            take_told(&mut results, &mut locked, verdict.wait().await.map_err(failed)?.looks);
+            let again = self.settle_unlocked(queue.clone(), wanted.targets.at(&locked), change).await;
+            for (place, result) in locked.into_iter().zip(again.map_err(failed)?) {
+                told[place] = result;
+            }
         }
-        Ok(results)
     }
 }
 
-/// Takes the results of messages that were locked, and leaves those that still are.
-fn take_told(results: &mut [ItemResult], locked: &mut Vec<usize>, looks: Vec<FirstLook>) {
-    let mut looks = looks.into_iter();
-    locked.retain(|&place| match looks.next() {
-        Some(FirstLook::Told(result)) => {
-            results[place] = result;
-            false
-        }
-        Some(FirstLook::NotSettled) | None => true,
+/// What was told of targets, and the targets.
+fn told(looked: Looked) -> (Told, Wanted) {
+    let told = looked.looks.into_iter().map(|look| match look {
+        FirstLook::Told(result) => Some(result),
+        FirstLook::NotSettled => None,
     });
+    (told.collect(), looked.wanted)
 }
 
 fn busy(queue: &QueueName) -> Error {
@@ -109,7 +111,7 @@ fn wanted(queue: QueueName, targets: Targets, change: Change) -> (SettleLane, Wa
     (SettleLane::of(queue, &targets, change), Wanted { targets, change }, places)
 }
 
-fn in_places(results: Vec<ItemResult>, places: Option<Vec<usize>>) -> Vec<ItemResult> {
+fn in_places<T: Copy>(results: Vec<T>, places: Option<Vec<usize>>) -> Vec<T> {
     match places {
         Some(places) => places.into_iter().map(|place| results[place]).collect(),
         None => results,

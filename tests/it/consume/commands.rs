@@ -203,3 +203,43 @@ async fn a_row_that_others_hold_fails_its_own_command() {
     .await;
     assert!(ids(&consumer.messages).is_empty());
 }
+
+#[tokio::test]
+async fn a_row_that_others_hold_takes_nothing_from_the_other_commands_of_its_stream() {
+    let (mut test, mut consumer, held) = holding(64).await;
+    let other = test.database.connect().await;
+    let lock = "BEGIN; SELECT FROM pgmq.q_orders WHERE msg_id IN (1, 2) FOR UPDATE";
+    other.batch_execute(lock).await.unwrap();
+    let extended = consumer.send(extend(&[&held[1], &held[2]], Some(600.0)));
+    // Each of these two is about a locked message and a free one.
+    let both = consumer.send(settle(SettleAction::Delete, &[&held[0], &held[3]]));
+    let free: Vec<u64> =
+        held[4..].iter().map(|message| consumer.send(settle(SettleAction::Delete, &[message]))).collect();
+    // What is free is told at once, so a later command about it waits for nobody.
+    let again = consumer.send(settle(SettleAction::Delete, &[&held[3]]));
+    for request_id in free {
+        assert_eq!(consumer.items(request_id).await[0].outcome(), Outcome::Done);
+    }
+    assert_eq!(consumer.items(again).await[0].outcome(), Outcome::NotFound);
+    for locked in [extended, both] {
+        let error = consumer.error(locked).await;
+        assert_eq!((error.code, error.reason()), (Code::Aborted as i32, ErrorReason::QueueBusy), "{error:?}");
+        assert!(error.message.contains("the rest is settled"), "{error:?}");
+    }
+
+    // All of this while the rows are locked, and the stream goes on.
+    let locked = consumer.send(settle(SettleAction::Archive, &[&held[0]]));
+    assert_eq!(consumer.settle(SettleAction::Delete, &[&held[2]]).await, [Outcome::Done]);
+    other.batch_execute("ROLLBACK").await.unwrap();
+    // Whoever asked while it was locked waits or is refused, and who asks now is not.
+    let result = consumer.result(locked).await;
+    let archived = if result.error.is_none() {
+        result.results[0].outcome()
+    } else {
+        consumer.settle(SettleAction::Archive, &[&held[0]]).await[0]
+    };
+    assert_eq!(archived, Outcome::Done);
+    assert_eq!(consumer.settle(SettleAction::Delete, &[&held[1]]).await, [Outcome::Done]);
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 0);
+    assert!(test.client.read("orders", 1).await.is_empty());
+}

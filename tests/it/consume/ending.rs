@@ -15,8 +15,9 @@ async fn a_draining_server_serves_settles_until_nothing_is_held() {
     let mut test = Test::with_queue("orders").await;
     test.client.send_all("orders", &["{}"; 2]).await;
     let mut consumer = Consumer::start(&test.client, start("orders")).await;
-    let idle = Consumer::start(&test.client, start("orders")).await;
     let held = consumer.take(2).await;
+    // Behind the first one's messages, so that it gets none of them.
+    let idle = Consumer::start(&test.client, start("orders")).await;
     let unstarted = Consumer::open(&test.client).await;
     test.server.signal(Signal::SIGTERM);
 

@@ -81,6 +81,26 @@ async fn nothing_is_extended_beyond_the_longest_extension() {
 }
 
 #[tokio::test]
+async fn a_locked_row_takes_nothing_from_the_other_messages_of_its_stream() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send_all("orders", &["{}"; 2]).await;
+    let mut consumer = Consumer::start(&test.client, extending("orders")).await;
+    let held = consumer.take(2).await;
+    let other = test.database.connect().await;
+    other.batch_execute("BEGIN; SELECT FROM pgmq.q_orders WHERE msg_id = 1 FOR UPDATE").await.unwrap();
+    let until = micros(held[1].vt.as_ref()) + 4_000_000;
+    while now(&test).await < until {
+        consumer.send(alive());
+        consumer.heartbeat().await;
+    }
+    // Three timeouts later the one is still the client's, and nobody gets the other while it is locked.
+    assert_eq!(consumer.settle(SettleAction::Delete, &[&held[1]]).await, [Outcome::Done]);
+    other.batch_execute("ROLLBACK").await.unwrap();
+    let again = consumer.message().await;
+    assert_eq!((again.msg_id, again.read_ct), (1, 2));
+}
+
+#[tokio::test]
 async fn a_released_message_is_not_extended() {
     let (mut test, mut consumer, held) = holding(extending("orders")).await;
     consumer.send(super::stop());
