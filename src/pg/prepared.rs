@@ -13,8 +13,9 @@ use super::database::Parameter;
 /// A text is prepared when the session runs it for this time: not for queues that are used once in a while.
 const WORTH_IT: u32 = 4;
 
-/// The most texts that are known. Beyond it all are forgotten, so that many queues in turn cost the database no memory.
-const MAX_TEXTS: usize = 64;
+/// The most texts that are known. Beyond it a new one takes another's place, so that many queues in turn cost the database
+/// no memory.
+const MAX_TEXTS: usize = 128;
 
 /// What one session has prepared.
 #[derive(Default)]
@@ -44,7 +45,8 @@ impl Prepared {
         parameters: &[Parameter<'_>],
     ) -> Result<Option<Statement>, Error> {
         if self.known.len() >= MAX_TEXTS && !self.known.contains_key(text) {
-            self.known.clear();
+            let another = self.known.keys().next().cloned();
+            another.map(|another| self.known.remove(&another));
         }
         let Some(known) = self.known.get_mut(text) else {
             self.known.insert(text.to_owned(), Known::Seen(1));

@@ -70,8 +70,9 @@ macro_rules! by_function {
     };
 }
 
-/// As `pgmq.read` without a condition, but planned once and not in each call, which is most of what a read of few messages
-/// costs.
+/// As `pgmq.read` without a condition, but parsed once, and on a queue of up to some thousand messages planned once, which is
+/// most of what a read of few messages costs. A message that was changed between the statement's snapshot and its lock is
+/// claimed and not found again by its place: then more may be there than was read.
 const READ_PLAIN: Statement = read_statement!(
     "read_plain",
     "candidate AS MATERIALIZED (SELECT {place} FROM {q} AS q
@@ -84,7 +85,7 @@ taken AS (UPDATE {q} AS q SET vt = clock_timestamp() + make_interval(secs => $2:
 delivered AS MATERIALIZED (SELECT t.msg_id, t.read_ct, t.enqueued_at/*L*/, t.last_read_at/*/L*/, t.vt,
     t.message::text AS message, t.headers::text AS headers FROM taken AS t)",
     "d.msg_id",
-    ", {size}",
+    ", {size}, (SELECT count(*) FROM candidate) AS claimed",
     Plan::BySize
 );
 /// `$6` condition.
@@ -240,6 +241,10 @@ impl Connection {
             return Err(Error::queue_not_found(order.queue.as_str()));
         };
         let (created_at, before_read) = (column(first, "created_at")?, column(first, "before_read")?);
+        let claimed = match statement.name == READ_PLAIN.name {
+            true => usize::try_from(column::<i64>(first, "claimed")?).unwrap_or(0),
+            false => 0,
+        };
         let mut deliveries = Vec::with_capacity(rows.len());
         let (mut cut, mut oversized) = (Vec::new(), Vec::new());
         for row in &rows {
@@ -262,7 +267,8 @@ impl Connection {
                 (false, false) => cut.push(delivery),
             }
         }
-        let was_cut = !cut.is_empty() || !oversized.is_empty();
+        let found = deliveries.len() + cut.len() + oversized.len();
+        let was_cut = !cut.is_empty() || !oversized.is_empty() || claimed > found;
         let mut moved = Ok(());
         for delivery in &oversized {
             moved = moved.and(self.set_aside(&order.queue, delivery, "too large for a reply").await);

@@ -150,7 +150,8 @@ async fn serve(accepted: Accepted, calls: Around, ends: Ends) {
 }
 
 /// The calls of a connection, which run in its own task: what many of them wait for comes to all of them at once, and so
-/// they are woken once, and their answers go out together. What may take long runs in tasks of its own.
+/// they are woken once, and their answers go out together. What may take long before its answer begins runs in a task of its
+/// own; the answers of all are written here, piece by piece.
 #[derive(Clone, Default)]
 struct Streams {
     begun: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,

@@ -22,8 +22,14 @@ const ALWAYS: usize = 1_024;
 /// The longest that a task which is ready to run should wait.
 const LATE: Duration = Duration::from_millis(30);
 
-/// What lasts as long is no burst. After as long without a refusal everybody is let in again.
+/// What lasts as long is no burst.
 const LONG: Duration = Duration::from_secs(1);
+
+/// What comes again within this time is the same crowd.
+const SAME: Duration = Duration::from_secs(60);
+
+/// So many calls at a time are as good as any number: nobody is refused any more.
+const ANY: usize = 64 * ALWAYS;
 
 /// So many calls at a time are no reason to measure.
 const FEW: usize = ALWAYS / 4;
@@ -68,14 +74,17 @@ pub(super) struct Entered(Arc<InFlight>);
 struct Looked {
     at: Instant,
     refused: u64,
-    /// Since when the state would have to change.
-    changing_since: Option<Instant>,
-    refuses: bool,
+    /// How many are let in; none for any number.
+    most: Option<usize>,
+    /// Since when tasks run late, while everybody is let in.
+    late_since: Option<Instant>,
+    /// When everybody was let in again.
+    ended: Option<Instant>,
 }
 
 impl InFlight {
     pub(super) fn new() -> Arc<Self> {
-        let looked = Looked { at: Instant::now(), refused: 0, changing_since: None, refuses: false };
+        let looked = Looked { at: Instant::now(), refused: 0, most: None, late_since: None, ended: None };
         Arc::new(Self {
             calls: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -130,31 +139,41 @@ impl InFlight {
         let span = now.duration_since(looked.at).as_secs_f64().max(f64::EPSILON);
         let refusals = (refused - looked.refused) as f64 / span;
         (looked.at, looked.refused) = (now, refused);
-        match looked.next(now, late > LATE, refusals > 0.0) {
+        match looked.next(now, late > LATE) {
             Some(true) => tracing::warn!(?late, "more calls come than can be answered: callers are refused"),
             Some(false) => tracing::info!("callers are refused no more"),
             None => {}
         }
-        self.most.store(if looked.refuses { ALWAYS } else { usize::MAX }, Ordering::Relaxed);
+        self.most.store(looked.most.unwrap_or(usize::MAX), Ordering::Relaxed);
         let pause = PAUSE.mul_f64((refusals / CHEAP_REFUSALS).max(1.0)).min(LONGEST_PAUSE);
         self.pause_ms.store(millis(pause), Ordering::Relaxed);
     }
 }
 
 impl Looked {
-    /// Whether callers are refused from now on, if that changes.
-    fn next(&mut self, now: Instant, late: bool, some_were_refused: bool) -> Option<bool> {
-        let changing = if self.refuses { !some_were_refused } else { late };
-        if !changing {
-            self.changing_since = None;
-            return None;
+    /// Whether callers are refused from now on, if that changes. While they are, and tasks run in time, more are let in with
+    /// every look: the crowd may have gone, and only letting in shows it.
+    fn next(&mut self, now: Instant, late: bool) -> Option<bool> {
+        let Some(most) = self.most else {
+            if !late {
+                self.late_since = None;
+                return None;
+            }
+            let since = *self.late_since.get_or_insert(now);
+            let is_same = self.ended.is_some_and(|ended| now - ended < SAME);
+            if !is_same && now - since < LONG {
+                return None;
+            }
+            (self.most, self.late_since) = (Some(ALWAYS), None);
+            return (!is_same).then_some(true);
+        };
+        self.most = if late { Some(ALWAYS) } else { Some(most + most / 4).filter(|&most| most < ANY) };
+        if self.most.is_none() {
+            let was_told = self.ended.is_none_or(|ended| now - ended >= SAME);
+            self.ended = Some(now);
+            return was_told.then_some(false);
         }
-        if now - *self.changing_since.get_or_insert(now) < LONG {
-            return None;
-        }
-        self.changing_since = None;
-        self.refuses = !self.refuses;
-        Some(self.refuses)
+        None
     }
 }
 
@@ -218,13 +237,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_same_crowd_is_not_waited_for_again() {
+        let in_flight = InFlight::new();
+        assert!(after(&in_flight, 11, LATE * 2).await);
+        assert!(!after(&in_flight, 25, Duration::ZERO).await);
+        assert!(after(&in_flight, 1, LATE * 2).await);
+        assert!(!after(&in_flight, 700, Duration::ZERO).await);
+        assert!(!after(&in_flight, 9, LATE * 2).await);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_pause_grows_with_the_refusals() {
         let in_flight = InFlight::new();
         assert!(after(&in_flight, 11, LATE * 2).await);
         let (_entered, few) = enter(&in_flight, ALWAYS + 10);
-        after(&in_flight, 1, LATE).await;
+        after(&in_flight, 1, LATE * 2).await;
         let (_none, many) = enter(&in_flight, 1_000);
-        after(&in_flight, 1, LATE).await;
+        after(&in_flight, 1, LATE * 2).await;
         let (_none, still) = enter(&in_flight, 50);
         let longest = |errors: &[Error]| errors.iter().filter_map(Error::retry_delay).max().expect("a delay");
         assert!(longest(&few) <= PAUSE * 7 / 5 && longest(&many) <= PAUSE * 7 / 5);
@@ -234,12 +263,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everybody_is_let_in_again_when_nobody_was_refused_for_a_while() {
+    async fn everybody_is_let_in_again_when_tasks_run_in_time() {
         let in_flight = InFlight::new();
         assert!(after(&in_flight, 11, LATE * 2).await);
-        let (_entered, refused) = enter(&in_flight, ALWAYS + 1);
-        assert_eq!(refused.len(), 1);
-        assert!(after(&in_flight, 10, LATE * 2).await);
-        assert!(!after(&in_flight, 2, Duration::ZERO).await);
+        assert!(after(&in_flight, 50, LATE * 2).await);
+        // Callers who are refused all the time do not keep it up.
+        for _ in 0..20 {
+            let (_entered, refused) = enter(&in_flight, ANY);
+            assert!(!refused.is_empty());
+            if !after(&in_flight, 1, Duration::ZERO).await {
+                break;
+            }
+        }
+        assert_eq!(enter(&in_flight, 2 * ANY).1.len(), 0);
     }
 }

@@ -2,11 +2,13 @@
 //! our words.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -63,7 +65,7 @@ impl hyper::service::Service<Request<Incoming>> for Around {
         let answer = self.routes.answer(request);
         // Short calls run in their connection's task; what may take long must not hold up the connection's other calls.
         let answer = match entered {
-            Some(_) => answer,
+            Some(_) => unwound(answer, request_id.clone()),
             None => apart(answer, request_id.clone()),
         };
         Answering(State::Asked { answer, request_id, _entered: entered })
@@ -75,12 +77,18 @@ type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 /// The same answer, made in a task of its own, which ends with its caller's interest.
 fn apart(answer: Answer, request_id: RequestId) -> Answer {
     let task = AbortOnDropHandle::new(tokio::spawn(answer));
-    Box::pin(async move {
-        task.await.unwrap_or_else(|_| {
-            let error = Error::internal("the task of a call ended without an answer");
-            Ok(to_status(&error, &request_id).into_http())
-        })
-    })
+    Box::pin(async move { task.await.unwrap_or_else(|_| panicked(&request_id)) })
+}
+
+/// The same answer, also if it panics.
+fn unwound(answer: Answer, request_id: RequestId) -> Answer {
+    let answer = AssertUnwindSafe(answer).catch_unwind();
+    Box::pin(async move { answer.await.unwrap_or_else(|_| panicked(&request_id)) })
+}
+
+fn panicked(request_id: &RequestId) -> Result<Response<Body>, Infallible> {
+    let error = Error::internal("a call ended without an answer");
+    Ok(to_status(&error, request_id).into_http())
 }
 
 /// The answer to a call, as soon as it is there.
@@ -108,6 +116,7 @@ impl Future for Answering {
         }
     }
 }
+
 /// `grpc-timeout`: at most eight digits and a unit.
 fn timeout(value: &HeaderValue) -> Option<Duration> {
     let text = value.to_str().ok()?;

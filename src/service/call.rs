@@ -129,3 +129,27 @@ pub(super) fn request_id<Req>(request: &Request<Req>) -> RequestId {
     let known = request.extensions().get::<CallContext>().map(|context| context.request_id.clone());
     known.unwrap_or_else(|| RequestId::of(&http::HeaderMap::new()))
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+    use crate::proto::DESCRIPTORS;
+
+    #[test]
+    fn short_calls_are_methods_of_the_contract() {
+        let files = FileDescriptorSet::decode(DESCRIPTORS).expect("descriptors").file;
+        let methods: Vec<String> = files
+            .iter()
+            .flat_map(|file| file.service.iter().map(move |service| (file, service)))
+            .flat_map(|(file, service)| {
+                let prefix = format!("/{}.{}/", file.package(), service.name());
+                service.method.iter().map(move |method| format!("{prefix}{}", method.name()))
+            })
+            .collect();
+        assert_eq!(methods.iter().filter(|path| is_short(path)).count(), SHORT.len());
+        assert!(methods.len() > SHORT.len());
+    }
+}

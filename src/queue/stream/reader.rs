@@ -45,6 +45,8 @@ enum End {
     Closing(ClosingReason),
     Failed(Error),
     Dropped(Error),
+    /// All messages that were wanted were offered.
+    Finished,
     Gone,
 }
 
@@ -69,7 +71,10 @@ impl Reader {
                 }
             }
         };
-        self.take_back();
+        // Of what was offered last nobody says yet whether it was taken; what was not goes back as it is dropped.
+        if !matches!(end, End::Finished) {
+            self.take_back();
+        }
         self.end(&sender, end).await;
     }
 
@@ -100,7 +105,7 @@ impl Reader {
     async fn next(&mut self, sender: &Sender) -> Result<Offer, End> {
         loop {
             if self.left == Some(0) {
-                return Err(End::Gone);
+                return Err(End::Finished);
             }
             self.presence.set_in_flight(self.window.in_flight());
             let room = self.window.room().min(self.left.unwrap_or(usize::MAX));
@@ -172,7 +177,7 @@ impl Reader {
             End::Failed(error) => {
                 let _ = timeout(GOODBYE, sender.send(Err(error))).await;
             }
-            End::Gone => {}
+            End::Finished | End::Gone => {}
         }
     }
 
