@@ -1,10 +1,12 @@
 //! Messages whose deduplication ids other transactions hold: tried again until they are free, each line by itself, so
-//! that nobody else waits for them.
+//! that nobody else waits for them. The callers of a queue who keep to no line are one crowd, which is tried together.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::SentParcel;
 use super::lines::Line;
@@ -18,6 +20,18 @@ use crate::pg::{Database, KeyPatience};
 use crate::queue::Budget;
 use crate::queue::budget::Held;
 
+/// How many ids of a crowd are tried in one turn: all of them may be held, and have to be found one by one.
+const IDS_PER_TURN: usize = 32;
+
+/// How long a turn is waited for, before it is asked whether somebody has waited for long enough.
+const TURN: Duration = Duration::from_millis(500);
+
+/// How many turns that did not come are enough to give up.
+const MISSED_TURNS: usize = 2;
+
+/// How long those of a crowd wait who have had no turn, because there are too many others.
+const LONGEST: Duration = Duration::from_secs(3);
+
 /// A caller's messages of which some are held.
 pub(super) struct HeldParcel {
     messages: Vec<OutgoingMessage>,
@@ -25,6 +39,8 @@ pub(super) struct HeldParcel {
     verdicts: Vec<Option<Result<Sent>>>,
     caller: Parcel<(), SentParcel>,
     pauses: Pauses,
+    /// Whether it was tried again.
+    is_tried: bool,
     _memory: Held,
 }
 
@@ -36,7 +52,7 @@ impl HeldParcel {
         caller: Parcel<(), SentParcel>,
         memory: Held,
     ) -> Self {
-        Self { messages, verdicts, caller, pauses: Pauses::new(), _memory: memory }
+        Self { messages, verdicts, caller, pauses: Pauses::new(), is_tried: false, _memory: memory }
     }
 
     /// How many messages have no verdict.
@@ -67,7 +83,7 @@ impl HeldParcel {
 
 fn busy(queue: &QueueName, message: &OutgoingMessage) -> Error {
     let id = message.deduplication_id().map(DeduplicationId::as_str).unwrap_or_default();
-    let why = format!("another transaction has held the deduplication id {id:?} for more than 2 s");
+    let why = format!("the deduplication id {id:?} was not free for 2 s: another transaction holds it");
     Error::new(Kind::QueueBusy, format!("{why}; the message was not stored"))
         .with("queue", queue.as_str())
         .with("deduplication_id", id)
@@ -84,53 +100,81 @@ pub(super) struct Means {
     pub(super) turns: Semaphore,
 }
 
-/// Looks after what is held of one line.
+/// Looks after what is held of one line or crowd.
 pub(super) struct Keeper {
     pub(super) means: Arc<Means>,
     pub(super) queue: QueueName,
     pub(super) line: Arc<Line>,
+    /// Whether one that is held holds up those behind it; else it is a crowd.
+    pub(super) in_order: bool,
 }
 
 impl Keeper {
-    /// Tries again until nothing of the line is held any more.
+    /// Tries again until nothing is held any more.
     pub(super) async fn run(self) {
         Pauses::new().pause().await;
+        let mut missed = 0;
         loop {
-            let mut parcels = self.line.take_held(MAX_FLUSH_ITEMS);
+            let mut parcels = self.line.take_held(if self.in_order { MAX_FLUSH_ITEMS } else { usize::MAX });
             if parcels.is_empty() {
                 return;
             }
             parcels.retain(|parcel| parcel.caller.is_awaited());
-            self.try_again(&mut parcels).await;
-            let mut left = Vec::new();
-            for parcel in parcels {
-                match parcel.open() {
-                    0 => parcel.answer(),
-                    _ => left.push(parcel),
+            let now = if self.in_order { parcels.len() } else { of_one_turn(&parcels) };
+            match self.try_again(&mut parcels[..now]).await {
+                true => missed = 0,
+                false => missed += 1,
+            }
+            // The others of a crowd come first the next time.
+            parcels.rotate_left(now);
+            let mut left = self.answer(parcels);
+            let refused = if self.in_order { left.len().min(1) } else { left.len() };
+            for parcel in &mut left[..refused] {
+                if self.gives_up(parcel, missed) {
+                    parcel.refuse_first(&self.queue);
                 }
             }
-            if let Some(first) = left.first_mut() {
-                match first.pauses.are_over() {
-                    true => first.refuse_first(&self.queue),
-                    false => first.pauses.pause().await,
-                }
+            let mut left = self.answer(left);
+            if let Some(first) = left.first_mut()
+                && !first.pauses.are_over()
+            {
+                first.pauses.pause().await;
             }
             self.line.put_back(left);
         }
     }
 
-    /// Stores messages without a verdict up to the first that is still held.
-    async fn try_again(&self, parcels: &mut [HeldParcel]) {
-        let messages: Vec<(usize, &OutgoingMessage)> =
-            parcels.iter().flat_map(HeldParcel::open_messages).map(|message| (0, message)).collect();
+    /// Whether a parcel has waited for long enough. One that was only behind others is tried first.
+    fn gives_up(&self, parcel: &HeldParcel, missed: usize) -> bool {
+        let is_late = !self.in_order && parcel.pauses.waited() >= LONGEST;
+        parcel.pauses.are_over() && (parcel.is_tried || missed >= MISSED_TURNS || is_late)
+    }
+
+    /// Answers parcels whose messages all have verdicts, and gives the others.
+    fn answer(&self, parcels: Vec<HeldParcel>) -> Vec<HeldParcel> {
+        let (answered, left) = parcels.into_iter().partition(|parcel| parcel.open() == 0);
+        let answered: Vec<HeldParcel> = answered;
+        answered.into_iter().for_each(HeldParcel::answer);
+        left
+    }
+
+    /// Stores messages without a verdict, of a line up to the first that is still held. Whether it had a turn.
+    async fn try_again(&self, parcels: &mut [HeldParcel]) -> bool {
+        let lines = (0..).map(|place| if self.in_order { 0 } else { place });
+        let messages: Vec<(usize, &OutgoingMessage)> = lines
+            .zip(parcels.iter())
+            .flat_map(|(line, parcel)| parcel.open_messages().map(move |message| (line, message)))
+            .collect();
         if messages.is_empty() {
-            return;
+            return true;
         }
-        let _turn = self.means.turns.acquire().await;
+        let Ok(_turn) = timeout(TURN, self.means.turns.acquire()).await else {
+            return false;
+        };
         let verdicts = match self.means.database.connect("send", Deadline::within(FLUSH_TIME)).await {
             Ok(mut connection) => {
                 connection.set_deadline(Deadline::within(FLUSH_TIME));
-                let mut insert = Insert::new(connection, &self.queue, Some(KeyPatience::None));
+                let mut insert = Insert::new(connection, &self.queue, Some(KeyPatience::None), usize::MAX);
                 // The first alone: it is the one that was held.
                 let (first, others) = messages.split_at(1);
                 let mut verdicts = bisect(first, &mut insert).await;
@@ -147,7 +191,22 @@ impl Keeper {
         for (open, verdict) in open.zip(verdicts) {
             *open = verdict;
         }
+        let tried = if self.in_order { 1 } else { parcels.len() };
+        parcels.iter_mut().take(tried).for_each(|parcel| parcel.is_tried = true);
+        true
     }
+}
+
+/// How many parcels of a crowd go in one turn, with all that were sent under the same ids.
+fn of_one_turn(parcels: &[HeldParcel]) -> usize {
+    let (mut ids, mut messages) = (HashSet::new(), 0);
+    let first_left = parcels.iter().position(|parcel| {
+        ids.extend(parcel.open_messages().filter_map(OutgoingMessage::deduplication_id));
+        messages += parcel.open();
+        ids.len() > IDS_PER_TURN || messages > MAX_FLUSH_ITEMS
+    });
+    // A larger one goes alone.
+    first_left.map_or(parcels.len(), |place| place.max(1))
 }
 
 impl Drop for Keeper {

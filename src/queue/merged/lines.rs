@@ -53,30 +53,36 @@ pub(super) struct Plain(Arc<Line>);
 impl SendLines {
     /// The place of the next messages for a queue.
     pub fn place(&mut self, queue: &QueueName, messages: &[OutgoingMessage]) -> Place {
+        let line = self.line(queue);
+        // One is the map's, and one is this.
+        let is_idle = Arc::strong_count(&line) == 2;
+        let has_ids = messages.iter().any(|message| message.deduplication_id().is_some());
+        let keyed = {
+            let mut state = line.lock();
+            state.keyed = has_ids || state.keyed && !is_idle;
+            state.keyed
+        };
+        Place { line, keyed }
+    }
+
+    /// The line of a queue.
+    pub(super) fn line(&mut self, queue: &QueueName) -> Arc<Line> {
         if self.lines.len() >= self.full {
             self.lines.retain(|_, line| Arc::strong_count(line) > 1);
             self.full = REMEMBERED.max(2 * self.lines.len());
         }
-        let line = self.lines.entry(queue.clone()).or_default();
-        let is_idle = Arc::strong_count(line) == 1;
-        let has_ids = messages.iter().any(|message| message.deduplication_id().is_some());
-        let mut state = line.lock();
-        state.keyed = has_ids || state.keyed && !is_idle;
-        Place { line: Arc::clone(line), keyed: state.keyed }
+        Arc::clone(self.lines.entry(queue.clone()).or_default())
     }
 }
 
 impl Place {
-    /// Waits until messages may be handed in here: nothing of the line is held, and nothing is under way by the other way.
+    /// Waits until messages may be handed in here: nothing is under way by the other way. What is held is not waited for:
+    /// the flush that takes these messages puts them behind it.
     pub(super) async fn wait(&self) {
         loop {
             let mut changed = std::pin::pin!(self.line.changed.notified());
             changed.as_mut().enable();
-            let is_free = {
-                let state = self.line.lock();
-                state.held.is_none() && (state.plain == 0 || !self.keyed)
-            };
-            if is_free {
+            if !self.keyed || self.line.lock().plain == 0 {
                 return;
             }
             changed.await;
@@ -131,8 +137,6 @@ impl Line {
         }
         if taken.is_empty() {
             state.held = None;
-            drop(state);
-            self.changed.notify_waiters();
         }
         taken
     }
@@ -148,7 +152,6 @@ impl Line {
     pub(super) fn forget(&self) {
         let forgotten = self.lock().held.take();
         drop(forgotten);
-        self.changed.notify_waiters();
     }
 }
 

@@ -27,7 +27,12 @@ impl Pauses {
 
     /// Whether the wait has been long enough to give up.
     pub(super) fn are_over(&self) -> bool {
-        self.since.elapsed() >= PATIENCE
+        self.waited() >= PATIENCE
+    }
+
+    /// How long the wait has been.
+    pub(super) fn waited(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// Pauses, not quite as long as others do.

@@ -5,7 +5,7 @@
 //! (`held.rs`), with what its sender handed in behind it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -13,9 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use super::SentParcel;
 use super::held::{HeldParcel, Keeper, Means};
-use super::lines::{Line, Place, Plain};
+use super::lines::{Line, Place, Plain, SendLines};
 use super::settles::{FLUSH_TIME, failure};
-use crate::domain::{Deadline, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
+use crate::domain::{Deadline, DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
 use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
 use crate::engine::{Changes, Events};
 use crate::pg::{Connection, Database, KeyPatience};
@@ -74,6 +74,8 @@ impl Load for Sending {
 pub(super) struct Sends {
     means: Arc<Means>,
     shares: Arc<Shares>,
+    /// What is held of the callers who keep to no line, one crowd a queue.
+    crowds: Mutex<SendLines>,
     tasks: TaskTracker,
 }
 
@@ -88,7 +90,7 @@ impl Sends {
     ) -> Self {
         let turns = Semaphore::new(connections.max(1));
         let means = Means { database, events, budget: Budget::new(held_bytes), turns };
-        Self { means: Arc::new(means), shares, tasks }
+        Self { means: Arc::new(means), shares, crowds: Mutex::default(), tasks }
     }
 
     /// Puts a parcel aside until its ids are free; what has no verdict yet gets one then.
@@ -102,9 +104,13 @@ impl Sends {
                 return caller.answer(Ok(verdicts.into_iter().map(refused).collect()));
             }
         };
-        let line = line.unwrap_or_default();
+        let in_order = line.is_some();
+        let line = line.unwrap_or_else(|| {
+            let mut crowds = self.crowds.lock().unwrap_or_else(PoisonError::into_inner);
+            crowds.line(queue)
+        });
         if line.hold(HeldParcel::new(messages, verdicts, caller, memory)) {
-            let keeper = Keeper { means: Arc::clone(&self.means), queue: queue.clone(), line };
+            let keeper = Keeper { means: Arc::clone(&self.means), queue: queue.clone(), line, in_order };
             self.tasks.spawn(keeper.run());
         }
     }
@@ -141,7 +147,7 @@ impl Merge for Sends {
             .zip(lines)
             .flat_map(|(parcel, line)| parcel.load.messages.iter().map(move |message| (line, message)))
             .collect();
-        let mut insert = Insert::new(connection, queue, keyed.then_some(KeyPatience::Brief));
+        let mut insert = Insert::new(connection, queue, keyed.then_some(KeyPatience::Brief), MAX_SEARCH);
         let verdicts = told(bisect(&messages, &mut insert).await, &messages);
         drop((insert, share));
         let stored = messages.iter().zip(&verdicts).filter(|(_, verdict)| matches!(verdict, Some(Ok(_))));
@@ -189,12 +195,28 @@ pub(super) struct Insert<'a> {
     patience: Option<KeyPatience>,
     /// The lines of which something is held.
     held: HashSet<usize>,
+    /// The ids that were found held.
+    held_ids: HashSet<DeduplicationId>,
+    /// How many more attempts may fail because of held ids.
     search: usize,
 }
 
 impl<'a> Insert<'a> {
-    pub(super) fn new(connection: Connection, queue: &'a QueueName, patience: Option<KeyPatience>) -> Self {
-        Self { connection, queue, patience, held: HashSet::new(), search: 0 }
+    pub(super) fn new(
+        connection: Connection,
+        queue: &'a QueueName,
+        patience: Option<KeyPatience>,
+        search: usize,
+    ) -> Self {
+        Self { connection, queue, patience, held: HashSet::new(), held_ids: HashSet::new(), search }
+    }
+
+    /// Whether a message can be tried. What comes behind a held one of its line cannot.
+    fn is_open(&mut self, &(line, message): &(usize, &OutgoingMessage)) -> bool {
+        if message.deduplication_id().is_some_and(|id| self.held_ids.contains(id)) {
+            self.held.insert(line);
+        }
+        !self.held.contains(&line)
     }
 }
 
@@ -203,8 +225,9 @@ impl Attempt<(usize, &OutgoingMessage)> for Insert<'_> {
     type Output = Option<Result<Sent>>;
 
     async fn attempt(&mut self, items: &[(usize, &OutgoingMessage)]) -> Result<Vec<Self::Output>, Failure> {
-        let open = items.iter().filter(|(line, _)| !self.held.contains(line));
-        let messages: Vec<&OutgoingMessage> = open.map(|(_, message)| *message).collect();
+        let is_open: Vec<bool> = items.iter().map(|item| self.is_open(item)).collect();
+        let open = items.iter().zip(&is_open).filter(|(_, is_open)| **is_open);
+        let messages: Vec<&OutgoingMessage> = open.map(|((_, message), _)| *message).collect();
         let Some(patience) = self.patience else {
             let msg_ids = self.connection.send(self.queue, &messages).await.map_err(failure)?;
             return Ok(msg_ids.into_iter().map(|msg_id| Some(Ok(newly_sent(msg_id)))).collect());
@@ -213,18 +236,20 @@ impl Attempt<(usize, &OutgoingMessage)> for Insert<'_> {
             true => Vec::new(),
             false => self.connection.send_unheld(self.queue, &messages, patience).await.map_err(failure)?,
         };
-        if messages.len() > 1 && stored.iter().all(Option::is_none) && self.search < MAX_SEARCH {
-            self.search += 1;
+        if messages.len() > 1 && stored.iter().all(Option::is_none) && self.search > 0 {
+            self.search -= 1;
             // One wait was enough to tell who is held for longer.
             self.patience = Some(KeyPatience::None);
             return Err(Failure { error: Error::internal("a held deduplication id"), blame: Blame::Item });
         }
+        if let [message] = messages[..]
+            && stored.iter().all(Option::is_none)
+        {
+            self.held_ids.extend(message.deduplication_id().cloned());
+        }
         let mut stored = stored.into_iter();
-        let verdict_of = |(line, _): &(usize, _)| match self.held.contains(line) {
-            true => None,
-            false => stored.next().flatten(),
-        };
-        let verdicts: Vec<Self::Output> = items.iter().map(verdict_of).collect();
+        let verdict_of = |is_open: bool| if is_open { stored.next().flatten() } else { None };
+        let verdicts: Vec<Self::Output> = is_open.into_iter().map(verdict_of).collect();
         let without = items.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_none());
         self.held.extend(without.map(|((line, _), _)| *line));
         Ok(verdicts)

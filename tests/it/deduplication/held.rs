@@ -20,13 +20,17 @@ fn sending(test: &Test, request: SendRequest) -> Sending {
 
 /// Plain SQL that has inserted keys and not committed them: other servers' transactions do the same.
 async fn hold(test: &Test, ids: &[&str]) -> tokio_postgres::Client {
+    hold_of(test, "orders", ids).await
+}
+
+async fn hold_of(test: &Test, queue: &str, ids: &[&str]) -> tokio_postgres::Client {
     let other = test.database.connect().await;
     other.batch_execute("BEGIN").await.unwrap();
     let insert = "INSERT INTO pgmq_grpc.deduplication
           (queue_name, queue_created_at, deduplication_id, content_hash, msg_id, expires_at)
         SELECT m.queue_name, m.created_at, id, pgmq_grpc.content_hash('77'), 77, now() + interval '1 hour'
-        FROM pgmq.meta AS m, unnest($1::text[]) AS id WHERE m.queue_name = 'orders'";
-    other.execute(insert, &[&ids]).await.unwrap();
+        FROM pgmq.meta AS m, unnest($1::text[]) AS id WHERE m.queue_name = $2";
+    other.execute(insert, &[&ids, &queue]).await.unwrap();
     other
 }
 
@@ -112,6 +116,33 @@ async fn more_held_ids_than_a_flush_searches_for_keep_nobody_from_an_answer() {
     assert_eq!(bodies(&test, "orders").await.len(), 100);
 }
 
+#[tokio::test]
+async fn hundreds_who_wait_for_one_id_hold_up_nobody_and_all_hear_of_it() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.create("others").await;
+    let _other = hold(&test, &["held"]).await;
+    let freed = hold_of(&test, "others", &["freed"]).await;
+    let held: Vec<Sending> =
+        (0..400).map(|number| sending(&test, keyed("orders", "held", &number.to_string()))).collect();
+    let waiting: Vec<Sending> = (0..5).map(|_| sending(&test, keyed("others", "freed", "1"))).collect();
+    let strangers: Vec<Sending> =
+        (0..100).map(|number| sending(&test, keyed("orders", &format!("k{number}"), "2"))).collect();
+    until_tried(&test).await;
+    freed.batch_execute("ROLLBACK").await.unwrap();
+    let mut ids = HashSet::new();
+    for waiting in waiting {
+        ids.insert(waiting.await.unwrap().expect("a send").msg_id);
+    }
+    assert_eq!(ids.len(), 1);
+    for stranger in strangers {
+        stranger.await.unwrap().expect("a send");
+    }
+    for sending in held {
+        expect_busy(&sending.await.unwrap().unwrap_err(), "held");
+    }
+    assert_eq!((bodies(&test, "orders").await.len(), bodies(&test, "others").await.len()), (100, 1));
+}
+
 /// Every other frame has ids, and some have messages of both kinds; the message of a number has the id `held`.
 fn frames(count: u64, held: u64) -> Vec<pgmq_grpc::proto::v1::ProduceRequest> {
     let message = |number: u64| match number {
@@ -160,6 +191,44 @@ async fn what_a_stream_sends_behind_a_held_id_waits_with_it_and_keeps_its_order(
     assert_eq!(stored.remove(50), 1_000);
     assert_eq!(stored, (0..120).collect::<Vec<_>>());
     assert!(stranger.msg_id > 50);
+}
+
+#[tokio::test]
+async fn a_held_id_of_one_queue_stops_no_frames_for_another() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.create("others").await;
+    let other = hold(&test, &["held"]).await;
+    let mut stream = Stream::open(&test.client).await;
+    stream.give(frame("orders", 0, vec![item("held", "0")])).await;
+    until_tried(&test).await;
+    // The server knows that it is held as soon as two more flushes are through.
+    for id in ["k1", "k2"] {
+        send(&mut test.client, keyed("orders", id, "1000")).await.expect("a send");
+    }
+    for number in 1..=20 {
+        let (id, body) = (format!("k{number}"), number.to_string());
+        let ours = if number % 2 == 0 { outgoing(&body) } else { item(&format!("own {number}"), &body) };
+        stream.give(frame("orders", number, vec![ours])).await;
+        stream.give(frame("others", 100 + number, vec![item(&id, &body)])).await;
+    }
+    let mut answered = Vec::new();
+    for _ in 0..20 {
+        let answer = stream.answer().await;
+        assert_eq!(reasons(&answer), []);
+        answered.push(answer.first_sequence);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (101..=120).collect::<Vec<_>>(), "all before the held one");
+    other.batch_execute("ROLLBACK").await.unwrap();
+    let mut stored = Vec::new();
+    for _ in 0..21 {
+        let answer = stream.answer().await;
+        assert_eq!(reasons(&answer), []);
+        stored.push((answer.first_sequence, answer.msg_ids));
+    }
+    stored.sort_unstable();
+    assert!(stored.is_sorted_by_key(|(_, msg_ids)| msg_ids.clone()), "{stored:?}");
+    assert_eq!(numbers(&test).await[2..], (0..=20).collect::<Vec<_>>());
 }
 
 #[tokio::test]
