@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::layer::Around;
+use super::linger::Linger;
 use super::listener::{Accepted, Listener};
 use crate::queue::end_of_life;
 
@@ -199,7 +200,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let mut connection = std::pin::pin!(builder.serve_connection(io, calls));
+    let mut connection = std::pin::pin!(builder.serve_connection(Linger::new(io), calls));
     let mut running = FuturesUnordered::new();
     let ended = tokio::select! {
         ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context)) => ended,

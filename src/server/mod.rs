@@ -5,6 +5,7 @@ mod connection;
 mod health;
 mod in_flight;
 mod layer;
+mod linger;
 mod listener;
 mod routes;
 mod shutdown;
