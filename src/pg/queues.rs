@@ -112,6 +112,13 @@ const FORGET: Statement = Statement::new(
     "-- pgmq-grpc: forget_queue\nDELETE FROM pgmq.meta AS m WHERE m.queue_name = $1::text RETURNING m.queue_name",
 );
 
+const LOCK_TABLE: Statement = Statement::new(
+    "lock_table",
+    Effect::Reads,
+    "-- pgmq-grpc: lock_table
+LOCK TABLE {q} IN ACCESS EXCLUSIVE MODE",
+);
+
 const PURGE: Statement = Statement::new(
     "purge_queue",
     Effect::Writes,
@@ -255,11 +262,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Deletes all messages of a queue and tells how many (`pgmq.purge_queue`).
+    /// Deletes all messages of a queue and tells how many (`pgmq.purge_queue`), in the open transaction.
     ///
     /// # Errors
     /// `QueueNotFound`; `QueueBusy` if the table's lock was not free within 2 s.
     pub async fn purge_queue(&mut self, queue: &QueueName) -> Result<i64> {
+        let table = self.table(queue).await?;
+        // `pgmq.purge_queue` counts and then truncates: two at once would each wait for the other's weaker lock.
+        let locked = self.query(&LOCK_TABLE.on(&table), &[]).await;
+        locked.map_err(|error| self.missing(queue, error))?;
         let purged = self.query(&PURGE, &[(&queue.as_str(), Type::TEXT)]).await;
         let rows = purged.map_err(|error| self.missing(queue, error))?;
         let row = rows.first().ok_or_else(|| Error::queue_not_found(queue.as_str()))?;

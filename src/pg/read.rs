@@ -78,7 +78,8 @@ const READ_PLAIN: Statement = read_statement!(
     "candidate AS MATERIALIZED (SELECT {place} FROM {q} AS q
   WHERE q.vt <= clock_timestamp() AND EXISTS (SELECT FROM queue)
   ORDER BY q.msg_id LIMIT $3::integer FOR UPDATE OF q SKIP LOCKED),
-taken AS (UPDATE {q} AS q SET vt = clock_timestamp() + make_interval(secs => $2::integer), read_ct = q.read_ct + 1
+taken AS (UPDATE {q} AS q SET vt = clock_timestamp() + make_interval(secs => $2::integer),
+    read_ct = least(q.read_ct, 2147483646) + 1
     /*L*/, last_read_at = clock_timestamp()/*/L*/
   FROM candidate AS held WHERE {same}
   RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),

@@ -183,7 +183,9 @@ impl OnConnection for PurgeQueue {
     type Output = i64;
 
     async fn apply(&self, connection: &mut Connection) -> Result<i64> {
-        connection.purge_queue(&self.queue).await
+        connection.begin().await?;
+        let purged = connection.purge_queue(&self.queue).await;
+        connection.conclude(purged, false).await
     }
 
     fn tell(&self, _: &i64, changes: &mut Changes) {

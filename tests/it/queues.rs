@@ -374,3 +374,17 @@ async fn good_names_are_valid_and_make_nothing() {
 
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.meta").await, 0);
 }
+
+#[tokio::test]
+async fn purges_at_once_do_not_collide() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send_all("orders", &["{}"; 10]).await;
+    let purges = (0..12).map(|_| {
+        let mut client = test.client.clone();
+        async move { client.queue.purge_queue(PurgeQueueRequest { queue: "orders".to_owned() }).await }
+    });
+    let purged = futures_util::future::join_all(purges).await;
+    let counts: Vec<i64> =
+        purged.into_iter().map(|purged| purged.unwrap().into_inner().purged_count).collect();
+    assert_eq!(counts.iter().sum::<i64>(), 10, "{counts:?}");
+}

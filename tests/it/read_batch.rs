@@ -4,7 +4,7 @@ mod order;
 mod size;
 mod waiting;
 
-use pgmq_grpc::proto::v1::{Message, ReadBatchRequest};
+use pgmq_grpc::proto::v1::{Message, Outcome, ReadBatchRequest};
 use tokio::task::JoinHandle;
 
 use crate::harness::{Test, eventually, seconds};
@@ -119,4 +119,15 @@ async fn a_read_shows_the_message_as_postgres_has_it() {
     assert_eq!(micros(read[0].enqueued_at.as_ref()), test.value::<i64>(row).await);
     let row = "SELECT (extract(epoch FROM vt) * 1000000)::bigint FROM pgmq.q_orders WHERE msg_id = 1";
     assert_eq!(micros(read[0].vt.as_ref()), test.value::<i64>(row).await);
+}
+
+#[tokio::test]
+async fn a_message_that_was_read_as_often_as_can_be_counted_is_in_nobodys_way() {
+    let mut test = Test::with_queue("orders").await;
+    test.run("INSERT INTO pgmq.q_orders (read_ct, vt, message) VALUES (2147483647, clock_timestamp(), '1')")
+        .await;
+    test.client.send("orders", "2").await;
+    let read = test.client.read("orders", 10).await;
+    assert_eq!(read.iter().map(|message| message.message.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    assert_eq!(test.client.delete("orders", &[&read[0].receipt]).await, [Outcome::Done]);
 }
