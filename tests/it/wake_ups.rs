@@ -209,7 +209,8 @@ async fn a_large_partitioned_queue_is_not_looked_at_closely_all_the_time() {
     .await;
     let read = begin_read(&test, waiting_for("orders"));
     let looks = looks(&test, 6).await;
-    assert!(looks.iter().filter(|closely| **closely).count() <= 1, "{looks:?}");
+    // Its size is not known at first, and the transaction that filled it may still be among those that run.
+    assert!(!looks.iter().skip(2).any(|closely| *closely), "{looks:?}");
     assert!(!read.is_finished());
     read.abort();
 }
