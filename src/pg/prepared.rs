@@ -46,7 +46,7 @@ impl Prepared {
     ) -> Result<Option<Statement>, Error> {
         if self.known.len() >= MAX_TEXTS && !self.known.contains_key(text) {
             let another = self.known.keys().next().cloned();
-            another.map(|another| self.known.remove(&another));
+            self.known.remove(&another.unwrap_or_default());
         }
         let Some(known) = self.known.get_mut(text) else {
             self.known.insert(text.to_owned(), Known::Seen(1));

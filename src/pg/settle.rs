@@ -10,9 +10,8 @@ use tokio_postgres::types::Type;
 use super::database::{Connection, Parameter};
 use super::row::{self, column};
 use super::statement::{Effect, Statement};
-pub(super) use crate::domain::Settlement;
 use crate::domain::message::{ItemResult, Message, Outcome};
-use crate::domain::{Error, QueueName, Receipt, Result, Timestamp};
+use crate::domain::{Error, QueueName, Receipt, Result, Settlement, Timestamp};
 
 /// The wanted deliveries, and the rows of their messages whatever became of them, locked.
 macro_rules! wanted_and_live {

@@ -11,10 +11,10 @@ use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
 use super::row::column;
-use super::settle::{Fences, Settlement, keep_gone, no_verdict, place};
+use super::settle::{Fences, keep_gone, no_verdict, place};
 use super::statement::{Effect, Plan, Statement};
 use crate::domain::message::{ItemResult, Outcome};
-use crate::domain::{Error, QueueName, Receipt, Result, Timestamp};
+use crate::domain::{Error, QueueName, Receipt, Result, Settlement, Timestamp};
 
 /// What a statement that waits for nobody made of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,8 @@
 //! than one merged statement takes, and the others are refused at once, before any work was spent on them. Refusing costs
 //! time too, so the more are refused, the later they are asked to come again.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::Rng;
@@ -62,7 +62,6 @@ pub(super) struct InFlight {
     /// How many are let in now.
     most: AtomicUsize,
     pause_ms: AtomicU64,
-    looked: Mutex<Looked>,
 }
 
 /// A call that was let in, counted until it is dropped.
@@ -84,14 +83,12 @@ struct Looked {
 
 impl InFlight {
     pub(super) fn new() -> Arc<Self> {
-        let looked = Looked { at: Instant::now(), refused: 0, most: None, late_since: None, ended: None };
         Arc::new(Self {
             calls: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             most: AtomicUsize::new(usize::MAX),
             pause_ms: AtomicU64::new(millis(PAUSE)),
-            looked: Mutex::new(looked),
         })
     }
 
@@ -116,11 +113,12 @@ impl InFlight {
 
     /// Measures how late tasks run, for ever, and decides how many calls are let in.
     pub(super) async fn watch(self: Arc<Self>) {
+        let mut looked = Looked::new();
         loop {
             // Few calls are let in however late they are, so an idle server need not know.
             if self.peak.swap(0, Ordering::Relaxed) < FEW {
                 sleep(IDLE_SLEEP).await;
-                self.look(Duration::ZERO);
+                self.look(&mut looked, Duration::ZERO);
                 continue;
             }
             let mut soonest = Duration::MAX;
@@ -129,12 +127,11 @@ impl InFlight {
                 sleep_until(due).await;
                 soonest = soonest.min(due.elapsed());
             }
-            self.look(soonest);
+            self.look(&mut looked, soonest);
         }
     }
 
-    fn look(&self, late: Duration) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+    fn look(&self, looked: &mut Looked, late: Duration) {
         let (now, refused) = (Instant::now(), self.refused.load(Ordering::Relaxed));
         let span = now.duration_since(looked.at).as_secs_f64().max(f64::EPSILON);
         let refusals = (refused - looked.refused) as f64 / span;
@@ -151,6 +148,10 @@ impl InFlight {
 }
 
 impl Looked {
+    fn new() -> Self {
+        Self { at: Instant::now(), refused: 0, most: None, late_since: None, ended: None }
+    }
+
     /// Whether callers are refused from now on, if that changes. While they are, and tasks run in time, more are let in with
     /// every look: the crowd may have gone, and only letting in shows it.
     fn next(&mut self, now: Instant, late: bool) -> Option<bool> {
@@ -196,10 +197,10 @@ mod tests {
     const STEP: Duration = Duration::from_millis(100);
 
     /// Looks for a while, and says whether callers are refused at its end.
-    async fn after(in_flight: &InFlight, looks: u32, late: Duration) -> bool {
+    async fn after(in_flight: &InFlight, looked: &mut Looked, looks: u32, late: Duration) -> bool {
         for _ in 0..looks {
             advance(STEP).await;
-            in_flight.look(late);
+            in_flight.look(looked, late);
         }
         in_flight.most.load(Ordering::Relaxed) != usize::MAX
     }
@@ -217,18 +218,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn any_number_is_let_in_while_tasks_run_soon() {
-        let in_flight = InFlight::new();
-        assert!(!after(&in_flight, 100, LATE).await);
+        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
+        assert!(!after(&in_flight, &mut looked, 100, LATE).await);
         assert_eq!(enter(&in_flight, 50_000).1.len(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_let_in_and_what_lasts_is_not() {
-        let in_flight = InFlight::new();
-        assert!(!after(&in_flight, 9, LATE * 2).await);
-        assert!(!after(&in_flight, 1, LATE).await);
-        assert!(!after(&in_flight, 9, LATE * 2).await);
-        assert!(after(&in_flight, 2, LATE * 2).await);
+        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
+        assert!(!after(&in_flight, &mut looked, 9, LATE * 2).await);
+        assert!(!after(&in_flight, &mut looked, 1, LATE).await);
+        assert!(!after(&in_flight, &mut looked, 9, LATE * 2).await);
+        assert!(after(&in_flight, &mut looked, 2, LATE * 2).await);
         let (entered, refused) = enter(&in_flight, 3_000);
         assert_eq!((entered.len(), refused.len()), (ALWAYS, 3_000 - ALWAYS));
         assert!(refused.iter().all(|error| error.kind() == Kind::Overloaded));
@@ -238,22 +239,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_same_crowd_is_not_waited_for_again() {
-        let in_flight = InFlight::new();
-        assert!(after(&in_flight, 11, LATE * 2).await);
-        assert!(!after(&in_flight, 25, Duration::ZERO).await);
-        assert!(after(&in_flight, 1, LATE * 2).await);
-        assert!(!after(&in_flight, 700, Duration::ZERO).await);
-        assert!(!after(&in_flight, 9, LATE * 2).await);
+        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
+        assert!(after(&in_flight, &mut looked, 11, LATE * 2).await);
+        assert!(!after(&in_flight, &mut looked, 25, Duration::ZERO).await);
+        assert!(after(&in_flight, &mut looked, 1, LATE * 2).await);
+        assert!(!after(&in_flight, &mut looked, 700, Duration::ZERO).await);
+        assert!(!after(&in_flight, &mut looked, 9, LATE * 2).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_pause_grows_with_the_refusals() {
-        let in_flight = InFlight::new();
-        assert!(after(&in_flight, 11, LATE * 2).await);
+        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
+        assert!(after(&in_flight, &mut looked, 11, LATE * 2).await);
         let (_entered, few) = enter(&in_flight, ALWAYS + 10);
-        after(&in_flight, 1, LATE * 2).await;
+        after(&in_flight, &mut looked, 1, LATE * 2).await;
         let (_none, many) = enter(&in_flight, 1_000);
-        after(&in_flight, 1, LATE * 2).await;
+        after(&in_flight, &mut looked, 1, LATE * 2).await;
         let (_none, still) = enter(&in_flight, 50);
         let longest = |errors: &[Error]| errors.iter().filter_map(Error::retry_delay).max().expect("a delay");
         assert!(longest(&few) <= PAUSE * 7 / 5 && longest(&many) <= PAUSE * 7 / 5);
@@ -264,14 +265,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn everybody_is_let_in_again_when_tasks_run_in_time() {
-        let in_flight = InFlight::new();
-        assert!(after(&in_flight, 11, LATE * 2).await);
-        assert!(after(&in_flight, 50, LATE * 2).await);
+        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
+        assert!(after(&in_flight, &mut looked, 11, LATE * 2).await);
+        assert!(after(&in_flight, &mut looked, 50, LATE * 2).await);
         // Callers who are refused all the time do not keep it up.
         for _ in 0..20 {
             let (_entered, refused) = enter(&in_flight, ANY);
             assert!(!refused.is_empty());
-            if !after(&in_flight, 1, Duration::ZERO).await {
+            if !after(&in_flight, &mut looked, 1, Duration::ZERO).await {
                 break;
             }
         }

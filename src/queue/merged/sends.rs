@@ -225,13 +225,14 @@ impl Attempt<(usize, &OutgoingMessage)> for Insert<'_> {
     type Output = Option<Result<Sent>>;
 
     async fn attempt(&mut self, items: &[(usize, &OutgoingMessage)]) -> Result<Vec<Self::Output>, Failure> {
-        let is_open: Vec<bool> = items.iter().map(|item| self.is_open(item)).collect();
-        let open = items.iter().zip(&is_open).filter(|(_, is_open)| **is_open);
-        let messages: Vec<&OutgoingMessage> = open.map(|((_, message), _)| *message).collect();
         let Some(patience) = self.patience else {
+            let messages: Vec<&OutgoingMessage> = items.iter().map(|(_, message)| *message).collect();
             let msg_ids = self.connection.send(self.queue, &messages).await.map_err(failure)?;
             return Ok(msg_ids.into_iter().map(|msg_id| Some(Ok(newly_sent(msg_id)))).collect());
         };
+        let is_open: Vec<bool> = items.iter().map(|item| self.is_open(item)).collect();
+        let open = items.iter().zip(&is_open).filter(|(_, is_open)| **is_open);
+        let messages: Vec<&OutgoingMessage> = open.map(|((_, message), _)| *message).collect();
         let stored = match messages.is_empty() {
             true => Vec::new(),
             false => self.connection.send_unheld(self.queue, &messages, patience).await.map_err(failure)?,
