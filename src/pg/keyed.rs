@@ -3,6 +3,9 @@
 //! The key of a message is its queue, the moment at which that queue was made, and the id. Whoever inserts the key stores
 //! the message, in the same statement; whoever finds it there gets the id of the message that is stored. Keys are
 //! always inserted in their order, so that those who insert several cannot wait for each other in a ring.
+//!
+//! A crash of the database empties unlogged queues and leaves their keys. So a key says with which contents of the queue it
+//! was made (`unlogged_contents`, which the same crash empties), and one of other contents counts as expired.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -21,6 +24,16 @@ use crate::domain::{DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Re
 /// How often a key is tried that expires just when it is looked at.
 const ROUNDS: usize = 8;
 
+/// Draws the number of the contents of unlogged queues, if a crash has taken it away. It is never 0, with which it begins.
+macro_rules! renew_contents {
+    () => {
+        "INSERT INTO pgmq_grpc.unlogged_contents (contents)
+  SELECT 1 + floor(random() * 9007199254740991)::bigint WHERE NOT EXISTS (SELECT FROM pgmq_grpc.unlogged_contents)
+  ON CONFLICT DO NOTHING"
+    };
+}
+pub(super) use renew_contents;
+
 /// A statement that ended so soon because of a lock did not wait for a table, which takes the session's 2 s.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -29,31 +42,36 @@ const SOON: Duration = Duration::from_secs(1);
 /// before it is known who needs one, so a repeat leaves a gap. No row at all: the queue is not there. Where a trigger
 /// of the user's swallows a message, the division by zero takes back the others and the keys.
 ///
+/// So it is, too, as long as nobody has renewed the number of an unlogged queue's contents.
+///
 /// `$9` says how long to wait for others' keys, if not as long as the session waits for any lock. It holds from `brief` to
 /// `patient`: what triggers on the queue's table wait for is no key.
 const SEND_KEYED: Statement = Statement::new(
     "send_keyed",
     Effect::Writes,
     "-- pgmq-grpc: send_keyed
-WITH queue AS (SELECT m.created_at FROM pgmq.meta AS m WHERE m.queue_name = $1::text),
+WITH queue AS (SELECT m.created_at, CASE WHEN m.is_unlogged THEN u.contents ELSE 0 END AS contents
+  FROM pgmq.meta AS m LEFT JOIN pgmq_grpc.unlogged_contents AS u ON m.is_unlogged
+  WHERE m.queue_name = $1::text AND (u.contents IS NOT NULL OR NOT m.is_unlogged)),
 usual AS MATERIALIZED (SELECT current_setting('lock_timeout') AS wait),
 brief AS MATERIALIZED (SELECT set_config('lock_timeout', coalesce($9::text, u.wait), true) AS wait FROM usual AS u),
 item AS MATERIALIZED (
-  SELECT i.ordinal, nextval($7::text::regclass) AS msg_id, queue.created_at, i.message::jsonb AS message,
-    i.headers::jsonb AS headers, i.deduplication_id,
+  SELECT i.ordinal, nextval($7::text::regclass) AS msg_id, queue.created_at, queue.contents,
+    i.message::jsonb AS message, i.headers::jsonb AS headers, i.deduplication_id,
     coalesce(i.visible_at, clock_timestamp() + coalesce(i.delay_ms, 0) * interval '1 millisecond') AS vt
   FROM queue, brief, unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[], $6::text[])
     WITH ORDINALITY AS i(message, headers, delay_ms, visible_at, deduplication_id, ordinal)
   WHERE brief.wait IS NOT NULL),
 won AS (
   INSERT INTO pgmq_grpc.deduplication AS d
-    (queue_name, queue_created_at, deduplication_id, content_hash, msg_id, expires_at)
-  SELECT $1::text, i.created_at, i.deduplication_id, pgmq_grpc.content_hash(i.message), i.msg_id,
+    (queue_name, queue_created_at, deduplication_id, content_hash, msg_id, contents, expires_at)
+  SELECT $1::text, i.created_at, i.deduplication_id, pgmq_grpc.content_hash(i.message), i.msg_id, i.contents,
     clock_timestamp() + $8::bigint * interval '1 millisecond'
   FROM item AS i WHERE i.deduplication_id IS NOT NULL ORDER BY i.deduplication_id COLLATE \"C\"
   ON CONFLICT (queue_name, queue_created_at, deduplication_id) DO UPDATE
-    SET content_hash = excluded.content_hash, msg_id = excluded.msg_id, expires_at = excluded.expires_at
-    WHERE d.expires_at <= clock_timestamp()
+    SET content_hash = excluded.content_hash, msg_id = excluded.msg_id, contents = excluded.contents,
+      expires_at = excluded.expires_at
+    WHERE d.expires_at <= clock_timestamp() OR d.contents <> excluded.contents
   RETURNING d.msg_id),
 patient AS MATERIALIZED (SELECT set_config('lock_timeout', u.wait, true) AS wait
   FROM usual AS u, (SELECT count(*) AS count FROM won) AS w WHERE w.count >= 0),
@@ -77,9 +95,23 @@ const FIND_KEYS: Statement = Statement::new(
 SELECT w.ordinal, d.msg_id, d.content_hash = pgmq_grpc.content_hash(w.message::jsonb) AS same_content
 FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS w(deduplication_id, message, ordinal)
 JOIN pgmq.meta AS m ON m.queue_name = $1::text
+LEFT JOIN pgmq_grpc.unlogged_contents AS u ON m.is_unlogged
 JOIN pgmq_grpc.deduplication AS d ON d.queue_name = $1::text COLLATE \"C\" AND d.queue_created_at = m.created_at
   AND d.deduplication_id = w.deduplication_id COLLATE \"C\"
-WHERE d.expires_at > clock_timestamp()",
+WHERE d.expires_at > clock_timestamp() AND d.contents = CASE WHEN m.is_unlogged THEN u.contents ELSE 0 END",
+);
+
+/// Draws the number of the contents of unlogged queues, if a crash has taken it away; gives a row for an unlogged queue.
+const RENEW_CONTENTS: Statement = Statement::new(
+    "renew_contents",
+    Effect::Reads,
+    concat!(
+        "-- pgmq-grpc: renew_contents
+WITH renewed AS (",
+        renew_contents!(),
+        ")
+SELECT m.queue_name FROM pgmq.meta AS m WHERE m.queue_name = $1::text AND m.is_unlogged"
+    ),
 );
 
 /// Makes the keys that are missing as if they had expired, and locks all of them without changing any.
@@ -268,6 +300,10 @@ impl Connection {
             rows => rows.map_err(|error| self.missing(queue, error))?,
         };
         if rows.is_empty() {
+            if !self.query(&RENEW_CONTENTS, &[(&queue.as_str(), Type::TEXT)]).await?.is_empty() {
+                // It is tried again.
+                return Ok(Some(Vec::new()));
+            }
             self.catalog().forget(queue);
             return Err(Error::queue_not_found(queue.as_str()));
         }

@@ -1,6 +1,6 @@
 //! Several operations in one database transaction: all of them, or none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::topics::tell_of_copies;
 use super::{
@@ -105,7 +105,8 @@ impl Transact {
             return Ok(Transacted { results: transact_record::decode(&kept)?, deduplicated: true });
         }
         let results = self.apply_in_transaction(connection).await?;
-        connection.keep_results(id, &transact_record::encode(&results)?).await?;
+        let sent_to: Vec<&str> = self.sent_to(&results).into_iter().collect();
+        connection.keep_results(id, &transact_record::encode(&results)?, &sent_to).await?;
         Ok(Transacted { results, deduplicated: false })
     }
 
@@ -144,6 +145,25 @@ impl Transact {
             }
         }
         connection.lock_keys(keys.iter().map(|(queue, id)| (queue, *id))).await
+    }
+
+    /// The queues that hold the messages which the results name. What was settled elsewhere stays settled, whatever becomes
+    /// of its queue.
+    fn sent_to<'a>(&'a self, results: &'a [TransactResult]) -> BTreeSet<&'a str> {
+        let mut queues = BTreeSet::new();
+        for (operation, result) in self.operations.iter().zip(results) {
+            match (operation, result) {
+                (TransactOperation::Send(Send { queue, .. }), _)
+                | (TransactOperation::SendBatch(SendBatch { queue, .. }), _) => {
+                    queues.insert(queue.as_str());
+                }
+                (_, TransactResult::SendTopic(copies)) => {
+                    queues.extend(copies.iter().map(|copy| copy.queue.as_str()));
+                }
+                _ => {}
+            }
+        }
+        queues
     }
 
     /// The messages that are settled, by queue, in the order in which every transaction locks them.

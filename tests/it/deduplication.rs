@@ -1,6 +1,7 @@
 //! Deduplication ids: stored once within the window, whoever sends how often and where.
 
 mod held;
+mod lost;
 mod once;
 mod topics;
 mod transact;

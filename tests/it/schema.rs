@@ -77,7 +77,8 @@ async fn the_schema_of_an_older_server_is_brought_up_to_date() {
     };
     // As the first version left it, with a key.
     sql.batch_execute(
-        "DROP TABLE pgmq_grpc.client, pgmq_grpc.replica;
+        "DROP TABLE pgmq_grpc.client, pgmq_grpc.replica, pgmq_grpc.unlogged_contents;
+         ALTER TABLE pgmq_grpc.deduplication DROP COLUMN contents, DROP COLUMN sent_to;
          DELETE FROM pgmq_grpc.refinery_schema_history WHERE version > 1;
          INSERT INTO pgmq_grpc.deduplication VALUES ('q', now(), 'kept', '', 1, 'infinity')",
     )

@@ -14,12 +14,12 @@ use super::{bodies, expect_reused, item, keyed, send};
 use crate::harness::client::outgoing;
 use crate::harness::{Client, PATIENCE, Refusal, Server, Test, seconds};
 
-fn transaction(id: &str, operations: Vec<Operation>) -> TransactRequest {
+pub(super) fn transaction(id: &str, operations: Vec<Operation>) -> TransactRequest {
     let operations = operations.into_iter().map(|operation| TransactOperation { operation: Some(operation) });
     TransactRequest { operations: operations.collect(), deduplication_id: id.to_owned() }
 }
 
-async fn apply(client: &mut Client, request: TransactRequest) -> Result<TransactResponse, Status> {
+pub(super) async fn apply(client: &mut Client, request: TransactRequest) -> Result<TransactResponse, Status> {
     Ok(client.queue.transact(request).await?.into_inner())
 }
 
@@ -52,12 +52,12 @@ fn delete(receipt: &str) -> Operation {
     Operation::Delete(DeleteRequest { queue: "orders".to_owned(), receipts, ..Default::default() })
 }
 
-fn batch(messages: &[&str]) -> Operation {
+pub(super) fn batch(messages: &[&str]) -> Operation {
     let messages = messages.iter().map(|message| outgoing(message)).collect();
     Operation::SendBatch(SendBatchRequest { queue: "results".to_owned(), messages })
 }
 
-async fn with_two_queues() -> Test {
+pub(super) async fn with_two_queues() -> Test {
     let mut test = Test::with_queue("orders").await;
     test.client.create("results").await;
     test
