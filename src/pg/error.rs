@@ -81,8 +81,17 @@ pub fn may_be_one_items_fault(error: &Error) -> bool {
 
 /// Whether a statement failed because a value is larger than Postgres can show, which no repetition changes.
 pub(super) fn is_unrenderable(error: &Error) -> bool {
+    has_code(error, &SqlState::PROGRAM_LIMIT_EXCEEDED)
+}
+
+/// Whether a statement failed because a number is larger than its type can hold.
+pub(super) fn is_out_of_range(error: &Error) -> bool {
+    has_code(error, &SqlState::NUMERIC_VALUE_OUT_OF_RANGE)
+}
+
+fn has_code(error: &Error, code: &SqlState) -> bool {
     let cause = std::error::Error::source(error).and_then(<dyn std::error::Error>::downcast_ref::<Cause>);
-    cause.is_some_and(|cause| cause.code == SqlState::PROGRAM_LIMIT_EXCEEDED)
+    cause.is_some_and(|cause| cause.code == *code)
 }
 
 /// Whether an error is the last that its session says.

@@ -7,6 +7,7 @@ mod announcements;
 mod catalog;
 mod cleaner;
 mod clients;
+mod counts;
 mod database;
 pub mod embedded;
 mod error;

@@ -236,8 +236,8 @@ impl Connection {
         if let Some(variant) = variant {
             statement = variant(&statement);
         }
-        let rows =
-            self.query(&statement, &parameters).await.map_err(|error| self.missing(&order.queue, error))?;
+        let read = self.query_whatever_counts(&statement, &table, &parameters).await;
+        let rows = read.map_err(|error| self.missing(&order.queue, error))?;
         let Some(first) = rows.first() else {
             return Err(Error::queue_not_found(order.queue.as_str()));
         };

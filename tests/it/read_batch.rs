@@ -4,7 +4,7 @@ mod order;
 mod size;
 mod waiting;
 
-use pgmq_grpc::proto::v1::{Message, Outcome, ReadBatchRequest};
+use pgmq_grpc::proto::v1::{Message, Ordering, Outcome, ReadBatchRequest};
 use tokio::task::JoinHandle;
 
 use crate::harness::{Test, eventually, seconds};
@@ -124,10 +124,37 @@ async fn a_read_shows_the_message_as_postgres_has_it() {
 #[tokio::test]
 async fn a_message_that_was_read_as_often_as_can_be_counted_is_in_nobodys_way() {
     let mut test = Test::with_queue("orders").await;
-    test.run("INSERT INTO pgmq.q_orders (read_ct, vt, message) VALUES (2147483647, clock_timestamp(), '1')")
+    let ways = [
+        (Ordering::Unordered, ""),
+        (Ordering::Unordered, r#"{"all": true}"#),
+        (Ordering::Grouped, ""),
+        (Ordering::GroupedRoundRobin, ""),
+        (Ordering::GroupedHead, ""),
+    ];
+    for (ordering, conditional) in ways {
+        let way = format!("{ordering:?} {conditional}");
+        test.run(
+            r#"INSERT INTO pgmq.q_orders (read_ct, vt, message, headers)
+               VALUES (2147483647, clock_timestamp(), '{"n": 1, "all": true}', '{"x-pgmq-group": "a"}')"#,
+        )
         .await;
-    test.client.send("orders", "2").await;
-    let read = test.client.read("orders", 10).await;
-    assert_eq!(read.iter().map(|message| message.message.as_str()).collect::<Vec<_>>(), ["1", "2"]);
-    assert_eq!(test.client.delete("orders", &[&read[0].receipt]).await, [Outcome::Done]);
+        test.client.send_to_group("orders", "b", r#"{"n": 2, "all": true}"#).await;
+        let request = ReadBatchRequest {
+            ordering: ordering.into(),
+            conditional: conditional.to_owned(),
+            visibility_timeout: seconds(1.0),
+            ..all_of("orders")
+        };
+        let read = test.client.read_as(request.clone()).await;
+        let counts: Vec<i32> = read.iter().map(|message| message.read_ct).collect();
+        assert_eq!(counts, [i32::MAX, 1], "{way}");
+
+        // It counts no further, and comes again like any other.
+        let request = ReadBatchRequest { wait: seconds(20.0), ..request };
+        let again = test.client.read_as(request).await;
+        assert_eq!((again[0].msg_id, again[0].read_ct), (read[0].msg_id, i32::MAX), "{way}");
+        assert_eq!(test.client.delete("orders", &[&again[0].receipt]).await, [Outcome::Done], "{way}");
+        assert_eq!(test.client.delete("orders", &[&read[0].receipt]).await, [Outcome::NotFound], "{way}");
+        test.run("TRUNCATE pgmq.q_orders").await;
+    }
 }
