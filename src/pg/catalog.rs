@@ -7,11 +7,14 @@ use tokio_postgres::types::Type;
 
 use super::database::Connection;
 use super::row::column;
-use super::statement::{Effect, Statement, Texts};
+use super::statement::{Effect, QueueTexts, Statement, Texts};
 use crate::domain::{Error, Kind, QueueName, Result};
 
 /// How many queues' tables are remembered.
 const CAPACITY: usize = 10_000;
+
+/// How many bytes the statements may take that were made for them.
+const TEXT_BYTES: u64 = 16 << 20;
 
 /// Exact names only: pgmq folds table names to lower case, and so would answer for a queue of another name.
 const FIND: Statement = Statement::new(
@@ -43,7 +46,7 @@ pub(super) struct QueueTable {
     /// It has partitions.
     pub(super) partitioned: bool,
     /// The statements that were made for it.
-    pub(super) texts: Texts,
+    pub(super) texts: QueueTexts,
 }
 
 impl QueueTable {
@@ -70,11 +73,12 @@ impl QueueTable {
 /// Remembers the tables of the queues in use.
 pub(super) struct Catalog {
     tables: Cache<QueueName, Arc<QueueTable>>,
+    texts: Arc<Texts>,
 }
 
 impl Catalog {
     pub(super) fn new() -> Self {
-        Self { tables: Cache::new(CAPACITY) }
+        Self { tables: Cache::new(CAPACITY), texts: Texts::new(TEXT_BYTES) }
     }
 
     /// Forgets a queue, for instance because its table was not there.
@@ -118,7 +122,7 @@ impl Connection {
             sequence: column(row, "sequence")?,
             fenced_by_read_time: strong,
             partitioned: column(row, "partitioned")?,
-            texts: Texts::default(),
+            texts: self.catalog().texts.of_another_queue(),
         });
         self.catalog().tables.insert(queue.clone(), Arc::clone(&table));
         Ok(table)

@@ -1,9 +1,12 @@
 //! SQL statements with their names, their effects and their limits of time.
 
+use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hashbrown::HashMap;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 
 use super::catalog::QueueTable;
 
@@ -76,20 +79,67 @@ impl From<String> for Text {
     }
 }
 
-/// The texts that were made for one queue, so that each is made once.
-#[derive(Debug, Default)]
+/// What a text takes beside its bytes.
+const TEXT_OVERHEAD: u64 = 128;
+
+/// The texts that were made for queues, so that each is made once as long as there is room: where more queues are in use,
+/// those that were not used for long are made anew.
 pub(super) struct Texts {
-    made: RwLock<HashMap<&'static str, Arc<str>>>,
+    made: Cache<MadeText, Arc<str>, ByBytes>,
+    queues: AtomicUsize,
+}
+
+/// The texts of one queue.
+#[derive(Clone)]
+pub(super) struct QueueTexts {
+    all: Arc<Texts>,
+    queue: usize,
+}
+
+/// What a text is made of. The fixed one is known by its place, which is compared much faster than a KiB or two.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct MadeText {
+    queue: usize,
+    fixed_at: usize,
+    fixed_bytes: usize,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<MadeText, Arc<str>> for ByBytes {
+    fn weight(&self, _: &MadeText, text: &Arc<str>) -> u64 {
+        text.len() as u64 + TEXT_OVERHEAD
+    }
 }
 
 impl Texts {
+    /// Keeps about so many bytes.
+    pub(super) fn new(bytes: u64) -> Arc<Self> {
+        let most = usize::try_from(bytes / 1_024).unwrap_or(usize::MAX);
+        Arc::new(Self { made: Cache::with_weighter(most, bytes, ByBytes), queues: AtomicUsize::new(0) })
+    }
+
+    /// The place for the texts of one queue more, which nobody else has.
+    pub(super) fn of_another_queue(self: &Arc<Self>) -> QueueTexts {
+        QueueTexts { all: Arc::clone(self), queue: self.queues.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl QueueTexts {
     fn get(&self, fixed: &'static str, make: impl FnOnce() -> String) -> Arc<str> {
-        let known = self.made.read().unwrap_or_else(PoisonError::into_inner).get(fixed).map(Arc::clone);
-        known.unwrap_or_else(|| {
+        let key = MadeText { queue: self.queue, fixed_at: fixed.as_ptr().addr(), fixed_bytes: fixed.len() };
+        self.all.made.get(&key).unwrap_or_else(|| {
             let text: Arc<str> = make().into();
-            self.made.write().unwrap_or_else(PoisonError::into_inner).insert(fixed, Arc::clone(&text));
+            self.all.made.insert(key, Arc::clone(&text));
             text
         })
+    }
+}
+
+impl fmt::Debug for QueueTexts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("QueueTexts").field("queue", &self.queue).finish_non_exhaustive()
     }
 }
 
@@ -158,6 +208,27 @@ fn without_last_read_at(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_many_queues_are_made_once_each_and_take_no_more_than_they_may() {
+        const BYTES: u64 = 64 * 1024;
+        let texts = Texts::new(BYTES);
+        let made = |queue: &QueueTexts, fixed| {
+            let mut made = false;
+            let text = queue.get(fixed, || {
+                made = true;
+                format!("{} of {}", "x".repeat(1_000), queue.queue)
+            });
+            assert!(text.ends_with(&format!(" {}", queue.queue)));
+            made
+        };
+        let first = texts.of_another_queue();
+        assert!(made(&first, "a") && made(&first, "b") && !made(&first, "a") && !made(&first, "b"));
+        let others: Vec<QueueTexts> = (0..1_000).map(|_| texts.of_another_queue()).collect();
+        assert!(others.iter().all(|queue| made(queue, "a")));
+        assert!(texts.made.weight() <= BYTES, "{}", texts.made.weight());
+        assert!(texts.made.len() > 32, "{}", texts.made.len());
+    }
 
     #[test]
     fn marked_columns_are_left_out() {
