@@ -118,7 +118,7 @@ impl Lookout {
     }
 
     async fn run(self) {
-        let _when_panicking = WhenPanicking(&self.post);
+        let _when_panicking = WhenPanicking(self.clone());
         loop {
             tokio::select! {
                 () = sleep(INTERVAL.mul_f64(rand::rng().random_range(0.75..1.0))) => {}
@@ -158,13 +158,14 @@ impl Lookout {
     }
 }
 
-/// Leaves the post of a lookout that panicked, so that the next watch mans it again.
-struct WhenPanicking<'a>(&'a Mutex<Post>);
+/// Mans the post again after a panic. It counts as a failed look, so that a queue that leads to it does not hide the others.
+struct WhenPanicking(Lookout);
 
-impl Drop for WhenPanicking<'_> {
+impl Drop for WhenPanicking {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            lock(self.0).manned = false;
+            lock(&self.0.post).failed(false);
+            self.0.tasks.spawn(self.0.clone().run());
         }
     }
 }
