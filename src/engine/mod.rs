@@ -6,6 +6,7 @@ pub mod clients;
 pub mod dispatch;
 mod events;
 pub mod merge;
+mod streams;
 mod wake;
 mod window;
 
@@ -13,5 +14,6 @@ pub use changes::Changes;
 pub use clients::{Clients, Presence};
 pub use dispatch::{Dispatch, Handover, Subscription};
 pub use events::{Events, Happening, Interest, QueueEvents};
+pub use streams::{OpenStream, StreamKind, Streams};
 pub use wake::Wake;
 pub use window::{Held, Window};

@@ -51,6 +51,19 @@ pub struct PoolLimits {
     pub waiting_calls: usize,
 }
 
+/// How the connections of a server are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUse {
+    /// How many there may be.
+    pub most: u32,
+    /// How many are open, in use or not.
+    pub open: u32,
+    /// How many calls have one, or are about to have it.
+    pub in_use: usize,
+    /// How many calls wait for one.
+    pub waiting_calls: usize,
+}
+
 /// The database, as far as the rest of the server sees it.
 #[derive(Clone)]
 pub struct Database {
@@ -136,6 +149,18 @@ impl Database {
     /// The last probe's findings, if the database was reached before.
     pub fn known_installation(&self) -> Option<Arc<Installation>> {
         self.shared.installation.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// How the pool is used now.
+    pub fn pool_use(&self) -> PoolUse {
+        let shared = &self.shared;
+        PoolUse {
+            most: shared.limits.connections,
+            open: shared.pool.state().connections,
+            in_use: shared.limits.connections as usize - shared.turns.available_permits(),
+            // More may be counted for the moment that it takes to refuse them.
+            waiting_calls: shared.waiting.load(Ordering::Relaxed).min(shared.limits.waiting_calls),
+        }
     }
 
     /// Forgets what is remembered of a queue's tables, because it was made, dropped or changed.

@@ -47,7 +47,7 @@ mod watch;
 pub use announcements::{Announcements, Line};
 pub use cleaner::remove_expired_keys;
 pub use clients::{ClientRows, ClientState};
-pub use database::{Connection, Database, PoolLimits};
+pub use database::{Connection, Database, PoolLimits, PoolUse};
 pub use error::may_be_one_items_fault;
 pub use install::CARRIED_VERSION;
 pub use keyed::KeyPatience;

@@ -1,15 +1,15 @@
 //! What every operation works with, and how one is run.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Budget, Merging, Transactions, Watches};
+use super::{Budget, MergedCalls, Merging, Transactions, Watches};
 use crate::domain::{Deadline, Error, Kind, Limits, Result};
-use crate::engine::{Changes, Clients, Dispatch, Events};
+use crate::engine::{Changes, Clients, Dispatch, Events, Streams};
 use crate::pg::{Connection, Database, Upgrader};
 
 /// How often an operation is tried that collides with others.
@@ -35,6 +35,12 @@ pub struct Broker {
     pub watches: Watches,
     /// The transactions that callers hold open.
     pub transactions: Transactions,
+    /// The streams that are open.
+    pub streams: Streams,
+    /// The merged calls under way.
+    pub merged_calls: Arc<dyn MergedCalls>,
+    /// When the server began.
+    pub began: Instant,
     /// The operator's limits.
     pub limits: Limits,
     /// This server's name among those on the same database.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Call, Operation};
+use super::{Broker, Call, Operation, ServerState};
 use crate::domain::Result;
 use crate::pg::Installation;
 
@@ -32,6 +32,8 @@ pub struct ServerInfo {
     pub installation: Arc<Installation>,
     /// What works here, in alphabetical order.
     pub capabilities: Vec<String>,
+    /// What it has to do now.
+    pub state: ServerState,
 }
 
 impl Operation for GetServerInfo {
@@ -49,6 +51,7 @@ impl Operation for GetServerInfo {
             capabilities.extend(["clients", "deduplication"].map(str::to_owned));
             capabilities.sort_unstable();
         }
-        Ok(ServerInfo { replica: broker.replica.clone(), installation, capabilities })
+        let state = broker.state();
+        Ok(ServerInfo { replica: broker.replica.clone(), installation, capabilities, state })
     }
 }

@@ -22,7 +22,7 @@ use self::reader::{Offer, Reader};
 use super::{Broker, OnConnection};
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
 use crate::domain::{Caller, ClientRole, Deadline, Error, Queue, ReadOrder, Result};
-use crate::engine::{Handover, Window};
+use crate::engine::{Handover, StreamKind, Window};
 use crate::pg::Connection;
 
 /// How long one read of a stream may take.
@@ -107,6 +107,7 @@ impl ReadStream {
         let reader = Reader {
             subscription,
             _followed: followed,
+            _open: broker.streams.open(StreamKind::Read),
             presence,
             left: options.max_messages,
             shelf: None,

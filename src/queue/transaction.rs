@@ -30,6 +30,11 @@ impl Transactions {
         Self { limits, turns: Arc::new(Semaphore::new(limits.at_once)) }
     }
 
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.limits.at_once - self.turns.available_permits()
+    }
+
     async fn turn(&self, patience: Duration) -> Result<OwnedSemaphorePermit> {
         match timeout(patience, Arc::clone(&self.turns).acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),

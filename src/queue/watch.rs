@@ -10,6 +10,7 @@ use super::stream::{GOODBYE, end_of_life, planned_end, retry_delay};
 use super::watched::{EventKind, Inbox, Watched};
 use super::{Broker, ClosingReason, OnConnection};
 use crate::domain::{Deadline, Error, Kind, QueueName, Result, Timestamp};
+use crate::engine::{OpenStream, StreamKind};
 use crate::pg::Connection;
 
 /// The shortest time between two replies with events.
@@ -91,6 +92,7 @@ impl WatchStream {
         let watcher = Watcher {
             inbox,
             _watched: watched,
+            _open: broker.streams.open(StreamKind::Watch),
             ends: end_of_life(broker.max_stream_age),
             heartbeat_interval: options.heartbeat_interval,
             broker: Arc::clone(broker),
@@ -113,6 +115,7 @@ struct Watcher {
     broker: Arc<Broker>,
     inbox: Arc<Inbox>,
     _watched: Vec<Arc<Watched>>,
+    _open: OpenStream,
     ends: Option<Instant>,
     heartbeat_interval: Duration,
     deadline: Deadline,

@@ -15,6 +15,7 @@ use rand::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::domain::{Error, Kind};
+use crate::queue::MergedCalls;
 
 /// So many calls are always let in: one merged statement takes them.
 const ALWAYS: usize = 1_024;
@@ -144,6 +145,16 @@ impl InFlight {
         self.most.store(looked.most.unwrap_or(usize::MAX), Ordering::Relaxed);
         let pause = PAUSE.mul_f64((refusals / CHEAP_REFUSALS).max(1.0)).min(LONGEST_PAUSE);
         self.pause_ms.store(millis(pause), Ordering::Relaxed);
+    }
+}
+
+impl MergedCalls for InFlight {
+    fn under_way(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    fn are_refused(&self) -> bool {
+        self.most.load(Ordering::Relaxed) != usize::MAX
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, DatabaseSource, DatabaseUrl, Tls};
 use crate::domain::Limits;
 use crate::engine::merge::Bounds;
-use crate::engine::{Clients, Dispatch, Events};
+use crate::engine::{Clients, Dispatch, Events, Streams};
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader, remove_expired_keys};
 use crate::queue::{Announcer, Broker, Budget, Merging, Transactions, Watches, write_down_clients};
@@ -135,9 +135,13 @@ async fn serve_on(
     let reads = usize::try_from(config.pool_size).unwrap_or(usize::MAX).saturating_mul(3) / 4;
     let dispatch = Dispatch::new(Arc::new(database.clone()), &events, &tasks, &drain_begins, reads);
     let waiting = Bounds { items: config.max_waiting_messages, bytes: config.max_waiting_bytes };
+    let in_flight = InFlight::new();
     let broker = Arc::new(Broker {
         database: database.clone(),
         clients: Clients::default(),
+        streams: Streams::default(),
+        merged_calls: Arc::clone(&in_flight) as _,
+        began: std::time::Instant::now(),
         budget: Budget::new(config.max_waiting_bytes),
         merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks),
         dispatch,
@@ -168,7 +172,6 @@ async fn serve_on(
     // So that the banner can say which pgmq was found; a database that is down does not hold up the start.
     let _ = timeout(FIRST_CHECK, state.wait_for(|state| *state != DatabaseState::Unknown)).await;
 
-    let in_flight = InFlight::new();
     background.spawn({
         let (watch, stop) = (Arc::clone(&in_flight).watch(), stop_background.clone());
         async move { stop.run_until_cancelled(watch).await }

@@ -26,8 +26,8 @@ use super::status::to_command_error;
 use super::{RequestId, Service, to_status};
 use crate::domain::bounds::MAX_BATCH;
 use crate::domain::{Caller, ClientRole, Deadline, Error, Invalid, Kind, OutgoingMessage, QueueName, Result};
-use crate::engine::Presence;
 use crate::engine::merge::Verdict;
+use crate::engine::{OpenStream, Presence, StreamKind};
 use crate::proto::v1::{
     OutgoingMessage as WireMessage, ProduceFailure, ProduceRequest, ProduceResponse, ProduceStarted,
 };
@@ -69,6 +69,7 @@ impl Service {
             entering: None,
             lines: SendLines::default(),
             in_flight: 0,
+            _open: self.broker.streams.open(StreamKind::Produce),
         };
         self.broker.tasks.spawn(producer.run());
         Ok(Answers { answers, request_id })
@@ -111,6 +112,7 @@ struct Producer {
     entering: Option<Entering>,
     lines: SendLines,
     in_flight: usize,
+    _open: OpenStream,
 }
 
 /// What a frame's answer is made of, while its verdicts are on their way.

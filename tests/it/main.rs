@@ -37,6 +37,7 @@ mod replicas;
 mod schema;
 mod send;
 mod sequences;
+mod server_state;
 mod settle;
 mod start;
 mod throughput;

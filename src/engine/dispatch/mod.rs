@@ -155,6 +155,11 @@ impl Dispatch {
         self.shared.checks.check(queue, window).await
     }
 
+    /// How many dispatchers there are: one for each way in which a queue is read, or was a few seconds ago.
+    pub fn dispatchers(&self) -> usize {
+        self.lock().values().map(Vec::len).sum()
+    }
+
     fn join(&self, order: &ReadOrder, manner: Manner) -> Result<Subscription> {
         let mut classes = self.lock();
         if self.shared.drain.is_cancelled() {

@@ -53,6 +53,19 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
+/// What waits to be flushed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Line {
+    /// Items that no flush has taken yet.
+    pub items: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Lanes with something under way or waiting.
+    pub lanes: usize,
+    /// Lanes that let no more wait than one flush takes, because more comes than the database takes.
+    pub refusing_lanes: usize,
+}
+
 /// How the parcels of a lane become one flush.
 pub trait Merge: Send + Sync + 'static {
     /// What keeps parcels apart that do not go together.
@@ -188,6 +201,13 @@ impl<M: Merge> Merger<M> {
             self.shared.tasks.spawn(actor.run());
         }
         Ok(verdict)
+    }
+
+    /// What waits to be picked.
+    pub fn line(&self) -> Line {
+        let waiting = self.shared.lock();
+        let refusing_lanes = waiting.lanes.values().filter(|lane| lane.overrun.is_on()).count();
+        Line { items: waiting.items, bytes: waiting.bytes, lanes: waiting.lanes.len(), refusing_lanes }
     }
 
     /// How many items wait to be picked, and how many lanes have an actor.

@@ -18,7 +18,7 @@ use super::settles::{Bundle, Locked, Sender, Settles};
 use super::{Command, CommandResult, ConsumeOptions, FlowControl, Settle, Started};
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Receipt, Result, Settlement};
-use crate::engine::{Handover, Presence, QueueEvents, Subscription, Window};
+use crate::engine::{Handover, OpenStream, Presence, QueueEvents, StreamKind, Subscription, Window};
 use crate::queue::stream::{
     CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, end_of_life, retry_delay,
 };
@@ -128,6 +128,7 @@ struct Consumer {
     window: Arc<Window>,
     presence: Presence,
     _followed: Arc<QueueEvents>,
+    _open: OpenStream,
     looking: bool,
     /// The last look failed: the next one is not hurried.
     look_failed: bool,
@@ -178,6 +179,7 @@ impl Consumer {
             window,
             presence: broker.clients.stream(caller, ClientRole::Consumer, options.order.queue.as_str()),
             _followed: followed,
+            _open: broker.streams.open(StreamKind::Consume),
             looking: false,
             look_failed: false,
             next_look: Instant::now() + WINDOW_CHECK,

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::domain::{OutgoingMessage, QueueName, Result, Sent};
 use crate::engine::Events;
-use crate::engine::merge::{Bounds, Merger, Shares, Verdict};
+use crate::engine::merge::{Bounds, Line, Merger, Shares, Verdict};
 use crate::pg::Database;
 
 pub use lines::{Place, SendLines};
@@ -52,6 +52,11 @@ impl Merging {
             settles: Merger::new(settles, bounds, tasks.clone()),
             tasks: tasks.clone(),
         }
+    }
+
+    /// What waits to be sent, and what to be settled.
+    pub fn lines(&self) -> (Line, Line) {
+        (self.sends.line(), self.settles.line())
     }
 
     /// Hands in messages for one queue, which keep their order; each gets its own verdict, after the commit.

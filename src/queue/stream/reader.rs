@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::shelf::Shelf;
 use super::{ClosingReason, GOODBYE, StreamItem, StreamOptions, WINDOW_CHECK, planned_end, retry_delay};
 use crate::domain::{Deadline, Error, Kind, Result};
-use crate::engine::{Dispatch, Handover, Presence, QueueEvents, Subscription, Window};
+use crate::engine::{Dispatch, Handover, OpenStream, Presence, QueueEvents, Subscription, Window};
 
 /// What the transport is offered.
 pub(super) enum Offer {
@@ -26,6 +26,7 @@ pub(super) struct Reader {
     pub(super) options: StreamOptions,
     pub(super) window: Arc<Window>,
     pub(super) _followed: Arc<QueueEvents>,
+    pub(super) _open: OpenStream,
     pub(super) presence: Presence,
     /// How many messages may still come; none for no end.
     pub(super) left: Option<usize>,

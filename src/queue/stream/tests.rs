@@ -6,8 +6,8 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 use crate::domain::{Kind, Timestamp};
-use crate::engine::Presence;
 use crate::engine::dispatch::fake::{self, PIECE, Stage};
+use crate::engine::{Presence, StreamKind, Streams};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The visibility timeout of what the stage reads, and what a client may let its messages lie.
@@ -28,6 +28,7 @@ fn open(
     let reader = Reader {
         subscription: stage.subscribe("a"),
         _followed: followed,
+        _open: Streams::default().open(StreamKind::Read),
         presence: Presence::default(),
         left: max_messages,
         shelf: None,

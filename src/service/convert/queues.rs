@@ -8,7 +8,7 @@ use crate::domain::queue::{MeasuredQueue, Metrics, Partitioning};
 use crate::domain::topic::{Pattern, RoutingKey};
 use crate::domain::{Error, Invalid, Kind, Limits, NewQueueName, Queue, QueueKind, QueueLayout, QueueName};
 use crate::proto::v1;
-use crate::queue::{self, CreatedQueue, ServerInfo};
+use crate::queue::{self, CreatedQueue, ServerInfo, ServerState};
 use crate::service::status::code_and_reason;
 
 /// The fields of a partitioning, below `partitioning.`.
@@ -270,6 +270,33 @@ impl From<ServerInfo> for v1::GetServerInfoResponse {
             pgmq_installed_by: installation.installed_by.map_or(String::new(), |by| by.word().to_owned()),
             postgres_version: installation.postgres_version.clone(),
             capabilities: info.capabilities,
+            state: Some(info.state.into()),
+        }
+    }
+}
+
+impl From<ServerState> for v1::ServerState {
+    fn from(state: ServerState) -> Self {
+        let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        Self {
+            uptime: duration(state.uptime),
+            waiting_sends: count(state.sends.items),
+            waiting_send_bytes: i64::try_from(state.sends.bytes).unwrap_or(i64::MAX),
+            waiting_settles: count(state.settles.items),
+            lanes: count(state.sends.lanes + state.settles.lanes),
+            refusing_lanes: count(state.sends.refusing_lanes + state.settles.refusing_lanes),
+            merged_calls: count(state.merged_calls),
+            merged_calls_refused: state.refuses_merged_calls,
+            dispatchers: count(state.dispatchers),
+            read_streams: count(state.read_streams),
+            consume_streams: count(state.consume_streams),
+            produce_streams: count(state.produce_streams),
+            watch_streams: count(state.watch_streams),
+            open_transactions: count(state.open_transactions),
+            max_database_connections: i32::try_from(state.pool.most).unwrap_or(i32::MAX),
+            open_database_connections: i32::try_from(state.pool.open).unwrap_or(i32::MAX),
+            used_database_connections: count(state.pool.in_use),
+            calls_waiting_for_database: count(state.pool.waiting_calls),
         }
     }
 }
