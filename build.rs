@@ -22,6 +22,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let target = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(target, descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().build_client(true).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_client(true)
+        .codec_path("crate::proto::Codec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use tonic::{Request, Status, Streaming};
 
 use super::call::{checked_caller, named_queue, request_id};
 use super::convert::{Commands, consume_response};
-use super::queue_service::{NO_DEADLINE, stream_started};
+use super::stream::{NO_DEADLINE, stream_started};
 use super::{RequestId, Service, to_status};
 use crate::domain::Result;
 use crate::proto::v1::{ConsumeRequest, ConsumeResponse};

@@ -10,6 +10,7 @@ mod queue_service;
 mod request_id;
 mod seldom;
 mod status;
+mod stream;
 mod topic_service;
 mod transaction_service;
 mod watch;

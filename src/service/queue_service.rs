@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -11,6 +10,7 @@ use super::call::{caller, request_id};
 use super::consume::ConsumeReplies;
 use super::convert::stream_response;
 use super::produce::Answers;
+use super::stream::{NO_DEADLINE, stream_started};
 use super::watch::WatchReplies;
 use super::{RequestId, Service, to_status};
 use crate::domain::{Deadline, Error};
@@ -28,9 +28,6 @@ use crate::proto::v1::{
 use crate::queue::{self, ReadStream, StreamOptions};
 
 type Answer<T> = Result<Response<T>, Status>;
-
-/// The time that a stream without a deadline has: none ends it.
-pub(super) const NO_DEADLINE: Duration = Duration::from_hours(10 * 365 * 24);
 
 #[tonic::async_trait]
 impl QueueService for Service {
@@ -169,23 +166,6 @@ impl Service {
         );
         let stream = ReadStream::open(&self.broker, &caller, options, deadline).await?;
         Ok(ReadReplies { started: Some(started), stream, request_id: request_id.clone() })
-    }
-}
-
-/// The first notice of a stream.
-pub(super) fn stream_started(
-    request_id: &RequestId,
-    replica: &str,
-    visibility_timeout: Duration,
-    max_in_flight: usize,
-    heartbeat_interval: Duration,
-) -> StreamStarted {
-    StreamStarted {
-        stream_id: request_id.to_string(),
-        replica: replica.to_owned(),
-        visibility_timeout: prost_types::Duration::try_from(visibility_timeout).ok(),
-        max_in_flight: i32::try_from(max_in_flight).unwrap_or(i32::MAX),
-        heartbeat_interval: prost_types::Duration::try_from(heartbeat_interval).ok(),
     }
 }
 

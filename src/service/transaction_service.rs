@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::call::{check_named, checked_caller, named_queue, request_id};
 use super::convert::{Fields, FromRequest, idle_timeout};
 use super::incoming::{Incoming, next};
-use super::queue_service::NO_DEADLINE;
+use super::stream::NO_DEADLINE;
 use super::{RequestId, Service, to_status};
 use crate::domain::{Caller, Deadline, Error, Invalid, Kind, Result};
 use crate::proto::v1::open_transaction_request::Command;

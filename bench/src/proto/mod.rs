@@ -6,4 +6,8 @@
     reason = "generated code"
 )]
 
+/// The one of the server's own client.
+#[path = "../../../src/proto/codec.rs"]
+pub mod codec;
+
 tonic::include_proto!("pgmq.v1");

@@ -7,6 +7,10 @@
     reason = "generated code"
 )]
 
+mod codec;
+
+pub use codec::Codec;
+
 /// Package `pgmq.v1`.
 pub mod v1 {
     tonic::include_proto!("pgmq.v1");
