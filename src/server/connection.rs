@@ -233,7 +233,9 @@ where
     // GOAWAY: the client's next call goes over a new connection, and through a balancer perhaps elsewhere.
     connection.as_mut().graceful_shutdown();
     let ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context));
-    ends.aborted.run_until_cancelled(ended).await.map(log);
+    if let Some(ended) = ends.aborted.run_until_cancelled(ended).await {
+        log(ended);
+    }
 }
 
 fn log(ended: hyper::Result<()>) {

@@ -137,8 +137,8 @@ impl Sends {
         let mut changes = Changes::default();
         changes.sent(queue, stored.map(|((_, message), _)| message.schedule()));
         changes.tell(&self.means.events);
-        let errors = verdicts.iter().flatten().filter_map(|verdict| verdict.as_ref().err());
-        let locked = errors.into_iter().find(|error| is_locked_table(error)).cloned();
+        let mut errors = verdicts.iter().flatten().filter_map(|verdict| verdict.as_ref().err());
+        let locked = errors.find(|error| is_locked_table(error)).cloned();
         let connection = insert.connection;
         let mut verdicts = verdicts.into_iter();
         for parcel in parcels {
