@@ -45,6 +45,8 @@ struct Cause {
     code: SqlState,
     message: String,
     of_notify: bool,
+    /// It was in the midst of a row or of a function.
+    has_context: bool,
 }
 
 impl Cause {
@@ -55,7 +57,7 @@ impl Cause {
             _ => format!(": {}", error.message()),
         };
         let of_notify = error.routine().is_some_and(|routine| NOTIFY_ROUTINES.contains(&routine));
-        Self { code, message, of_notify }
+        Self { code, message, of_notify, has_context: error.where_().is_some() }
     }
 }
 
@@ -65,18 +67,23 @@ const NOTIFY_ROUTINES: [&str; 3] = ["Async_Notify", "PreCommit_Notify", "asyncQu
 /// Whether a statement for many items may have failed because of one of them, so that the others are worth a try. A lost
 /// connection, a collision, a lock, a lack of means or a missing table concern all.
 pub fn may_be_one_items_fault(error: &Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if let Some(cause) = error.downcast_ref::<Cause>() {
-            let all = cause.of_notify
-                || cause.code == SqlState::UNDEFINED_TABLE
-                || cause.code == SqlState::LOCK_NOT_AVAILABLE
-                || ["08", "25", "40", "53", "57", "58", "XX"].contains(&&cause.code.code()[..2]);
-            return !all;
-        }
-        source = error.source();
-    }
-    false
+    cause(error).is_some_and(|cause| {
+        let all = cause.of_notify
+            || cause.code == SqlState::UNDEFINED_TABLE
+            || cause.code == SqlState::LOCK_NOT_AVAILABLE
+            || ["08", "25", "40", "53", "57", "58", "XX"].contains(&&cause.code.code()[..2]);
+        !all
+    })
+}
+
+/// Whether a statement has waited in vain for a table, which everybody needs, and not for a row or in a trigger.
+pub fn is_locked_table(error: &Error) -> bool {
+    cause(error).is_some_and(|cause| cause.code == SqlState::LOCK_NOT_AVAILABLE && !cause.has_context)
+}
+
+fn cause(error: &Error) -> Option<&Cause> {
+    let first = std::error::Error::source(error);
+    std::iter::successors(first, |error| error.source()).find_map(<dyn std::error::Error>::downcast_ref)
 }
 
 /// Whether a statement failed because a value is larger than Postgres can show, which no repetition changes.

@@ -16,7 +16,7 @@ use futures_util::{FutureExt, StreamExt};
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioTimer;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,9 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the calls of a connection may take at the drain before it is told to end with those that are left.
+const ANSWERING: Duration = Duration::from_millis(1_500);
 
 /// The pause after a failed accept, which usually means that no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -126,8 +129,8 @@ impl Connections {
 }
 
 impl Ends {
-    /// Waits until no new calls are wanted.
-    async fn wait(&self) {
+    /// Waits until no new calls are wanted. Whether it is because of the drain, in which they are refused.
+    async fn wait(&self) -> bool {
         let old = async {
             match self.old {
                 Some(old) => sleep_until(old).await,
@@ -135,8 +138,8 @@ impl Ends {
             }
         };
         tokio::select! {
-            () = old => {}
-            () = self.drain.cancelled() => {}
+            () = old => false,
+            () = self.drain.cancelled() => true,
         }
     }
 }
@@ -202,18 +205,60 @@ where
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     let mut connection = std::pin::pin!(builder.serve_connection(Linger::new(io), calls));
     let mut running = FuturesUnordered::new();
-    let ended = tokio::select! {
-        ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context)) => ended,
-        () = ends.wait() => {
-            // GOAWAY: the client's next call goes over a new connection, and through a balancer perhaps elsewhere.
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context)) => ended,
-                () = ends.aborted.cancelled() => return,
-            }
-        }
+    let draining = tokio::select! {
+        ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context)) => return log(ended),
+        draining = ends.wait() => draining,
     };
+    if draining {
+        // GOAWAY has a price: if a client gives window to a call that it sent before it heard, as some do at once, h2 takes that
+        // for an error and ends all calls of the connection. So those under way are answered first.
+        let answered = poll_fn(|context| {
+            loop {
+                let was_idle = running.is_empty();
+                match streams.poll_with(connection.as_mut(), &mut running, context) {
+                    Poll::Pending if !running.is_empty() => return Poll::Pending,
+                    // What was said last goes out too.
+                    Poll::Pending if !was_idle => {}
+                    Poll::Pending => return Poll::Ready(None),
+                    Poll::Ready(ended) => return Poll::Ready(Some(ended)),
+                }
+            }
+        });
+        match ends.aborted.run_until_cancelled(timeout(ANSWERING, answered)).await {
+            None => return,
+            Some(Ok(Some(ended))) => return log(ended),
+            Some(Ok(None) | Err(_)) => {}
+        }
+    }
+    // GOAWAY: the client's next call goes over a new connection, and through a balancer perhaps elsewhere.
+    connection.as_mut().graceful_shutdown();
+    let ended = poll_fn(|context| streams.poll_with(connection.as_mut(), &mut running, context));
+    if let Some(ended) = ends.aborted.run_until_cancelled(ended).await {
+        log(ended);
+    }
+}
+
+fn log(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::rt::Executor;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_panics_ends_alone() {
+        let (streams, mut running) = (Streams::default(), FuturesUnordered::new());
+        let (told, heard) = tokio::sync::oneshot::channel();
+        streams.execute(async { panic!("a fault of the test's own") });
+        streams.execute(async move { told.send(7).expect("somebody who hears it") });
+        let mut heard = std::pin::pin!(heard);
+        let answer = poll_fn(|context| streams.poll_with(heard.as_mut(), &mut running, context)).await;
+        assert_eq!(answer, Ok(7));
+        assert!(running.is_empty());
     }
 }

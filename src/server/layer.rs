@@ -149,6 +149,18 @@ fn in_our_words(headers: &HeaderMap<HeaderValue>) -> Option<Error> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_call_that_panics_is_answered_with_internal() {
+        for around in [unwound, apart] {
+            let request_id = RequestId::of(&HeaderMap::new());
+            let answer = around(Box::pin(async { panic!("a fault of the test's own") }), request_id);
+            let answer = answer.await.expect("an answer");
+            let status = Status::from_header_map(answer.headers()).expect("a status");
+            assert_eq!(status.code(), tonic::Code::Internal);
+            assert_eq!(answer.headers()[REASON], "INTERNAL");
+        }
+    }
+
     #[test]
     fn timeouts_have_at_most_eight_digits_and_a_unit() {
         let parse = |text: &str| timeout(&HeaderValue::from_str(text).expect("a header value"));

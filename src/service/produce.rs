@@ -94,7 +94,7 @@ impl Stream for Answers {
 /// A frame whose verdicts are on their way.
 type Pending = BoxFuture<'static, (Frame, Result<SentParcel>)>;
 
-/// A frame for which the merger has no room yet, or which has to wait for those before it.
+/// A frame for which the merger has no room yet.
 type Entering = BoxFuture<'static, (Frame, Verdict<SentParcel>)>;
 
 struct Producer {

@@ -1,5 +1,7 @@
 //! The orderly end: everybody gets a true answer, nothing that was read is lost, and nobody can hold it up.
 
+mod goaway;
+
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 

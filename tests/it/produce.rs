@@ -1,5 +1,7 @@
 //! Sends of many callers over one stream.
 
+use std::collections::HashMap;
+
 use nix::sys::signal::Signal;
 use pgmq_grpc::proto::v1::{ClosingReason, OutgoingMessage, ProduceRequest, ProduceResponse};
 use tokio::sync::mpsc;
@@ -43,6 +45,15 @@ impl Stream {
     async fn next(&mut self) -> Option<ProduceResponse> {
         let next = tokio::time::timeout(PATIENCE, self.answers.message()).await.expect("an answer in time");
         next.expect("no error")
+    }
+
+    /// Takes what comes next, and notes bodies and ids of an answer to a frame of numbers that rise.
+    async fn note_answer(&mut self, answered: &mut HashMap<String, i64>) -> Option<ProduceResponse> {
+        let answer = self.next().await?;
+        assert!(answer.failures.is_empty(), "{:?}", answer.failures);
+        let bodies = (answer.first_sequence..).map(|number| number.to_string());
+        answered.extend(bodies.zip(answer.msg_ids.iter().copied()));
+        Some(answer)
     }
 
     async fn failure(&mut self) -> Status {
@@ -112,6 +123,39 @@ async fn frames_with_and_without_deduplication_ids_keep_their_order() {
         let numbers: Vec<i32> = test.value(&sql).await;
         assert!(numbers.len() == count && numbers.is_sorted(), "{queue}: {numbers:?}");
     }
+}
+
+#[tokio::test]
+async fn a_change_to_deduplication_ids_stops_no_frames_for_another_queue_and_keeps_its_order() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.create("others").await;
+    let gate = Gate::close(&test, "orders", "INSERT").await;
+    let mut stream = Stream::open(&test.client).await;
+    let with_id = |number: u64| OutgoingMessage {
+        deduplication_id: format!("k{number}"),
+        ..outgoing(&number.to_string())
+    };
+    stream.give(frame("orders", 0, numbers(1, 0))).await;
+    gate.arrival(&test, "send").await;
+    for number in 1..10 {
+        let message = if number % 4 == 0 { outgoing(&number.to_string()) } else { with_id(number) };
+        stream.give(frame("orders", number, vec![message])).await;
+        stream.give(frame("others", 100 + number, vec![with_id(number)])).await;
+    }
+    let mut answered = Vec::new();
+    for _ in 1..10 {
+        let answer = stream.answer().await;
+        assert_eq!(reasons(&answer), []);
+        answered.push(answer.first_sequence);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (101..110).collect::<Vec<_>>(), "while the first of the other queue waits");
+    gate.open(&test).await;
+    for _ in 0..10 {
+        assert_eq!(reasons(&stream.answer().await), []);
+    }
+    let sql = "SELECT array_agg(message::text::int ORDER BY msg_id) FROM pgmq.q_orders";
+    assert_eq!(test.value::<Vec<i32>>(sql).await, (0..10).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -215,6 +259,43 @@ async fn a_draining_server_says_so_and_answers_what_it_has_taken() {
     assert!(stream.next().await.is_none());
     let (status, _) = test.server.exit().await;
     assert!(status.success());
+}
+
+#[tokio::test]
+async fn frames_under_way_at_a_drain_are_answered_before_the_stream_ends() {
+    let test = Test::with_queue("orders").await;
+    let mut streams = Vec::new();
+    for number in 0..4 {
+        let stream = Stream::open(&test.fresh_client().await).await;
+        let frames = stream.frames.clone();
+        // Frames as long as the server takes them.
+        let giving = tokio::spawn(async move {
+            for first in (number * 1_000_000..).step_by(20) {
+                if frames.send(frame("orders", first, numbers(20, first))).await.is_err() {
+                    return;
+                }
+            }
+        });
+        streams.push((stream, giving));
+    }
+    let mut answered = HashMap::new();
+    for (stream, _) in &mut streams {
+        stream.note_answer(&mut answered).await;
+    }
+    test.server.signal(Signal::SIGTERM);
+    for (mut stream, giving) in streams {
+        let mut closing = None;
+        while let Some(answer) = stream.note_answer(&mut answered).await {
+            closing = closing.or(answer.closing);
+        }
+        assert_eq!(closing.expect("a notice of the end").reason(), ClosingReason::Draining);
+        giving.abort();
+    }
+    let (status, log) = test.server.exit().await;
+    assert!(status.success(), "{log}");
+    let rows = test.sql.query("SELECT msg_id, message::text FROM pgmq.q_orders", &[]).await.unwrap();
+    let stored = rows.iter().map(|row| (row.get::<_, String>(1), row.get::<_, i64>(0)));
+    assert_eq!(stored.collect::<HashMap<_, _>>(), answered);
 }
 
 #[tokio::test]

@@ -88,13 +88,14 @@ pub trait Merge: Send + Sync + 'static {
     /// Prepares a flush, while its parcels still gather.
     fn open(&self, lane: &Self::Lane) -> impl Future<Output = Result<Self::Open>> + Send;
 
-    /// Does what the parcels want, and answers every one of them.
+    /// Does what the parcels want, and answers every one of them. Gives the error that those who wait in the lane are to
+    /// hear too, because they would wait for nothing but the same.
     fn flush(
         &self,
         lane: &Self::Lane,
         open: Self::Open,
         parcels: Vec<Parcel<Self::Load, Self::Answer>>,
-    ) -> impl Future<Output = ()> + Send;
+    ) -> impl Future<Output = Option<Error>> + Send;
 }
 
 /// Takes parcels and gives them to flushes.
@@ -352,24 +353,26 @@ struct Actor<M: Merge> {
 impl<M: Merge> Actor<M> {
     async fn run(self) {
         loop {
-            match self.shared.merge.open(&self.lane).await {
+            let failed = match self.shared.merge.open(&self.lane).await {
                 Ok(open) => {
                     let parcels = self.shared.lock().pick(&self.lane);
                     self.shared.room.notify_waiters();
-                    if !parcels.is_empty() {
-                        self.shared.merge.flush(&self.lane, open, parcels).await;
-                    }
-                    if self.shared.lock().end_if_idle(&self.lane) {
-                        return;
+                    match parcels.is_empty() {
+                        true => None,
+                        false => self.shared.merge.flush(&self.lane, open, parcels).await,
                     }
                 }
-                // Nothing was handed over for any of those that wait.
-                Err(error) => {
-                    let parcels = self.shared.lock().end(&self.lane);
-                    self.shared.room.notify_waiters();
-                    parcels.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
-                    return;
-                }
+                Err(error) => Some(error),
+            };
+            // Nothing was handed over for any of those that wait.
+            if let Some(error) = failed {
+                let parcels = self.shared.lock().end(&self.lane);
+                self.shared.room.notify_waiters();
+                parcels.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
+                return;
+            }
+            if self.shared.lock().end_if_idle(&self.lane) {
+                return;
             }
         }
     }

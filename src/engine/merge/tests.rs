@@ -23,6 +23,9 @@ struct Slow {
 
 const FLUSH: Duration = Duration::from_millis(10);
 
+/// An item whose flush fails for what concerns everybody.
+const FOR_ALL: i64 = i64::MIN;
+
 struct Batch(Vec<i64>);
 
 impl Load for Batch {
@@ -56,9 +59,19 @@ impl Merge for Slow {
         }
     }
 
-    async fn flush(&self, _: &&'static str, (): (), parcels: Vec<Parcel<Batch, Vec<Result<i64>>>>) {
+    async fn flush(
+        &self,
+        _: &&'static str,
+        (): (),
+        parcels: Vec<Parcel<Batch, Vec<Result<i64>>>>,
+    ) -> Option<Error> {
         sleep(FLUSH).await;
         let items: Vec<i64> = parcels.iter().flat_map(|parcel| parcel.load.0.clone()).collect();
+        if items.contains(&FOR_ALL) {
+            let error = Error::new(Kind::QueueBusy, "locked");
+            parcels.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
+            return Some(error);
+        }
         assert!(!items.contains(&i64::MAX), "a panic on purpose");
         self.seen
             .flushes
@@ -70,6 +83,7 @@ impl Merge for Slow {
             let verdict = verdicts.by_ref().take(parcel.load.0.len()).collect();
             parcel.answer(Ok(verdict));
         }
+        None
     }
 }
 
@@ -331,6 +345,23 @@ async fn what_cannot_be_opened_fails_for_all_that_wait() {
         assert_eq!(verdict.wait().await.expect_err("a refusal").kind(), Kind::DatabaseUnavailable);
     }
     assert_eq!(merger.load(), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_concerns_everybody_is_heard_at_once_by_all_who_wait() {
+    let (merger, seen) = merger(BOUNDS);
+    let begun = Instant::now();
+    let first = merger.submit("a", Batch(vec![FOR_ALL])).expect("a place");
+    sleep(FLUSH / 2).await;
+    let later = merger.submit("a", Batch(vec![1])).expect("a place");
+    let stranger = merger.submit("b", Batch(vec![2])).expect("a place");
+    for verdict in [first, later] {
+        assert_eq!(verdict.wait().await.expect_err("a refusal").kind(), Kind::QueueBusy);
+        assert_eq!(begun.elapsed(), FLUSH);
+    }
+    assert_eq!(only(stranger.wait().await), 2);
+    assert_eq!(only(merger.submit("a", Batch(vec![3])).expect("a place").wait().await), 3);
+    assert_eq!((flushed(&seen), merger.load()), (vec![vec![2], vec![3]], (0, 0)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -303,6 +303,10 @@ impl Consumer {
 
     fn done(&mut self, done: Done) {
         match done {
+            Done::Settled(bundle, Err(error), began) => match self.settles.halves(bundle, &error) {
+                Ok(halves) => halves.into_iter().for_each(|half| self.send(half)),
+                Err(bundle) => self.settled(&bundle, &Err(error), began),
+            },
             Done::Settled(bundle, told, began) => self.settled(&bundle, &told, began),
             Done::Unlocked(locked, results, began) => self.unlocked(&locked, results, began),
             Done::Looked(looked) => {

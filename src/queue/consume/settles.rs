@@ -1,12 +1,14 @@
 //! The settles of one stream: many commands in one bundle, and never two about one message at a time.
 //!
 //! A bundle comes back at once with what can be told. A command of whose messages others have locked some then goes on
-//! alone, and holds up nothing but commands about those messages.
+//! alone, and holds up nothing but commands about those messages. A bundle that fails because of one of its messages is
+//! tried by halves, so that each command has the verdict that it would have alone.
 
 use std::collections::{HashSet, VecDeque};
 
 use crate::domain::message::ItemResult;
 use crate::domain::{Error, Receipt, Result, Settlement};
+use crate::pg::may_be_one_items_fault;
 use crate::queue::Told;
 
 /// The most receipts of one bundle. A command has at most as many.
@@ -50,6 +52,28 @@ pub(super) struct Bundle {
     pub(super) settlement: Settlement,
     pub(super) receipts: Vec<Receipt>,
     pub(super) sender: Sender,
+}
+
+impl Bundle {
+    /// Whether it is more than one command, or several messages of the server's own.
+    fn can_be_halved(&self) -> bool {
+        match &self.sender {
+            Sender::Commands(commands) => commands.len() > 1,
+            Sender::AutoExtend => self.receipts.len() > 1,
+        }
+    }
+
+    /// Takes the second half off.
+    fn split_off(&mut self) -> Self {
+        let (first, sender) = match &mut self.sender {
+            Sender::Commands(commands) => {
+                let second = commands.split_off(commands.len() / 2);
+                (commands.iter().map(|(_, count)| count).sum(), Sender::Commands(second))
+            }
+            Sender::AutoExtend => (self.receipts.len() / 2, Sender::AutoExtend),
+        };
+        Self { settlement: self.settlement, receipts: self.receipts.split_off(first), sender }
+    }
 }
 
 /// A command of whose messages others have locked some.
@@ -153,6 +177,17 @@ impl Settles {
         }
         self.bundles += bundles.len();
         bundles
+    }
+
+    /// The halves of a bundle that came back because of an error, if it may be the fault of a part: nothing of it was
+    /// applied, and they are to be sent.
+    pub(super) fn halves(&mut self, mut bundle: Bundle, error: &Error) -> Result<[Bundle; 2], Bundle> {
+        if !bundle.can_be_halved() || !may_be_one_items_fault(error) {
+            return Err(bundle);
+        }
+        let second = bundle.split_off();
+        self.bundles += usize::from(bundle.sender != Sender::AutoExtend);
+        Ok([bundle, second])
     }
 
     /// Notes that a bundle came back, and gives each of its commands its own result, or what is told of it while others
@@ -326,6 +361,31 @@ mod tests {
         let (results, _) = settles.done(&bundles[0], &Err(Error::queue_not_found("q")));
         let kinds = results.iter().map(|result| result.results.as_ref().expect_err("an error").kind());
         assert_eq!(kinds.collect::<Vec<_>>(), [Kind::QueueNotFound; 2]);
+    }
+
+    #[test]
+    fn a_bundle_is_halved_down_to_its_commands_and_they_stay_busy() {
+        let mut settles = Settles::default();
+        for (request_id, own) in [(1, vec![1, 2]), (2, vec![3]), (3, vec![4, 5])] {
+            settles.push(settle(request_id, &own, Settlement::Delete));
+        }
+        let mut bundle = settles.next_bundles().remove(0);
+        assert!(bundle.can_be_halved());
+        let mut rest = bundle.split_off();
+        assert_eq!((msg_ids(&bundle), bundle.sender), (vec![1, 2], Sender::Commands(vec![(1, 2)])));
+        let last = rest.split_off();
+        assert_eq!((msg_ids(&rest), msg_ids(&last)), (vec![3], vec![4, 5]));
+        assert!(!rest.can_be_halved() && !last.can_be_halved(), "a command has one verdict");
+
+        let own = settle(0, &[6, 7, 8], Settlement::HiddenForMillis(1_000));
+        let mut own =
+            Bundle { settlement: own.settlement, receipts: own.receipts, sender: Sender::AutoExtend };
+        let second = own.split_off();
+        assert_eq!((msg_ids(&own), msg_ids(&second)), (vec![6], vec![7, 8]));
+        assert!(
+            !own.can_be_halved() && second.can_be_halved(),
+            "of the server's own each message has its own"
+        );
     }
 
     #[test]

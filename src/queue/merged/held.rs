@@ -72,7 +72,7 @@ impl HeldParcel {
     fn refuse_first(&mut self, queue: &QueueName) {
         let held = self.messages.iter().zip(&mut self.verdicts).find(|(_, verdict)| verdict.is_none());
         if let Some((message, verdict)) = held {
-            *verdict = Some(Err(busy(queue, message)));
+            *verdict = Some(Err(busy(queue, message, self.is_tried)));
         }
     }
 
@@ -81,9 +81,12 @@ impl HeldParcel {
     }
 }
 
-fn busy(queue: &QueueName, message: &OutgoingMessage) -> Error {
+fn busy(queue: &QueueName, message: &OutgoingMessage, is_tried: bool) -> Error {
     let id = message.deduplication_id().map(DeduplicationId::as_str).unwrap_or_default();
-    let why = format!("the deduplication id {id:?} was not free for 2 s: another transaction holds it");
+    let why = match is_tried {
+        true => format!("the deduplication id {id:?} was not free for 2 s: another transaction holds it"),
+        false => "other transactions hold too many deduplication ids of the queue".to_owned(),
+    };
     Error::new(Kind::QueueBusy, format!("{why}; the message was not stored"))
         .with("queue", queue.as_str())
         .with("deduplication_id", id)
@@ -125,8 +128,12 @@ impl Keeper {
                 true => missed = 0,
                 false => missed += 1,
             }
-            // The others of a crowd come first the next time.
+            // The others of a crowd come first the next time, and of all of them those who had no turn yet: their ids may
+            // be free.
             parcels.rotate_left(now);
+            if !self.in_order {
+                parcels.sort_by_key(|parcel| parcel.is_tried);
+            }
             let mut left = self.answer(parcels);
             let refused = if self.in_order { left.len().min(1) } else { left.len() };
             for parcel in &mut left[..refused] {
@@ -144,7 +151,7 @@ impl Keeper {
         }
     }
 
-    /// Whether a parcel has waited for long enough. One that was only behind others is tried first.
+    /// Whether a parcel has waited for long enough. One that was only behind others of its line is tried first.
     fn gives_up(&self, parcel: &HeldParcel, missed: usize) -> bool {
         let is_late = !self.in_order && parcel.pauses.waited() >= LONGEST;
         parcel.pauses.are_over() && (parcel.is_tried || missed >= MISSED_TURNS || is_late)

@@ -1,13 +1,11 @@
 //! What one stream sends to one queue is stored in the order in which it was handed in.
 //!
 //! Two things could break that order: messages with and without deduplication ids go in statements of their own, and a
-//! message whose id others hold is stored later than the rest of its statement. So all of a line goes the way of messages
-//! with ids while any of those is under way, and what comes behind a message that is held waits with it.
+//! message whose id others hold is stored later than the rest of its statement. So all of a line goes the same way for as
+//! long as any of it is under way, and what comes behind a message that is held waits with it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use tokio::sync::Notify;
 
 use super::held::HeldParcel;
 use crate::domain::{OutgoingMessage, QueueName};
@@ -32,23 +30,15 @@ pub struct Place {
 
 /// A stream's messages for one queue that are under way.
 #[derive(Default)]
-pub(super) struct Line {
-    state: Mutex<State>,
-    changed: Notify,
-}
+pub(super) struct Line(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     /// Whether its messages go with those that have deduplication ids.
     keyed: bool,
-    /// How many parcels go as messages without ids.
-    plain: usize,
     /// What waits for a deduplication id that others hold, and what is behind it.
     held: Option<VecDeque<HeldParcel>>,
 }
-
-/// One parcel that goes as messages without ids.
-pub(super) struct Plain(Arc<Line>);
 
 impl SendLines {
     /// The place of the next messages for a queue.
@@ -56,10 +46,11 @@ impl SendLines {
         let line = self.line(queue);
         // One is the map's, and one is this.
         let is_idle = Arc::strong_count(&line) == 2;
-        let has_ids = messages.iter().any(|message| message.deduplication_id().is_some());
         let keyed = {
             let mut state = line.lock();
-            state.keyed = has_ids || state.keyed && !is_idle;
+            if is_idle {
+                state.keyed = messages.iter().any(|message| message.deduplication_id().is_some());
+            }
             state.keyed
         };
         Place { line, keyed }
@@ -75,39 +66,9 @@ impl SendLines {
     }
 }
 
-impl Place {
-    /// Waits until messages may be handed in here: nothing is under way by the other way. What is held is not waited for:
-    /// the flush that takes these messages puts them behind it.
-    pub(super) async fn wait(&self) {
-        loop {
-            let mut changed = std::pin::pin!(self.line.changed.notified());
-            changed.as_mut().enable();
-            if !self.keyed || self.line.lock().plain == 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    /// Counts messages that go the way of those without ids.
-    pub(super) fn plain(&self) -> Option<Plain> {
-        (!self.keyed).then(|| {
-            self.line.lock().plain += 1;
-            Plain(Arc::clone(&self.line))
-        })
-    }
-}
-
-impl Drop for Plain {
-    fn drop(&mut self) {
-        self.0.lock().plain -= 1;
-        self.0.changed.notify_waiters();
-    }
-}
-
 impl Line {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether something of the line is held.
@@ -157,8 +118,6 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
-
     use super::*;
     use crate::domain::{DeduplicationId, Limits, QueueLayout, Schedule};
 
@@ -177,30 +136,17 @@ mod tests {
     }
 
     #[test]
-    fn a_line_goes_the_way_of_ids_until_nothing_is_under_way() {
+    fn a_line_goes_one_way_until_nothing_is_under_way() {
         let mut lines = SendLines::default();
-        let keyed = lines.place(&queue("a"), &[plain(), with_id("1")]);
-        assert!(keyed.keyed);
-        assert!(lines.place(&queue("a"), &[plain()]).keyed);
-        assert!(!lines.place(&queue("b"), &[plain()]).keyed);
-        drop(keyed);
-        assert!(!lines.place(&queue("a"), &[plain()]).keyed);
-    }
-
-    #[test]
-    fn messages_with_ids_wait_for_those_without_and_not_the_other_way_round() {
-        let mut lines = SendLines::default();
-        let first = lines.place(&queue("a"), &[plain()]);
-        let under_way = first.plain();
-        drop(first);
-        assert!(lines.place(&queue("a"), &[plain()]).wait().now_or_never().is_some());
-        let keyed = lines.place(&queue("a"), &[with_id("1")]);
-        let mut waiting = Box::pin(keyed.wait());
-        assert!(waiting.as_mut().now_or_never().is_none());
-        drop(under_way);
-        assert!(waiting.now_or_never().is_some());
-        assert!(keyed.plain().is_none());
-        assert!(lines.place(&queue("a"), &[plain()]).wait().now_or_never().is_some());
+        for (first, second) in [(with_id("1"), plain()), (plain(), with_id("1"))] {
+            let is_keyed = first.deduplication_id().is_some();
+            let under_way = lines.place(&queue("a"), &[plain(), first]);
+            assert_eq!(under_way.keyed, is_keyed);
+            assert_eq!(lines.place(&queue("a"), std::slice::from_ref(&second)).keyed, is_keyed);
+            assert_eq!(lines.place(&queue("b"), std::slice::from_ref(&second)).keyed, !is_keyed);
+            drop(under_way);
+            assert_eq!(lines.place(&queue("a"), &[second]).keyed, !is_keyed);
+        }
     }
 
     #[test]

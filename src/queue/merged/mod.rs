@@ -68,15 +68,14 @@ impl Merging {
         self.sends.submit(lane, sending)
     }
 
-    /// The same as soon as there is room for them, and behind what its stream has handed in for the queue before. The
-    /// next place of the line must be waited for only then.
+    /// The same as soon as there is room for them, and behind what its stream has handed in for the queue before. What
+    /// comes next in the line is to be handed in only then.
     pub async fn send_in_line(
         &self,
         place: Place,
         queue: QueueName,
         messages: Vec<OutgoingMessage>,
     ) -> Verdict<SentParcel> {
-        place.wait().await;
         let (lane, sending) = Sending::in_line(place, queue, messages);
         self.sends.submit_when_room(lane, sending).await
     }

@@ -2,7 +2,8 @@
 //!
 //! Messages with deduplication ids go in inserts of their own, for others' transactions can hold an id. The insert waits
 //! for those hardly at all: what is held is found by halves, leaves the flush, and is looked after by itself
-//! (`held.rs`), with what its sender handed in behind it.
+//! (`held.rs`), with what its sender handed in behind it. A stream that has begun without ids keeps to its lane when it
+//! comes to them, and such a flush makes two inserts.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use super::SentParcel;
 use super::held::{HeldParcel, Keeper, Means};
-use super::lines::{Line, Place, Plain, SendLines};
+use super::lines::{Line, Place, SendLines};
 use super::settles::{FLUSH_TIME, failure};
 use crate::domain::{Deadline, DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
 use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
 use crate::engine::{Changes, Events};
-use crate::pg::{Connection, Database, KeyPatience};
+use crate::pg::{Connection, Database, KeyPatience, is_locked_table};
 use crate::queue::Budget;
 
 /// How many attempts of a flush may fail because of held ids, before all that is not stored is taken for held.
@@ -36,14 +37,13 @@ pub(super) struct Sending {
     messages: Vec<OutgoingMessage>,
     /// The line that they keep to.
     line: Option<Arc<Line>>,
-    _plain: Option<Plain>,
 }
 
 impl Sending {
     /// A single call's messages, and where they are handed in.
     pub(super) fn alone(queue: QueueName, messages: Vec<OutgoingMessage>) -> (SendLane, Self) {
         let keyed = messages.iter().any(|message| message.deduplication_id().is_some());
-        (SendLane { queue, keyed }, Self { messages, line: None, _plain: None })
+        (SendLane { queue, keyed }, Self { messages, line: None })
     }
 
     /// A stream's messages, and where they are handed in.
@@ -52,9 +52,7 @@ impl Sending {
         queue: QueueName,
         messages: Vec<OutgoingMessage>,
     ) -> (SendLane, Self) {
-        let plain = place.plain();
-        let lane = SendLane { queue, keyed: place.keyed };
-        (lane, Self { messages, line: Some(place.line), _plain: plain })
+        (SendLane { queue, keyed: place.keyed }, Self { messages, line: Some(place.line) })
     }
 }
 
@@ -96,7 +94,7 @@ impl Sends {
     /// Puts a parcel aside until its ids are free; what has no verdict yet gets one then.
     fn hold(&self, queue: &QueueName, parcel: SendParcel, verdicts: Vec<Option<Result<Sent>>>) {
         let bytes = parcel.load.bytes();
-        let (Sending { messages, line, .. }, caller) = parcel.open();
+        let (Sending { messages, line }, caller) = parcel.open();
         let memory = match self.means.budget.take(bytes) {
             Ok(memory) => memory,
             Err(error) => {
@@ -113,6 +111,46 @@ impl Sends {
             let keeper = Keeper { means: Arc::clone(&self.means), queue: queue.clone(), line, in_order };
             self.tasks.spawn(keeper.run());
         }
+    }
+
+    /// Inserts parcels, with a look at deduplication ids if it has patience for them, and answers all that are not held.
+    /// Gives the error if the queue's table was locked.
+    async fn store(
+        &self,
+        queue: &QueueName,
+        connection: Connection,
+        parcels: Vec<SendParcel>,
+        patience: Option<KeyPatience>,
+    ) -> (Connection, Option<Error>) {
+        let lines = lines(&parcels);
+        let messages: Vec<(usize, &OutgoingMessage)> = parcels
+            .iter()
+            .zip(lines)
+            .flat_map(|(parcel, line)| parcel.load.messages.iter().map(move |message| (line, message)))
+            .collect();
+        if messages.is_empty() {
+            return (connection, None);
+        }
+        let mut insert = Insert::new(connection, queue, patience, MAX_SEARCH);
+        let verdicts = told(bisect(&messages, &mut insert).await, &messages);
+        let stored = messages.iter().zip(&verdicts).filter(|(_, verdict)| matches!(verdict, Some(Ok(_))));
+        let mut changes = Changes::default();
+        changes.sent(queue, stored.map(|((_, message), _)| message.schedule()));
+        changes.tell(&self.means.events);
+        let mut errors = verdicts.iter().flatten().filter_map(|verdict| verdict.as_ref().err());
+        let locked = errors.find(|error| is_locked_table(error)).cloned();
+        let connection = insert.connection;
+        let mut verdicts = verdicts.into_iter();
+        for parcel in parcels {
+            let count = parcel.load.items();
+            let is_told = verdicts.as_slice().iter().take(count).all(Option::is_some);
+            let verdicts = verdicts.by_ref().take(count);
+            match is_told {
+                true => parcel.answer(Ok(verdicts.flatten().collect())),
+                false => self.hold(queue, parcel, verdicts.collect()),
+            }
+        }
+        (connection, locked)
     }
 }
 
@@ -135,34 +173,21 @@ impl Merge for Sends {
         SendLane { queue, keyed }: &SendLane,
         (share, connection): Self::Open,
         parcels: Vec<SendParcel>,
-    ) {
+    ) -> Option<Error> {
         let (parcels, behind) = behind_held(parcels);
         for parcel in behind {
             let verdicts = vec![None; parcel.load.items()];
             self.hold(queue, parcel, verdicts);
         }
-        let lines = lines(&parcels);
-        let messages: Vec<(usize, &OutgoingMessage)> = parcels
-            .iter()
-            .zip(lines)
-            .flat_map(|(parcel, line)| parcel.load.messages.iter().map(move |message| (line, message)))
-            .collect();
-        let mut insert = Insert::new(connection, queue, keyed.then_some(KeyPatience::Brief), MAX_SEARCH);
-        let verdicts = told(bisect(&messages, &mut insert).await, &messages);
-        drop((insert, share));
-        let stored = messages.iter().zip(&verdicts).filter(|(_, verdict)| matches!(verdict, Some(Ok(_))));
-        let mut changes = Changes::default();
-        changes.sent(queue, stored.map(|((_, message), _)| message.schedule()));
-        changes.tell(&self.means.events);
-        let mut verdicts = verdicts.into_iter();
-        for parcel in parcels {
-            let count = parcel.load.items();
-            let is_told = verdicts.as_slice().iter().take(count).all(Option::is_some);
-            let verdicts = verdicts.by_ref().take(count);
-            match is_told {
-                true => parcel.answer(Ok(verdicts.flatten().collect())),
-                false => self.hold(queue, parcel, verdicts.collect()),
+        let (plain, with_ids) = if *keyed { (Vec::new(), parcels) } else { by_ids(parcels) };
+        let _share = share;
+        let (connection, locked) = self.store(queue, connection, plain, None).await;
+        match locked {
+            Some(error) => {
+                with_ids.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
+                Some(error)
             }
+            None => self.store(queue, connection, with_ids, Some(KeyPatience::Brief)).await.1,
         }
     }
 }
@@ -175,6 +200,18 @@ fn behind_held(parcels: Vec<SendParcel>) -> (Vec<SendParcel>, Vec<SendParcel>) {
         Some(line) => !*held.entry(Arc::as_ptr(line)).or_insert_with(|| line.is_held()),
         None => true,
     })
+}
+
+/// The parcels of those who sent no deduplication ids, and of those who did.
+fn by_ids(parcels: Vec<SendParcel>) -> (Vec<SendParcel>, Vec<SendParcel>) {
+    let line_of = |parcel: &SendParcel| parcel.load.line.as_ref().map(Arc::as_ptr);
+    let has_ids = |parcel: &&SendParcel| {
+        parcel.load.messages.iter().any(|message| message.deduplication_id().is_some())
+    };
+    // Only a stream has ids here.
+    let with_ids: HashSet<_> =
+        parcels.iter().filter(|parcel| parcel.load.line.is_some()).filter(has_ids).map(line_of).collect();
+    parcels.into_iter().partition(|parcel| !with_ids.contains(&line_of(parcel)))
 }
 
 /// The number of each parcel's line: what one sender handed in has one.

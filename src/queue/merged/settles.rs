@@ -12,7 +12,7 @@ use crate::domain::message::Outcome;
 use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result, Settlement};
 use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
 use crate::engine::{Changes, Events};
-use crate::pg::{Connection, Database, FirstLook, may_be_one_items_fault};
+use crate::pg::{Connection, Database, FirstLook, is_locked_table, may_be_one_items_fault};
 use crate::queue::settle::Targets;
 
 /// How long a merged statement may take, and the wait for its connection. It is the server's own limit, because no
@@ -170,7 +170,7 @@ impl Merge for Settles {
         lane: &SettleLane,
         (share, connection): Self::Open,
         parcels: Vec<Parcel<Wanted, Looked>>,
-    ) {
+    ) -> Option<Error> {
         let wanted: Vec<&Wanted> = parcels.iter().map(|parcel| &parcel.load).collect();
         let mut first = First { connection, lane };
         let mut looks = bisect(&wanted, &mut first).await;
@@ -184,10 +184,13 @@ impl Merge for Settles {
             }
         }
         changes.tell(&self.events);
+        let mut errors = looks.iter().filter_map(|looks| looks.as_ref().err());
+        let locked = errors.find(|error| is_locked_table(error)).cloned();
         for (parcel, looks) in parcels.into_iter().zip(looks) {
             let (wanted, parcel) = parcel.open();
             parcel.answer(looks.map(|looks| Looked { wanted, looks }));
         }
+        locked
     }
 }
 

@@ -136,6 +136,20 @@ async fn a_stream_that_ends_takes_back_what_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_batch_of_a_finished_stream_is_not_taken_back() {
+    let stage = fake::stage();
+    let sent = stage.fake.send("a");
+    let mut stream = open(&stage, 10, Some(1), None);
+    let offer = stream.items.recv().await.expect("an offer").expect("no error");
+    // The transport has the offer and has not looked into it yet; the stream's task ends meanwhile.
+    sleep(SECOND).await;
+    assert!(stream.items.recv().await.is_none(), "one was wanted, and one came");
+    let Offer::Messages(shelf) = offer else { panic!("messages") };
+    assert_eq!(fake::ids(shelf.take().expect("the batch is there")), [sent]);
+    assert_eq!((visible(&stage), stage.fake.count("give_back")), (Vec::new(), 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_window_that_cannot_be_looked_at_is_looked_at_with_restraint() {
     let stage = fake::stage();
     stage.fake.send("a");

@@ -5,7 +5,7 @@ use pgmq_grpc::proto::v1::{ErrorReason, Extend, ItemResult, Message, Outcome, Se
 use tonic::Code;
 
 use super::{Consumer, extend, settle, settle_receipts, start};
-use crate::harness::{Test, eventually, seconds};
+use crate::harness::{Gate, Test, eventually, seconds};
 use crate::read_batch::{ids, micros};
 
 /// A queue of so many messages, and a stream that holds them all.
@@ -106,6 +106,35 @@ async fn each_of_many_commands_gets_exactly_one_result() {
     end.status.expect("OK");
     assert!(end.results.is_empty(), "{:?}", end.results);
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 0);
+}
+
+#[tokio::test]
+async fn a_command_that_the_database_refuses_fails_alone() {
+    let (mut test, mut consumer, held) = holding(40).await;
+    test.server.expect_errors();
+    // Two messages cannot be archived, because others of their ids were.
+    test.run(
+        "INSERT INTO pgmq.a_orders (msg_id, read_ct, enqueued_at, vt, message)
+         SELECT id, 1, now(), now(), '{}' FROM unnest('{30, 40}'::bigint[]) AS id",
+    )
+    .await;
+    let gate = Gate::close(&test, "orders", "DELETE").await;
+    let archive = |consumer: &mut Consumer, message| consumer.send(settle(SettleAction::Archive, &[message]));
+    let first = archive(&mut consumer, &held[0]);
+    gate.arrival(&test, "archive").await;
+    let others: Vec<u64> = held[1..].iter().map(|message| archive(&mut consumer, message)).collect();
+    // An answer to the last command: the others have been read and wait in bundles.
+    let last = consumer.send(settle_receipts(SettleAction::Archive, vec!["nonsense".to_owned()]));
+    consumer.error(last).await;
+    gate.open(&test).await;
+    for (request_id, message) in [vec![first], others].concat().into_iter().zip(&held) {
+        if message.msg_id == 30 || message.msg_id == 40 {
+            assert_eq!(consumer.error(request_id).await.reason(), ErrorReason::Internal);
+        } else {
+            assert_eq!(consumer.items(request_id).await[0].outcome(), Outcome::Done, "{}", message.msg_id);
+        }
+    }
+    assert_eq!(test.value::<Vec<i64>>("SELECT array_agg(msg_id) FROM pgmq.q_orders").await, [30, 40]);
 }
 
 #[tokio::test]

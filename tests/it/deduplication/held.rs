@@ -1,6 +1,7 @@
 //! Ids that another transaction holds: who sends them waits, and nobody else does.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use pgmq_grpc::proto::v1::SendRequest;
 use tokio::task::JoinHandle;
@@ -249,6 +250,33 @@ async fn a_stream_goes_on_without_the_message_whose_id_is_held_for_too_long() {
     assert_eq!(failures, [(20, 0, "QUEUE_BUSY".to_owned())]);
     other.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(numbers(&test).await, (0..80).filter(|number| *number != 20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn who_comes_while_others_wait_for_a_locked_table_waits_no_longer_than_they() {
+    let test = Test::with_queue("orders").await;
+    for id in ["", "first"] {
+        send(&mut test.client.clone(), keyed("orders", id, "1")).await.expect("a send");
+    }
+    let other = test.database.connect().await;
+    other.batch_execute("BEGIN; LOCK TABLE pgmq.q_orders").await.unwrap();
+    for ids in [[""; 5], ["a", "b", "c", "d", "e"]] {
+        let begun = Instant::now();
+        let first = sending(&test, keyed("orders", ids[0], "2"));
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND query LIKE '-- pgmq-grpc: send%' AND wait_event_type = 'Lock'";
+        eventually("a send that waits", async || (test.value::<i64>(waits).await > 0).then_some(())).await;
+        let others: Vec<Sending> =
+            ids[1..].iter().map(|id| sending(&test, keyed("orders", id, "2"))).collect();
+        Refusal::expect(&first.await.unwrap().unwrap_err(), Code::Aborted, "QUEUE_BUSY");
+        let waited = begun.elapsed();
+        for other in others {
+            Refusal::expect(&other.await.unwrap().unwrap_err(), Code::Aborted, "QUEUE_BUSY");
+        }
+        assert!(begun.elapsed() < waited * 3 / 2, "{waited:?}, and {:?} for the others", begun.elapsed());
+    }
+    other.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(bodies(&test, "orders").await.len(), 2);
 }
 
 #[tokio::test]

@@ -20,6 +20,23 @@ async fn a_read_that_does_not_wait_answers_empty() {
 }
 
 #[tokio::test]
+async fn a_read_that_claimed_more_than_it_found_is_repeated() {
+    let mut test = Test::with_queue("orders").await;
+    // As if the row had been changed between the read's snapshot and its lock: claimed, and then not found.
+    test.run(
+        "CREATE SEQUENCE tries;
+         CREATE FUNCTION not_the_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF nextval('tries') = 1 THEN RETURN NULL; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER not_the_first BEFORE UPDATE ON pgmq.q_orders
+           FOR EACH ROW EXECUTE FUNCTION not_the_first()",
+    )
+    .await;
+    let sent = test.client.send("orders", "{}").await;
+    assert_eq!(ids(&test.client.read("orders", 10).await), [sent], "without a wait");
+    assert_eq!(test.value::<i64>("SELECT last_value FROM tries").await, 2);
+}
+
+#[tokio::test]
 async fn a_wait_that_ends_in_vain_answers_empty() {
     let mut test = Test::with_queue("orders").await;
     let begun = Instant::now();
