@@ -109,14 +109,16 @@ pub enum Load {
         /// How many streams.
         streams: usize,
     },
-    /// Many more callers of the unary `Send` than can be served.
+    /// More callers of the unary `Send` than can be served.
     Overload {
         /// Where the server is.
         server: String,
         /// The queue.
         queue: String,
-        /// How many callers.
+        /// How many callers have their times told.
         callers: usize,
+        /// How many more there are beside them, in a process of their own.
+        crowd: usize,
     },
     /// A peer.
     Peer(PeerLoad),

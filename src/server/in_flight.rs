@@ -7,14 +7,14 @@
 //! than one merged statement takes, and the others are refused at once, before any work was spent on them. Refusing costs
 //! time too, so the more are refused, the later they are asked to come again.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rand::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::domain::{Error, Kind};
+use crate::engine::Refusals;
 use crate::queue::MergedCalls;
 
 /// So many calls are always let in: one merged statement takes them.
@@ -44,25 +44,15 @@ const SLEEP: Duration = Duration::from_millis(20);
 /// So many sleeps are judged together, by the one that was woken soonest.
 const SLEEPS: u32 = 5;
 
-/// When a refused caller should come again, if others are seldom refused.
-const PAUSE: Duration = Duration::from_millis(250);
-
-/// The same if many are.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// So many refusals a second cost little; the pause grows with their multiple.
-const CHEAP_REFUSALS: f64 = 250.0;
-
 /// The merged calls of a server.
 #[derive(Debug)]
 pub(super) struct InFlight {
     calls: AtomicUsize,
     /// The most that were under way since the last look.
     peak: AtomicUsize,
-    refused: AtomicU64,
     /// How many are let in now.
     most: AtomicUsize,
-    pause_ms: AtomicU64,
+    refusals: Mutex<Refusals>,
 }
 
 /// A call that was let in, counted until it is dropped.
@@ -72,8 +62,6 @@ pub(super) struct Entered(Arc<InFlight>);
 /// What the last look has found.
 #[derive(Debug)]
 struct Looked {
-    at: Instant,
-    refused: u64,
     /// How many are let in; none for any number.
     most: Option<usize>,
     /// Since when tasks run late, while everybody is let in.
@@ -87,9 +75,8 @@ impl InFlight {
         Arc::new(Self {
             calls: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
-            refused: AtomicU64::new(0),
             most: AtomicUsize::new(usize::MAX),
-            pause_ms: AtomicU64::new(millis(PAUSE)),
+            refusals: Mutex::default(),
         })
     }
 
@@ -101,12 +88,9 @@ impl InFlight {
         let others = self.calls.fetch_add(1, Ordering::Relaxed);
         if others >= self.most.load(Ordering::Relaxed) {
             self.calls.fetch_sub(1, Ordering::Relaxed);
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            let pause_ms = self.pause_ms.load(Ordering::Relaxed);
-            // Those that are refused together do not come together.
-            let pause_ms = rand::rng().random_range(pause_ms * 3 / 5..=pause_ms * 7 / 5);
+            let pause = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).refuse();
             let why = "more calls come than the server can answer soon; nothing was applied";
-            return Err(Error::new(Kind::Overloaded, why).retry_after(Duration::from_millis(pause_ms)));
+            return Err(Error::new(Kind::Overloaded, why).retry_after(pause));
         }
         self.peak.fetch_max(others, Ordering::Relaxed);
         Ok(Entered(Arc::clone(self)))
@@ -133,18 +117,12 @@ impl InFlight {
     }
 
     fn look(&self, looked: &mut Looked, late: Duration) {
-        let (now, refused) = (Instant::now(), self.refused.load(Ordering::Relaxed));
-        let span = now.duration_since(looked.at).as_secs_f64().max(f64::EPSILON);
-        let refusals = (refused - looked.refused) as f64 / span;
-        (looked.at, looked.refused) = (now, refused);
-        match looked.next(now, late > LATE) {
+        match looked.next(Instant::now(), late > LATE) {
             Some(true) => tracing::warn!(?late, "more calls come than can be answered: callers are refused"),
             Some(false) => tracing::info!("callers are refused no more"),
             None => {}
         }
         self.most.store(looked.most.unwrap_or(usize::MAX), Ordering::Relaxed);
-        let pause = PAUSE.mul_f64((refusals / CHEAP_REFUSALS).max(1.0)).min(LONGEST_PAUSE);
-        self.pause_ms.store(millis(pause), Ordering::Relaxed);
     }
 }
 
@@ -160,7 +138,7 @@ impl MergedCalls for InFlight {
 
 impl Looked {
     fn new() -> Self {
-        Self { at: Instant::now(), refused: 0, most: None, late_since: None, ended: None }
+        Self { most: None, late_since: None, ended: None }
     }
 
     /// Whether callers are refused from now on, if that changes. While they are, and tasks run in time, more are let in with
@@ -193,10 +171,6 @@ impl Drop for Entered {
     fn drop(&mut self) {
         self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -256,22 +230,6 @@ mod tests {
         assert!(after(&in_flight, &mut looked, 1, LATE * 2).await);
         assert!(!after(&in_flight, &mut looked, 700, Duration::ZERO).await);
         assert!(!after(&in_flight, &mut looked, 9, LATE * 2).await);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_pause_grows_with_the_refusals() {
-        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
-        assert!(after(&in_flight, &mut looked, 11, LATE * 2).await);
-        let (_entered, few) = enter(&in_flight, ALWAYS + 10);
-        after(&in_flight, &mut looked, 1, LATE * 2).await;
-        let (_none, many) = enter(&in_flight, 1_000);
-        after(&in_flight, &mut looked, 1, LATE * 2).await;
-        let (_none, still) = enter(&in_flight, 50);
-        let longest = |errors: &[Error]| errors.iter().filter_map(Error::retry_delay).max().expect("a delay");
-        assert!(longest(&few) <= PAUSE * 7 / 5 && longest(&many) <= PAUSE * 7 / 5);
-        // 10,000 a second.
-        assert!(longest(&still) > PAUSE * 10, "{:?}", longest(&still));
-        assert!(longest(&still) <= LONGEST_PAUSE * 7 / 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,9 +17,10 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::in_flight::{Entered, InFlight};
+use super::receiving::{Received, Receiving};
 use super::routes::Routes;
 use crate::domain::{Deadline, Error};
-use crate::service::{CallContext, RequestId, is_short, of_transport, to_status};
+use crate::service::{CallContext, RequestId, is_short, of_transport, reads_commands, to_status};
 
 const TIMEOUT: &str = "grpc-timeout";
 const REASON: &str = "pgmq-reason";
@@ -29,13 +30,14 @@ const REASON: &str = "pgmq-reason";
 pub(super) struct Around {
     routes: Routes,
     in_flight: Arc<InFlight>,
+    receiving: Arc<Receiving>,
     peer: Arc<str>,
 }
 
 impl Around {
     /// Puts the routes in the middle.
     pub(super) fn new(routes: Routes, in_flight: Arc<InFlight>) -> Self {
-        Self { routes, in_flight, peer: "".into() }
+        Self { routes, in_flight, receiving: Arc::default(), peer: "".into() }
     }
 
     /// For the calls of one connection.
@@ -62,7 +64,11 @@ impl hyper::service::Service<Request<Incoming>> for Around {
         let deadline = request.headers().get(TIMEOUT).and_then(timeout).map(Deadline::within);
         let context = CallContext { request_id: request_id.clone(), peer: Arc::clone(&self.peer), deadline };
         request.extensions_mut().insert(context);
-        let answer = self.routes.answer(request);
+        let reads_commands = reads_commands(request.uri().path());
+        let answer = self.routes.answer(request.map(|body| match reads_commands {
+            true => Received::in_commands(body),
+            false => Received::whole(body, &self.receiving, request_id.clone()),
+        }));
         // Short calls run in their connection's task; what may take long must not hold up the connection's other calls.
         let answer = match entered {
             Some(_) => unwound(answer, request_id.clone()),

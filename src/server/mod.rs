@@ -7,6 +7,7 @@ mod in_flight;
 mod layer;
 mod linger;
 mod listener;
+mod receiving;
 mod routes;
 mod shutdown;
 

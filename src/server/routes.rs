@@ -13,6 +13,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::Service as _;
 
 use super::ServeError;
+use super::receiving::Received;
 use crate::proto::DESCRIPTORS;
 use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::queue_service_server::QueueServiceServer;
@@ -34,7 +35,7 @@ impl Routes {
     /// Answers a call.
     pub(super) fn answer(
         &self,
-        request: Request<Incoming>,
+        request: Request<Received<Incoming>>,
     ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
         let path = request.uri().path().strip_prefix('/');
         let method = path.and_then(|path| path.strip_prefix(<QueueServiceServer<Service>>::NAME));

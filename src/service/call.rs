@@ -37,6 +37,14 @@ pub fn is_short(path: &str) -> bool {
     method.is_some_and(|method| SHORT.contains(&method))
 }
 
+/// The calls whose requests are streams, by the ends of their paths.
+const STREAMS: [&str; 4] = ["/Produce", "/Consume", "/OpenTransaction", "/ServerReflectionInfo"];
+
+/// Whether the path is one of a call whose request is a stream of commands.
+pub fn reads_commands(path: &str) -> bool {
+    STREAMS.iter().any(|end| path.ends_with(end))
+}
+
 /// Serves all RPCs.
 #[derive(Clone)]
 pub struct Service {
@@ -138,18 +146,31 @@ mod tests {
     use super::*;
     use crate::proto::DESCRIPTORS;
 
-    #[test]
-    fn short_calls_are_methods_of_the_contract() {
+    /// The paths of the contract's methods, and whether their requests are streams.
+    fn methods() -> Vec<(String, bool)> {
         let files = FileDescriptorSet::decode(DESCRIPTORS).expect("descriptors").file;
-        let methods: Vec<String> = files
-            .iter()
-            .flat_map(|file| file.service.iter().map(move |service| (file, service)))
+        let services = files.iter().flat_map(|file| file.service.iter().map(move |service| (file, service)));
+        services
             .flat_map(|(file, service)| {
                 let prefix = format!("/{}.{}/", file.package(), service.name());
-                service.method.iter().map(move |method| format!("{prefix}{}", method.name()))
+                service
+                    .method
+                    .iter()
+                    .map(move |method| (format!("{prefix}{}", method.name()), method.client_streaming()))
             })
-            .collect();
-        assert_eq!(methods.iter().filter(|path| is_short(path)).count(), SHORT.len());
-        assert!(methods.len() > SHORT.len());
+            .collect()
+    }
+
+    #[test]
+    fn short_calls_are_methods_of_the_contract() {
+        assert_eq!(methods().iter().filter(|(path, _)| is_short(path)).count(), SHORT.len());
+        assert!(methods().len() > SHORT.len());
+    }
+
+    #[test]
+    fn the_calls_that_read_commands_are_those_whose_requests_are_streams() {
+        for (path, is_stream) in methods() {
+            assert_eq!(reads_commands(&path), is_stream, "{path}");
+        }
     }
 }

@@ -15,6 +15,6 @@ mod topic_service;
 mod transaction_service;
 mod watch;
 
-pub use call::{CallContext, Service, is_short};
+pub use call::{CallContext, Service, is_short, reads_commands};
 pub use request_id::RequestId;
 pub use status::{DOMAIN, MAX_REQUEST_BYTES, of_transport, to_status};

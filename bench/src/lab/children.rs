@@ -26,7 +26,7 @@ impl Watched {
         Processor {
             server: seconds(self.server),
             postgres: family_seconds(self.postmaster),
-            load: seconds(load),
+            load: family_seconds(load),
         }
     }
 }

@@ -58,8 +58,8 @@ pub async fn run(order: Order) -> Result<()> {
             latency::start(&meter, &server, &queue, per_second).await?;
         }
         Load::Idle { server, queues, streams } => return idle::run(&order, &server, queues, streams).await,
-        Load::Overload { server, queue, callers } => {
-            return overload::run(&order, &server, &queue, callers).await;
+        Load::Overload { server, queue, callers, crowd } => {
+            return overload::run(&order, &server, &queue, callers, crowd).await;
         }
         Load::Peer(load) => start_peer(&meter, &order, load).await?,
     }

@@ -15,14 +15,13 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rand::Rng;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use super::Refusals;
 use crate::domain::{Error, Kind, Result};
 
 use overrun::{Overrun, Turn};
@@ -39,10 +38,6 @@ pub const MAX_FLUSH_BYTES: usize = 512 * 1024;
 
 /// How many parcels a flush passes over, because they do not go with those that it takes, before it looks no further.
 const MAX_PASSED_OVER: usize = 256;
-
-/// When a caller whom no place was left for should come again, in milliseconds: those refused together do not come
-/// together.
-const RETRY_MS: RangeInclusive<u64> = 150..=350;
 
 /// What may wait to be flushed.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +119,8 @@ struct Waiting<M: Merge> {
     lanes: HashMap<M::Lane, Lane<M>>,
     items: usize,
     bytes: usize,
+    /// Of callers whose lanes are not there.
+    refusals: Refusals,
 }
 
 struct Lane<M: Merge> {
@@ -145,7 +142,8 @@ enum Patience {
 impl<M: Merge> Merger<M> {
     /// A merger whose flushes run in tasks that are waited for at the server's end.
     pub fn new(merge: M, bounds: Bounds, tasks: TaskTracker) -> Self {
-        let waiting = Mutex::new(Waiting { lanes: HashMap::new(), items: 0, bytes: 0 });
+        let waiting =
+            Mutex::new(Waiting { lanes: HashMap::new(), items: 0, bytes: 0, refusals: Refusals::default() });
         Self { shared: Arc::new(Shared { merge, bounds, waiting, room: Notify::new(), tasks }) }
     }
 
@@ -244,13 +242,15 @@ impl<M: Merge> Waiting<M> {
         let lane_full =
             lane_items > 0 && (lane_items + items > most_items || lane_bytes + bytes > most_bytes);
         if all_full || lane_full {
-            if let (Some(lane), Patience::None) = (lane, patience) {
-                lane.overrun.refused();
-            }
-            let retry_after = Duration::from_millis(rand::rng().random_range(RETRY_MS));
+            let pause = match (lane, patience) {
+                (Some(lane), Patience::None) => lane.overrun.refuse(),
+                (None, Patience::None) => self.refusals.refuse(),
+                // Such a caller is not told.
+                (_, Patience::Endless) => Duration::ZERO,
+            };
             let whose = if all_full { "the server" } else { "the queue" };
             let why = format!("too much waits for the database at {whose}; nothing was applied");
-            return Err(Error::new(Kind::Overloaded, why).retry_after(retry_after));
+            return Err(Error::new(Kind::Overloaded, why).retry_after(pause));
         }
         self.items += items;
         self.bytes += bytes;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::engine::Refusals;
+
 /// The longest wait for a flush that needs no remedy.
 pub(super) const FINE: Duration = Duration::from_millis(50);
 
@@ -20,6 +22,7 @@ pub(super) struct Overrun {
     /// Since when every flush left parcels behind and took some that had waited too long.
     late_since: Option<Instant>,
     refused_at: Option<Instant>,
+    refusals: Refusals,
     is_on: bool,
 }
 
@@ -36,9 +39,10 @@ impl Overrun {
         self.is_on
     }
 
-    /// A caller was refused.
-    pub(super) fn refused(&mut self) {
+    /// A caller is refused. Returns when it should come again.
+    pub(super) fn refuse(&mut self) -> Duration {
         self.refused_at = Some(Instant::now());
+        self.refusals.refuse()
     }
 
     /// A flush has taken its parcels, of which the first came at this moment, and left others behind or not.
@@ -60,7 +64,7 @@ impl Overrun {
         if now - late_since < LONG {
             return None;
         }
-        *self = Self { is_on: true, refused_at: Some(now), late_since: None };
+        (self.is_on, self.refused_at, self.late_since) = (true, Some(now), None);
         Some(Turn::Begins)
     }
 }
@@ -100,11 +104,11 @@ mod tests {
         let mut overrun = Overrun::default();
         assert_eq!(flushes(&mut overrun, 51, FINE * 2, true).await, [Turn::Begins]);
         for _ in 0..10 {
-            overrun.refused();
+            overrun.refuse();
             assert_eq!(flushes(&mut overrun, 49, FINE / 2, false).await, []);
             assert!(overrun.is_on());
         }
-        overrun.refused();
+        overrun.refuse();
         assert_eq!(flushes(&mut overrun, 50, FINE / 2, false).await, [Turn::Ends]);
         assert!(!overrun.is_on());
     }

@@ -298,7 +298,8 @@ async fn ten_times_the_callers_that_fill_a_lane_do_not_wait_longer_for_it() {
     let flushes = (second * 2).as_millis() / FLUSH.as_millis();
     assert!(took.len() * 100 > flushes as usize * MAX_FLUSH_ITEMS * 95, "only {} were sent", took.len());
     assert!(took.iter().all(|took| *took <= 2 * FLUSH), "{:?}", took.iter().max());
-    assert!(refused > 10_000, "only {refused} were refused");
+    // The other nine thousand, less often than once a second each.
+    assert!((1_000..20_000).contains(&refused), "{refused} were refused");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! Calls below the generated clients: any RPC by its request, any bytes, any HTTP/2 body.
 
+use std::convert::Infallible;
 use std::fmt::Debug;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -172,12 +173,20 @@ pub(crate) fn patient(server: &Server) -> QueueServiceClient<HttpClient<HttpConn
 
 /// What an HTTP/2 request with these headers and this body is answered: the status, from wherever it stands.
 pub(crate) async fn post(server: &Server, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Status {
+    post_body(server, path, headers, Full::new(Bytes::from(body))).await
+}
+
+/// The same with a body that may come piece by piece.
+pub(crate) async fn post_body<B>(server: &Server, path: &str, headers: &[(&str, &str)], body: B) -> Status
+where
+    B: http_body::Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let client = HttpClient::builder(TokioExecutor::new()).http2_only(true).build_http();
     let mut request = http::Request::post(uri(server, path));
     for (key, value) in [("content-type", "application/grpc"), ("te", "trailers")].iter().chain(headers) {
         request = request.header(*key, *value);
     }
-    let request = request.body(Full::new(Bytes::from(body))).expect("a request");
+    let request = request.body(body).expect("a request");
     let response = client.request(request).await.expect("a response");
     let headers = response.headers().clone();
     let body = response.into_body().collect().await.expect("a body");

@@ -1,17 +1,25 @@
 //! More than a server takes: refused at once, and nothing of it applied.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http_body::Frame;
+use http_body_util::StreamBody;
 use pgmq_grpc::proto::v1::transact_operation::Operation;
 use pgmq_grpc::proto::v1::{
     DeleteRequest, ItemResult, Outcome, OutgoingMessage, ReadBatchRequest, SendBatchRequest, SendRequest,
     TransactOperation, TransactRequest,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::LANE;
+use super::{LANE, send};
 use crate::harness::client::outgoing;
-use crate::harness::wire::{Call, call};
+use crate::harness::wire::{Call, call, frame, post_body};
 use crate::harness::{Gate, Refusal, Test, eventually};
 
 /// Refused as a caller needs it to come again: with a delay, for programs and for the transport.
@@ -145,4 +153,111 @@ async fn what_waits_is_bounded_in_bytes_whatever_its_number() {
         accepted.await.unwrap().expect("a batch");
     }
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 8);
+}
+
+/// Callers who send again and again, until this many were refused. Gives the bodies that were accepted, and those that were
+/// not with what was said of them.
+async fn crowd(test: &Test, callers: usize, enough: usize) -> (Vec<String>, Vec<(String, Status)>) {
+    let refusals = Arc::new(AtomicUsize::new(0));
+    let mut calling = Vec::new();
+    for connection in 0..callers / 200 {
+        let client = test.fresh_client().await;
+        calling.extend((0..200).map(|caller| {
+            let (client, refusals) = (client.clone(), Arc::clone(&refusals));
+            tokio::spawn(async move {
+                let (mut accepted, mut refused) = (Vec::new(), None);
+                while refused.is_none() && refusals.load(Ordering::Relaxed) < enough {
+                    let body = format!("\"{connection}-{caller}-{}\"", accepted.len());
+                    match send(client.clone(), body.clone()).await {
+                        Ok(_) => accepted.push(body),
+                        Err(status) => refused = Some((body, status)),
+                    }
+                }
+                refusals.fetch_add(usize::from(refused.is_some()), Ordering::Relaxed);
+                (accepted, refused)
+            })
+        }));
+    }
+    let (mut accepted, mut refused) = (Vec::new(), Vec::new());
+    for caller in calling {
+        let (of_it, refusal) = caller.await.unwrap();
+        accepted.extend(of_it);
+        refused.extend(refusal);
+    }
+    (accepted, refused)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_stays_is_refused_in_part_until_it_has_gone() {
+    let mut test = Test::start_with(&[]).await;
+    test.client.create("orders").await;
+    // So slow that any client brings more than a flush takes.
+    test.run(
+        "CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$;
+         CREATE TRIGGER slow_down AFTER INSERT ON pgmq.q_orders
+           FOR EACH STATEMENT EXECUTE FUNCTION slow_down()",
+    )
+    .await;
+    let (mut accepted, refused) = crowd(&test, 3_000, 100).await;
+    assert!(refused.len() >= 100 && accepted.len() >= 1_024, "{} and {}", refused.len(), accepted.len());
+    for (_, status) in &refused {
+        expect_overloaded(status);
+    }
+
+    // Fewer than fill a flush are never refused, and nobody remembers the others.
+    let callers: Vec<_> =
+        (0..150).map(|number| tokio::spawn(send(test.client.clone(), format!("\"{number}\"")))).collect();
+    for (number, caller) in callers.into_iter().enumerate() {
+        caller.await.unwrap().expect("a send");
+        accepted.push(format!("\"{number}\""));
+    }
+
+    let stored = "SELECT array_agg(message::text) FROM pgmq.q_orders";
+    let mut stored: Vec<String> = test.value(stored).await;
+    stored.sort_unstable();
+    accepted.sort_unstable();
+    assert!(stored == accepted, "{} are stored, {} were accepted", stored.len(), accepted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_not_there_yet_take_bounded_memory_together() {
+    let test = Arc::new(Test::with_queue("orders").await);
+    let go_on = CancellationToken::new();
+    // Sixteen requests of 8 MiB, less a little, are as much as may come at once.
+    let request = Bytes::from(frame(false, &vec![b'x'; (8 << 20) - 1_024]));
+    let all_but_the_last = request.len() - 1;
+    let mut callers: Vec<_> = (0..20)
+        .map(|_| {
+            let (test, go_on, request) = (Arc::clone(&test), go_on.clone(), request.clone());
+            tokio::spawn(async move {
+                let last = request.slice(all_but_the_last..);
+                let body =
+                    stream::iter([request.slice(..all_but_the_last)]).chain(stream::once(async move {
+                        go_on.cancelled().await;
+                        last
+                    }));
+                let body = StreamBody::new(Box::pin(body.map(Frame::data).map(Ok::<_, Infallible>)));
+                post_body(&test.server, "/pgmq.v1.QueueService/SendBatch", &[], body).await
+            })
+        })
+        .collect();
+    eventually("the refusals", async || {
+        (callers.iter().filter(|caller| caller.is_finished()).count() >= 4).then_some(())
+    })
+    .await;
+    for refused in callers.extract_if(.., |caller| caller.is_finished()) {
+        expect_overloaded(&refused.await.unwrap());
+    }
+    // Small ones find place beside the large.
+    test.client.clone().send("orders", "{}").await;
+    go_on.cancel();
+    let mut received = 0;
+    for caller in callers {
+        let status = caller.await.unwrap();
+        // They are no sensible requests, but that is seen of the whole only.
+        received += usize::from(Refusal::of(&status).reason != "OVERLOADED");
+    }
+    // What is refused at the same moment as another may have been one too many.
+    assert!((8..=16).contains(&received), "{received} were received");
 }
