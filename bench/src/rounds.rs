@@ -139,8 +139,14 @@ async fn trial(lab: &Lab, pace: Pace, side: &Side) -> Result<Outcome> {
             };
             let mut command = Command::new(&lab.program);
             command.arg("load").arg(serde_json::to_string(&order)?);
-            let sql = side.looked_at.then_some(&lab.sql);
-            lab::run_reporting(command, lab.watched(), sql, pace.warm_up + pace.measure + PATIENCE).await
+            let limit = pace.warm_up + pace.measure + PATIENCE;
+            if !side.looked_at {
+                return lab::run_reporting(command, lab.watched(), None, limit).await;
+            }
+            lab.sql.autovacuum(false).await?;
+            let outcome = lab::run_reporting(command, lab.watched(), Some(&lab.sql), limit).await;
+            lab.sql.autovacuum(true).await?;
+            outcome
         }
         Work::Pgbench(work) => pgbench::run(lab, pace, work, PATIENCE).await,
         Work::Python(work) => python::run(lab, pace, work, side.body_bytes).await,

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Call, OnConnection, Operation};
+use super::{Broker, OnConnection, Operation};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{NotificationSettings, Partitioning};
-use crate::domain::{QueueName, Result};
+use crate::domain::{Deadline, QueueName, Result};
 use crate::pg::{Connection, Upgrade};
 
 /// Installs or upgrades pgmq.
@@ -16,7 +16,7 @@ impl Operation for InstallPgmq {
     const NAME: &'static str = "install_pgmq";
     type Output = Upgrade;
 
-    async fn run(self, broker: &Arc<Broker>, _: &Call) -> Result<Upgrade> {
+    async fn run(self, broker: &Arc<Broker>, _: Deadline) -> Result<Upgrade> {
         broker.upgrader.upgrade(&broker.database).await
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Broker, Call, OnConnection, Operation};
+use super::{Broker, OnConnection, Operation};
 use crate::domain::message::Message;
 use crate::domain::{Deadline, Error, OutgoingMessage, QueueName, ReadOrder, Result, Sent};
 use crate::engine::{Changes, Handover};
@@ -147,15 +147,14 @@ impl Operation for ReadBatch {
     const NAME: &'static str = "read_batch";
     type Output = Handover;
 
-    async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<Handover> {
-        let until = Instant::now() + self.wait.min(call.deadline.remaining().saturating_sub(ANSWER_TIME));
+    async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Handover> {
+        let until = Instant::now() + self.wait.min(deadline.remaining().saturating_sub(ANSWER_TIME));
         let count = usize::try_from(self.count).unwrap_or(1);
-        let stopped = async {
-            tokio::select! {
-                () = call.gone.cancelled() => {}
-                () = broker.drain.cancelled() => {}
-            }
-        };
-        broker.dispatch.read_once(&self.order, count, until, stopped).await
+        broker.dispatch.read_once(&self.order, count, until).await
+    }
+
+    /// The dispatcher reads, and what it has read for a caller who left goes back; so it needs no task of its own.
+    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Handover> {
+        broker.until(deadline, self.run(broker, deadline)).await
     }
 }

@@ -55,15 +55,6 @@ pub struct Broker {
     pub tasks: TaskTracker,
 }
 
-/// One call of an operation.
-#[derive(Debug, Clone)]
-pub struct Call {
-    /// When the caller stops waiting.
-    pub deadline: Deadline,
-    /// Cancelled when the caller is gone.
-    pub gone: CancellationToken,
-}
-
 /// Something that a caller can ask for with one request and one answer.
 pub trait Operation: Sized + Send + 'static {
     /// The operation's name in logs.
@@ -76,8 +67,12 @@ pub trait Operation: Sized + Send + 'static {
         0
     }
 
-    /// Does it.
-    fn run(self, broker: &Arc<Broker>, call: &Call) -> impl Future<Output = Result<Self::Output>> + Send;
+    /// Does it for a caller who waits until the deadline.
+    fn run(
+        self,
+        broker: &Arc<Broker>,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Self::Output>> + Send;
 
     /// Serves a caller, who may leave before it is done.
     fn call(
@@ -86,11 +81,6 @@ pub trait Operation: Sized + Send + 'static {
         deadline: Deadline,
     ) -> impl Future<Output = Result<Self::Output>> + Send {
         broker.run_detached(self, deadline)
-    }
-
-    /// Takes back an output whose caller is gone.
-    fn abandoned(output: Self::Output, _broker: &Broker) {
-        drop(output);
     }
 }
 
@@ -136,8 +126,8 @@ impl<T: OnConnection> Operation for T {
         OnConnection::held_bytes(self)
     }
 
-    async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<Self::Output> {
-        let mut connection = broker.database.connect(T::NAME, call.deadline).await?;
+    async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Self::Output> {
+        let mut connection = broker.database.connect(T::NAME, deadline).await?;
         let mut attempt = 1;
         let output = loop {
             match self.apply(&mut connection).await {
@@ -226,17 +216,13 @@ impl Broker {
         deadline: Deadline,
     ) -> Result<O::Output> {
         let held = self.budget.take(operation.held_bytes())?;
-        let gone = CancellationToken::new();
-        let _when_dropped = gone.clone().drop_guard();
-        let call = Call { deadline, gone };
         let (answer, answered) = oneshot::channel();
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
-            let result = operation.run(&broker, &call).await;
+            let result = operation.run(&broker, deadline).await;
             drop(held);
-            if let Err(Ok(output)) = answer.send(result) {
-                O::abandoned(output, &broker);
-            }
+            // A caller who has gone meanwhile hears nothing, and what was done stays done.
+            let _ = answer.send(result);
         });
         let answered = async {
             answered

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Broker, Call, Operation};
+use super::{Broker, Operation};
 use crate::domain::error::chain;
 use crate::domain::page::{Page, Paged};
 use crate::domain::{Client, Deadline, Result};
@@ -43,13 +43,13 @@ impl Operation for ListClients {
     const NAME: &'static str = "list_clients";
     type Output = Paged<Client>;
 
-    async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<Paged<Client>> {
+    async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Paged<Client>> {
         let Self { prefix, queue, page } = self;
         let mut clients = broker.clients.list(&broker.replica);
         clients
             .retain(|client| client.name.starts_with(&prefix) && (queue.is_empty() || client.queue == queue));
         if broker.database.has_own_schema() {
-            let mut connection = broker.database.connect(Self::NAME, call.deadline).await?;
+            let mut connection = broker.database.connect(Self::NAME, deadline).await?;
             clients.extend(connection.list_clients(&broker.replica, &prefix, &queue, &page).await?);
         }
         let after = [0, 1, 2, 3, 4].map(|part| page.after(part).unwrap_or_default());

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Call, Operation, ServerState};
-use crate::domain::Result;
+use super::{Broker, Operation, ServerState};
+use crate::domain::{Deadline, Result};
 use crate::pg::Installation;
 
 /// Says that a name is good: its request could not be converted otherwise.
@@ -14,7 +14,7 @@ impl Operation for ValidateName {
     const NAME: &'static str = "validate_name";
     type Output = ();
 
-    async fn run(self, _: &Arc<Broker>, _: &Call) -> Result<()> {
+    async fn run(self, _: &Arc<Broker>, _: Deadline) -> Result<()> {
         Ok(())
     }
 }
@@ -40,10 +40,10 @@ impl Operation for GetServerInfo {
     const NAME: &'static str = "get_server_info";
     type Output = ServerInfo;
 
-    async fn run(self, broker: &Arc<Broker>, call: &Call) -> Result<ServerInfo> {
+    async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<ServerInfo> {
         let installation = match broker.database.known_installation() {
             Some(known) => known,
-            None => broker.database.connect(Self::NAME, call.deadline).await?.installation().await?,
+            None => broker.database.connect(Self::NAME, deadline).await?.installation().await?,
         };
         let mut capabilities = installation.capabilities();
         // The schema is looked at once pgmq is there.

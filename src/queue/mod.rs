@@ -29,7 +29,7 @@ pub use admin::{
 };
 pub use announcer::Announcer;
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
-pub use broker::{Broker, Call, OnConnection, Operation};
+pub use broker::{Broker, OnConnection, Operation};
 pub use budget::Budget;
 pub use clients::{ListClients, write_down_clients};
 pub use consume::{

@@ -96,6 +96,15 @@ impl Sql {
         Ok(())
     }
 
+    /// Whether Postgres vacuums by itself. Its workers' transactions are counted like anybody's, and new queues give them
+    /// work, in the catalog above all.
+    pub async fn autovacuum(&self, on: bool) -> Result<()> {
+        let text = if on { "ALTER SYSTEM RESET autovacuum" } else { "ALTER SYSTEM SET autovacuum = off" };
+        self.observer.batch_execute(text).await?;
+        self.observer.batch_execute("SELECT pg_reload_conf()").await?;
+        Ok(())
+    }
+
     /// How many connections the server has, and how many transactions were committed in its database.
     pub async fn look(&self) -> Result<(i64, i64)> {
         let statement = "SELECT (SELECT count(*) FROM pg_stat_activity

@@ -55,7 +55,8 @@ pub async fn latency(lab: &Lab, pace: Pace) -> Result<Group> {
 /// Consumers that wait.
 pub async fn idle(lab: &Lab, pace: Pace) -> Result<Group> {
     let (count, streams) = if pace.quick { (100, 1_000) } else { (1_000, 10_000) };
-    let queues = many_queues(lab, count).await?;
+    // Of their own: those of the sends are full of messages, which consumers would hold, and get again and again.
+    let queues = many_queues(lab, "idle", count).await?;
     let server = lab.server.address.clone();
     let mut side = Side::new(
         "idle",
@@ -74,7 +75,7 @@ pub async fn idle(lab: &Lab, pace: Pace) -> Result<Group> {
         row("resident memory", 300.0, "resident_mib", "MiB"),
     ];
     let mut group = Group::new(vec![side], rows);
-    group.measure = Some(Duration::from_secs(if pace.quick { 4 } else { 10 }));
+    group.measure = Some(Duration::from_secs(10));
     group.warm_up = Some(Duration::from_secs(if pace.quick { 2 } else { 5 }));
     group.rounds = pace.quick.then_some(1);
     Ok(group)
@@ -84,7 +85,7 @@ pub async fn idle(lab: &Lab, pace: Pace) -> Result<Group> {
 pub async fn queues(lab: &Lab, pace: Pace) -> Result<Group> {
     lab.create(QUEUE, Layout::Tuned).await?;
     let count = if pace.quick { 100 } else { 1_000 };
-    let many = many_queues(lab, count).await?;
+    let many = many_queues(lab, "many", count).await?;
     let send = |queues: Vec<String>| {
         Work::Load(Load::Send { server: lab.server.address.clone(), queues, callers: FULL, connections: 4 })
     };
@@ -244,8 +245,8 @@ pub async fn overload(lab: &Lab, pace: Pace) -> Result<Group> {
     Ok(group)
 }
 
-async fn many_queues(lab: &Lab, count: usize) -> Result<Vec<String>> {
-    let queues: Vec<String> = (0..count).map(|number| format!("many_{number:04}")).collect();
+async fn many_queues(lab: &Lab, prefix: &str, count: usize) -> Result<Vec<String>> {
+    let queues: Vec<String> = (0..count).map(|number| format!("{prefix}_{number:04}")).collect();
     eprintln!("making {count} queues");
     lab.create_many(&queues).await?;
     Ok(queues)

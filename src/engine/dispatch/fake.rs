@@ -274,7 +274,7 @@ impl Stage {
 
     pub(crate) async fn read_once(&self, name: &str, count: usize, wait: Duration) -> Result<Vec<i64>> {
         let until = Instant::now() + wait;
-        let read = self.dispatch.read_once(&order(name), count, until, std::future::pending()).await?;
+        let read = self.dispatch.read_once(&order(name), count, until).await?;
         Ok(ids(read))
     }
 }

@@ -108,24 +108,18 @@ impl Dispatch {
         self.join(order, manner)
     }
 
-    /// Reads once, together with all who read alike: until something is there, `until` has come, or `stopped` ends. At
-    /// least one read is looked at that began after the call.
+    /// Reads once, together with all who read alike: until something is there, `until` has come, or the server ends. At
+    /// least one read is looked at that began after the call. Dropped, it gives back what has come.
     ///
     /// # Errors
     /// Those of the read.
-    pub async fn read_once(
-        &self,
-        order: &ReadOrder,
-        count: usize,
-        until: Instant,
-        stopped: impl Future<Output = ()>,
-    ) -> Result<Handover> {
+    pub async fn read_once(&self, order: &ReadOrder, count: usize, until: Instant) -> Result<Handover> {
         let piece_bytes = usize::try_from(MAX_REPLY_BYTES).unwrap_or(usize::MAX);
         let mut subscription =
             self.join(order, Manner { piece_bytes, impatient: true, queue_created_at: None })?;
         subscription.set_demand(count);
         let nothing = || Ok(Handover::new(&self.shared.returns, &order.queue, Vec::new()));
-        tokio::pin!(stopped);
+        let mut drained = std::pin::pin!(self.shared.drain.cancelled());
         let mut looked = false;
         loop {
             tokio::select! {
@@ -137,7 +131,7 @@ impl Dispatch {
                     Err(error) if error.kind() == Kind::Draining => return nothing(),
                     Err(error) => return Err(error),
                 },
-                () = &mut stopped => return nothing(),
+                () = &mut drained => return nothing(),
                 () = sleep_until(until), if looked => return nothing(),
             }
             if looked && until <= Instant::now() {
