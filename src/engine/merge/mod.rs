@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::Refusals;
@@ -119,7 +120,9 @@ struct Waiting<M: Merge> {
     lanes: HashMap<M::Lane, Lane<M>>,
     items: usize,
     bytes: usize,
-    /// Of callers whose lanes are not there.
+    /// Lanes that are late or overrun. One that is overrun stays here while it is idle: those whom it has refused will come.
+    overruns: HashMap<M::Lane, Overrun>,
+    /// Of callers whose lanes are not overrun.
     refusals: Refusals,
 }
 
@@ -127,7 +130,6 @@ struct Lane<M: Merge> {
     parcels: VecDeque<Parcel<M::Load, M::Answer>>,
     items: usize,
     bytes: usize,
-    overrun: Overrun,
 }
 
 /// How a caller takes it that no place is left.
@@ -142,8 +144,13 @@ enum Patience {
 impl<M: Merge> Merger<M> {
     /// A merger whose flushes run in tasks that are waited for at the server's end.
     pub fn new(merge: M, bounds: Bounds, tasks: TaskTracker) -> Self {
-        let waiting =
-            Mutex::new(Waiting { lanes: HashMap::new(), items: 0, bytes: 0, refusals: Refusals::default() });
+        let waiting = Mutex::new(Waiting {
+            lanes: HashMap::new(),
+            items: 0,
+            bytes: 0,
+            overruns: HashMap::new(),
+            refusals: Refusals::default(),
+        });
         Self { shared: Arc::new(Shared { merge, bounds, waiting, room: Notify::new(), tasks }) }
     }
 
@@ -205,7 +212,7 @@ impl<M: Merge> Merger<M> {
     /// What waits to be picked.
     pub fn line(&self) -> Line {
         let waiting = self.shared.lock();
-        let refusing_lanes = waiting.lanes.values().filter(|lane| lane.overrun.is_on()).count();
+        let refusing_lanes = waiting.overruns.values().filter(|overrun| overrun.is_on()).count();
         Line { items: waiting.items, bytes: waiting.bytes, lanes: waiting.lanes.len(), refusing_lanes }
     }
 
@@ -227,10 +234,10 @@ impl<M: Merge> Waiting<M> {
     /// Counts a parcel, if there is a place for it.
     fn admit(&mut self, lane: &M::Lane, load: &M::Load, bounds: Bounds, patience: Patience) -> Result<()> {
         let (items, bytes) = (load.items(), load.bytes());
-        let lane = self.lanes.get_mut(lane);
-        let (lane_items, lane_bytes) = lane.as_ref().map_or((0, 0), |lane| (lane.items, lane.bytes));
+        let (lane_items, lane_bytes) = self.lanes.get(lane).map_or((0, 0), |lane| (lane.items, lane.bytes));
+        let overrun = self.overruns.get_mut(lane).filter(|overrun| overrun.is_on());
         let flushes = match patience {
-            _ if lane.as_ref().is_some_and(|lane| lane.overrun.is_on()) => 1,
+            _ if overrun.is_some() => 1,
             Patience::Endless => 2,
             Patience::None => usize::MAX,
         };
@@ -242,8 +249,8 @@ impl<M: Merge> Waiting<M> {
         let lane_full =
             lane_items > 0 && (lane_items + items > most_items || lane_bytes + bytes > most_bytes);
         if all_full || lane_full {
-            let pause = match (lane, patience) {
-                (Some(lane), Patience::None) => lane.overrun.refuse(),
+            let pause = match (overrun, patience) {
+                (Some(overrun), Patience::None) => overrun.refuse(),
                 (None, Patience::None) => self.refusals.refuse(),
                 // Such a caller is not told.
                 (_, Patience::Endless) => Duration::ZERO,
@@ -300,27 +307,48 @@ impl<M: Merge> Waiting<M> {
         self.items -= items;
         self.bytes -= bytes;
         let leaves_some = !lane.parcels.is_empty();
-        match picked.first().and_then(|first| lane.overrun.picked(first.came, leaves_some)) {
+        if let Some(first) = picked.first() {
+            self.judge(name, first.came, leaves_some);
+        }
+        picked
+    }
+
+    /// Judges how a lane copes, by a flush that it has just picked.
+    fn judge(&mut self, name: &M::Lane, first_came: Instant, leaves_some: bool) {
+        let overrun = match self.overruns.get_mut(name) {
+            Some(overrun) => overrun,
+            None if Overrun::is_late(first_came, leaves_some) => {
+                self.overruns.retain(|_, overrun| !overrun.is_over());
+                self.overruns.entry(name.clone()).or_default()
+            }
+            None => return,
+        };
+        match overrun.picked(first_came, leaves_some) {
             Some(Turn::Begins) => {
                 tracing::warn!(lane = ?name, "more comes than the database takes: callers are refused");
             }
             Some(Turn::Ends) => tracing::info!(lane = ?name, "callers are refused no more"),
             None => {}
         }
-        picked
+        if overrun.is_over() {
+            self.overruns.remove(name);
+        }
     }
 
     /// Ends a lane if nothing waits in it.
     fn end_if_idle(&mut self, lane: &M::Lane) -> bool {
         let idle = self.lanes.get(lane).is_none_or(|lane| lane.parcels.is_empty());
         if idle {
-            self.lanes.remove(lane);
+            self.end(lane);
         }
         idle
     }
 
     /// Ends a lane with all that waits in it.
     fn end(&mut self, lane: &M::Lane) -> VecDeque<Parcel<M::Load, M::Answer>> {
+        if self.overruns.get(lane).is_some_and(|overrun| !overrun.is_on()) {
+            self.overruns.remove(lane);
+        }
         let Some(lane) = self.lanes.remove(lane) else {
             return VecDeque::new();
         };
@@ -332,7 +360,7 @@ impl<M: Merge> Waiting<M> {
 
 impl<M: Merge> Default for Lane<M> {
     fn default() -> Self {
-        Self { parcels: VecDeque::new(), items: 0, bytes: 0, overrun: Overrun::default() }
+        Self { parcels: VecDeque::new(), items: 0, bytes: 0 }
     }
 }
 
@@ -355,6 +383,8 @@ impl<M: Merge> Actor<M> {
         loop {
             let failed = match self.shared.merge.open(&self.lane).await {
                 Ok(open) => {
+                    // What has come to the sockets by now comes along: tasks that are ready run first.
+                    tokio::task::yield_now().await;
                     let parcels = self.shared.lock().pick(&self.lane);
                     self.shared.room.notify_waiters();
                     match parcels.is_empty() {

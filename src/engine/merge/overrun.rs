@@ -13,7 +13,7 @@ use crate::engine::Refusals;
 /// The longest wait for a flush that needs no remedy.
 pub(super) const FINE: Duration = Duration::from_millis(50);
 
-/// What lasts as long is no burst. After as long without a refusal it is over.
+/// What lasts as long is no burst. As long after the last of those who were refused was to come again, it is over.
 pub(super) const LONG: Duration = Duration::from_secs(1);
 
 /// How a lane copes.
@@ -21,9 +21,9 @@ pub(super) const LONG: Duration = Duration::from_secs(1);
 pub(super) struct Overrun {
     /// Since when every flush left parcels behind and took some that had waited too long.
     late_since: Option<Instant>,
-    refused_at: Option<Instant>,
+    /// Until when those who were refused may come again; none where nobody is to be refused.
+    lasts_until: Option<Instant>,
     refusals: Refusals,
-    is_on: bool,
 }
 
 /// What has changed.
@@ -34,29 +34,38 @@ pub(super) enum Turn {
 }
 
 impl Overrun {
+    /// Whether a flush that has taken its parcels, of which the first came at this moment, tells of too much.
+    pub(super) fn is_late(first_came: Instant, leaves_some: bool) -> bool {
+        leaves_some && first_came.elapsed() > FINE
+    }
+
     /// Whether a lane takes only what its next flush needs.
     pub(super) fn is_on(&self) -> bool {
-        self.is_on
+        self.lasts_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether there is nothing to remember.
+    pub(super) fn is_over(&self) -> bool {
+        self.late_since.is_none() && !self.is_on()
     }
 
     /// A caller is refused. Returns when it should come again.
     pub(super) fn refuse(&mut self) -> Duration {
-        self.refused_at = Some(Instant::now());
-        self.refusals.refuse()
+        let pause = self.refusals.refuse();
+        self.lasts_until = self.lasts_until.max(Some(Instant::now() + pause + LONG));
+        pause
     }
 
     /// A flush has taken its parcels, of which the first came at this moment, and left others behind or not.
     pub(super) fn picked(&mut self, first_came: Instant, leaves_some: bool) -> Option<Turn> {
         let now = Instant::now();
-        if self.is_on {
-            let calm_since = self.refused_at.get_or_insert(now);
-            if now - *calm_since < LONG {
-                return None;
-            }
-            *self = Self::default();
+        if self.is_on() {
+            return None;
+        }
+        if self.lasts_until.take().is_some() {
             return Some(Turn::Ends);
         }
-        if !leaves_some || now - first_came <= FINE {
+        if !Self::is_late(first_came, leaves_some) {
             self.late_since = None;
             return None;
         }
@@ -64,7 +73,7 @@ impl Overrun {
         if now - late_since < LONG {
             return None;
         }
-        (self.is_on, self.refused_at, self.late_since) = (true, Some(now), None);
+        (self.lasts_until, self.late_since) = (Some(now + LONG), None);
         Some(Turn::Begins)
     }
 }
@@ -99,17 +108,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_overrun_lasts_until_nobody_was_refused_for_long() {
+    async fn an_overrun_lasts_until_those_who_were_refused_could_come_again() {
         advance(LONG * 10).await;
         let mut overrun = Overrun::default();
         assert_eq!(flushes(&mut overrun, 51, FINE * 2, true).await, [Turn::Begins]);
         for _ in 0..10 {
-            overrun.refuse();
+            let pause = overrun.refuse();
+            advance(pause).await;
             assert_eq!(flushes(&mut overrun, 49, FINE / 2, false).await, []);
             assert!(overrun.is_on());
         }
-        overrun.refuse();
+        let pause = (0..5_000).map(|_| overrun.refuse()).max().expect("a pause");
+        advance(pause).await;
         assert_eq!(flushes(&mut overrun, 50, FINE / 2, false).await, [Turn::Ends]);
-        assert!(!overrun.is_on());
+        assert!(!overrun.is_on() && overrun.is_over());
     }
 }
