@@ -115,8 +115,6 @@ async fn read(dispatch: &Dispatch, class: &Class) {
 }
 
 async fn read_in_turn(dispatch: &Dispatch, class: &Class, mut turn: super::Turn) -> Result<()> {
-    // Who wants something by now is read for as well: tasks that are ready run first.
-    tokio::task::yield_now().await;
     let Some(ask) = class.begin_read() else {
         return Ok(());
     };

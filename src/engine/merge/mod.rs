@@ -383,8 +383,6 @@ impl<M: Merge> Actor<M> {
         loop {
             let failed = match self.shared.merge.open(&self.lane).await {
                 Ok(open) => {
-                    // What has come to the sockets by now comes along: tasks that are ready run first.
-                    tokio::task::yield_now().await;
                     let parcels = self.shared.lock().pick(&self.lane);
                     self.shared.room.notify_waiters();
                     match parcels.is_empty() {
