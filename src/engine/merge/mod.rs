@@ -137,7 +137,8 @@ struct Lane<M: Merge> {
 enum Patience {
     /// It is refused.
     None,
-    /// It waits. Such callers fill no more than the next two flushes, so that the others find places.
+    /// It waits. Such callers fill no more than the next two flushes, or half of the next one of a lane that is overrun, so
+    /// that the others find places.
     Endless,
 }
 
@@ -236,20 +237,21 @@ impl<M: Merge> Waiting<M> {
         let (items, bytes) = (load.items(), load.bytes());
         let (lane_items, lane_bytes) = self.lanes.get(lane).map_or((0, 0), |lane| (lane.items, lane.bytes));
         let overrun = self.overruns.get_mut(lane).filter(|overrun| overrun.is_on());
-        let flushes = match patience {
-            _ if overrun.is_some() => 1,
-            Patience::Endless => 2,
-            Patience::None => usize::MAX,
+        let halves_of_a_flush = match (patience, overrun.is_some()) {
+            (Patience::Endless, true) => 1,
+            (Patience::None, true) => 2,
+            (Patience::Endless, false) => 4,
+            (Patience::None, false) => usize::MAX,
         };
-        let most_items = MAX_FLUSH_ITEMS.saturating_mul(flushes).min(bounds.items / 2);
-        let most_bytes = MAX_FLUSH_BYTES.saturating_mul(flushes).min(bounds.bytes / 2);
+        let most_items = (MAX_FLUSH_ITEMS / 2).saturating_mul(halves_of_a_flush).min(bounds.items / 2);
+        let most_bytes = (MAX_FLUSH_BYTES / 2).saturating_mul(halves_of_a_flush).min(bounds.bytes / 2);
         // What comes to an idle server, or to an idle lane of a server with room, is never too large.
         let all_full =
             self.items > 0 && (self.items + items > bounds.items || self.bytes + bytes > bounds.bytes);
         let lane_full =
             lane_items > 0 && (lane_items + items > most_items || lane_bytes + bytes > most_bytes);
         if all_full || lane_full {
-            let pause = match (overrun, patience) {
+            let pause = match (overrun.filter(|_| lane_full), patience) {
                 (Some(overrun), Patience::None) => overrun.refuse(),
                 (None, Patience::None) => self.refusals.refuse(),
                 // Such a caller is not told.
@@ -318,7 +320,12 @@ impl<M: Merge> Waiting<M> {
         let overrun = match self.overruns.get_mut(name) {
             Some(overrun) => overrun,
             None if Overrun::is_late(first_came, leaves_some) => {
-                self.overruns.retain(|_, overrun| !overrun.is_over());
+                self.overruns.retain(|lane, overrun| {
+                    if overrun.has_ended() {
+                        tell_end(lane);
+                    }
+                    !overrun.is_over()
+                });
                 self.overruns.entry(name.clone()).or_default()
             }
             None => return,
@@ -327,7 +334,7 @@ impl<M: Merge> Waiting<M> {
             Some(Turn::Begins) => {
                 tracing::warn!(lane = ?name, "more comes than the database takes: callers are refused");
             }
-            Some(Turn::Ends) => tracing::info!(lane = ?name, "callers are refused no more"),
+            Some(Turn::Ends) => tell_end(name),
             None => {}
         }
         if overrun.is_over() {
@@ -346,8 +353,10 @@ impl<M: Merge> Waiting<M> {
 
     /// Ends a lane with all that waits in it.
     fn end(&mut self, lane: &M::Lane) -> VecDeque<Parcel<M::Load, M::Answer>> {
-        if self.overruns.get(lane).is_some_and(|overrun| !overrun.is_on()) {
-            self.overruns.remove(lane);
+        if self.overruns.get(lane).is_some_and(|overrun| !overrun.is_on())
+            && self.overruns.remove(lane).is_some_and(|overrun| overrun.has_ended())
+        {
+            tell_end(lane);
         }
         let Some(lane) = self.lanes.remove(lane) else {
             return VecDeque::new();
@@ -356,6 +365,10 @@ impl<M: Merge> Waiting<M> {
         self.bytes -= lane.bytes;
         lane.parcels
     }
+}
+
+fn tell_end(lane: &impl Debug) {
+    tracing::info!(?lane, "callers are refused no more");
 }
 
 impl<M: Merge> Default for Lane<M> {

@@ -44,6 +44,11 @@ impl Overrun {
         self.lasts_until.is_some_and(|until| Instant::now() < until)
     }
 
+    /// Whether it was on and is not any more, which nobody has told yet.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lasts_until.is_some() && !self.is_on()
+    }
+
     /// Whether there is nothing to remember.
     pub(super) fn is_over(&self) -> bool {
         self.late_since.is_none() && !self.is_on()

@@ -187,7 +187,11 @@ impl Merge for Sends {
                 with_ids.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
                 Some(error)
             }
-            None => self.store(queue, connection, with_ids, Some(KeyPatience::Brief)).await.1,
+            None => {
+                let (_, locked) = self.store(queue, connection, with_ids, Some(KeyPatience::Brief)).await;
+                // What is locked may be the table of ids, and the others of a plain lane need none.
+                locked.filter(|_| *keyed)
+            }
         }
     }
 }

@@ -174,7 +174,10 @@ impl Merge for Settles {
         let wanted: Vec<&Wanted> = parcels.iter().map(|parcel| &parcel.load).collect();
         let mut first = First { connection, lane };
         let mut looks = bisect(&wanted, &mut first).await;
-        look_closer(&mut first, &wanted, &mut looks).await;
+        let mut errors = looks.iter().filter_map(|looks| looks.as_ref().err()).cloned();
+        let failed = errors.find(is_locked_table);
+        // Before they are reworded for those of whom something was settled: who waits in the lane is told the same.
+        let failed = look_closer(&mut first, &wanted, &mut looks).await.or(failed);
         drop((first, share));
         // Once for all callers, because each tale goes to every stream of the queue.
         let mut changes = Changes::default();
@@ -184,13 +187,11 @@ impl Merge for Settles {
             }
         }
         changes.tell(&self.events);
-        let mut errors = looks.iter().filter_map(|looks| looks.as_ref().err());
-        let locked = errors.find(|error| is_locked_table(error)).cloned();
         for (parcel, looks) in parcels.into_iter().zip(looks) {
             let (wanted, parcel) = parcel.open();
             parcel.answer(looks.map(|looks| Looked { wanted, looks }));
         }
-        locked
+        failed.filter(is_locked_table)
     }
 }
 
@@ -252,8 +253,13 @@ impl Attempt<&Wanted> for First<'_> {
     }
 }
 
-/// Tells of what was not settled whether it is gone or was read again; what is neither is locked.
-async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Result<Vec<FirstLook>>]) {
+/// Tells of what was not settled whether it is gone or was read again; what is neither is locked. Gives the error of the
+/// look itself.
+async fn look_closer(
+    first: &mut First<'_>,
+    wanted: &[&Wanted],
+    looks: &mut [Result<Vec<FirstLook>>],
+) -> Option<Error> {
     let mut places = Vec::new();
     for (caller, looks) in looks.iter().enumerate() {
         let looks = looks.iter().flatten().enumerate();
@@ -262,7 +268,7 @@ async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Res
         );
     }
     if places.is_empty() {
-        return;
+        return None;
     }
     let queue = &first.lane.queue;
     let told = if first.lane.by_receipt {
@@ -291,6 +297,7 @@ async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Res
             }
         }
     }
+    told.err()
 }
 
 /// What a failed statement says of its items.
