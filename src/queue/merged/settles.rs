@@ -194,36 +194,6 @@ impl Merge for Settles {
     }
 }
 
-/// Replaces "nothing was applied" where an earlier statement of the same call has been.
-pub(super) fn partly_applied(error: Error, may_be_repeated: bool) -> Error {
-    let (lost, repeat) = match may_be_repeated {
-        true => (Kind::OutcomeUnknownRetrySafe, "repeating the call is safe"),
-        false => (Kind::OutcomeUnknown, "a repeat can take them from consumers who have read them since"),
-    };
-    let kind = error.kind();
-    let why = match kind {
-        Kind::QueueBusy => "others held some of the messages for more than 2 s",
-        // Not a conflict any more: repeating the whole call would lose what the earlier statement answered.
-        Kind::Conflict => {
-            let why = format!(
-                "some of the messages collided with others each time; the rest is settled, and {repeat}"
-            );
-            return error.reworded(Kind::QueueBusy, why);
-        }
-        Kind::DatabaseResources | Kind::StorageFull => {
-            "the database lacks a resource for some of the messages"
-        }
-        Kind::DatabaseUnavailable | Kind::Overloaded => {
-            let why = format!(
-                "the database could not be reached again; some of the messages are settled, and {repeat}"
-            );
-            return error.reworded(lost, why);
-        }
-        _ => return error,
-    };
-    error.reworded(kind, format!("{why}; the rest is settled, and {repeat}"))
-}
-
 /// The statement that settles what nobody has locked, for whole callers: each one's targets succeed or fail together.
 struct First<'a> {
     connection: Connection,
@@ -252,7 +222,8 @@ impl Attempt<&Wanted> for First<'_> {
     }
 }
 
-/// Tells of what was not settled whether it is gone or was read again; what is neither is locked.
+/// Tells of what was not settled whether it is gone or was read again; what is neither is locked. If that fails, a caller of
+/// whom nothing is settled has the error, and to any other the rest counts as locked: its next try tells.
 async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Result<Vec<FirstLook>>]) {
     let mut places = Vec::new();
     for (caller, looks) in looks.iter().enumerate() {
@@ -284,10 +255,10 @@ async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Res
                 }
             }
             Err(error) => {
-                let told = looks[caller].iter().flatten().any(|look| matches!(look, FirstLook::Told(_)));
-                let error = error.clone();
-                let may_be_repeated = wanted[caller].may_be_repeated();
-                looks[caller] = Err(if told { partly_applied(error, may_be_repeated) } else { error });
+                let is_told = looks[caller].iter().flatten().any(|look| matches!(look, FirstLook::Told(_)));
+                if !is_told {
+                    looks[caller] = Err(error.clone());
+                }
             }
         }
     }
