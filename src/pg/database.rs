@@ -326,6 +326,19 @@ impl Connection {
         Ok(())
     }
 
+    /// Begins a transaction with deduplication ids. The number of the contents of unlogged queues is there then: if this
+    /// transaction drew it, whoever needs it would wait until the end.
+    ///
+    /// # Errors
+    /// As [`Connection::begin`]; `PgmqNotInstalled` where the schema `pgmq_grpc` is missing.
+    pub async fn begin_keyed(&mut self) -> Result<()> {
+        if !self.session.contents_known {
+            self.renew_contents().await?;
+            self.session.contents_known = true;
+        }
+        self.begin().await
+    }
+
     /// Commits the open transaction.
     ///
     /// `COMMIT` of a failed transaction succeeds and rolls back, so a statement that would fail goes before it.

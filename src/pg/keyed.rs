@@ -101,17 +101,17 @@ JOIN pgmq_grpc.deduplication AS d ON d.queue_name = $1::text COLLATE \"C\" AND d
 WHERE d.expires_at > clock_timestamp() AND d.contents = CASE WHEN m.is_unlogged THEN u.contents ELSE 0 END",
 );
 
-/// Draws the number of the contents of unlogged queues, if a crash has taken it away; gives a row for an unlogged queue.
 const RENEW_CONTENTS: Statement = Statement::new(
     "renew_contents",
     Effect::Reads,
-    concat!(
-        "-- pgmq-grpc: renew_contents
-WITH renewed AS (",
-        renew_contents!(),
-        ")
-SELECT m.queue_name FROM pgmq.meta AS m WHERE m.queue_name = $1::text AND m.is_unlogged"
-    ),
+    concat!("-- pgmq-grpc: renew_contents\n", renew_contents!()),
+);
+
+const IS_UNLOGGED: Statement = Statement::new(
+    "is_unlogged",
+    Effect::Reads,
+    "-- pgmq-grpc: is_unlogged
+SELECT FROM pgmq.meta AS m WHERE m.queue_name = $1::text AND m.is_unlogged",
 );
 
 /// Makes the keys that are missing as if they had expired, and locks all of them without changing any.
@@ -191,7 +191,7 @@ impl Connection {
         self.require_schema().await?;
         let table = self.table(queue).await?;
         let mut verdicts: Vec<Option<Result<Sent>>> = vec![None; messages.len()];
-        for round in 0..ROUNDS {
+        for _ in 0..ROUNDS {
             let open: Vec<usize> = (0..messages.len()).filter(|&index| verdicts[index].is_none()).collect();
             if open.is_empty() {
                 break;
@@ -199,12 +199,18 @@ impl Connection {
             match self.try_keys(queue, &table, &messages, &open, patience, &mut verdicts).await {
                 Ok(Tried::Free) => {}
                 Ok(Tried::Held) => return Ok(verdicts),
-                Err(error) if round == 0 && verdicts.iter().all(Option::is_none) => return Err(error),
+                Err(error) if verdicts.iter().all(Option::is_none) => return Err(error),
                 Err(error) => fill(&mut verdicts, &error),
             }
         }
         fill(&mut verdicts, &super::error::conflict());
         Ok(verdicts)
+    }
+
+    /// Draws the number of the contents of unlogged queues, if a crash has taken it away.
+    pub(super) async fn renew_contents(&mut self) -> Result<()> {
+        self.require_schema().await?;
+        self.query(&RENEW_CONTENTS, &[]).await.map(drop)
     }
 
     /// Locks keys for the open transaction before it sends under any of them, in the order in which everybody does.
@@ -300,7 +306,8 @@ impl Connection {
             rows => rows.map_err(|error| self.missing(queue, error))?,
         };
         if rows.is_empty() {
-            if !self.query(&RENEW_CONTENTS, &[(&queue.as_str(), Type::TEXT)]).await?.is_empty() {
+            if !self.query(&IS_UNLOGGED, &[(&queue.as_str(), Type::TEXT)]).await?.is_empty() {
+                self.renew_contents().await?;
                 // It is tried again.
                 return Ok(Some(Vec::new()));
             }

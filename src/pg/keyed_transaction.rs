@@ -29,8 +29,8 @@ macro_rules! incarnations {
     };
 }
 
-/// Waits for another transaction of this key, and gives no row if that one was committed. The number of the contents of
-/// unlogged queues is there afterwards.
+/// Waits for another transaction of this key, and gives no row if that one was committed. In either case it locks the key
+/// until the transaction ends, and the number of the contents of unlogged queues is there afterwards.
 const CLAIM: Statement = Statement::new(
     "claim_transaction",
     Effect::Reads,
@@ -57,7 +57,7 @@ const FIND_RESULTS: Statement = Statement::new(
     concat!(
         "-- pgmq-grpc: find_results
 SELECT d.results::text AS results, d.content_hash = pgmq_grpc.content_hash($2::text::jsonb) AS same_content,
-  d.sent_to::text AS sent_to, d.sent_to IS NOT DISTINCT FROM ",
+  d.sent_to IS NOT DISTINCT FROM ",
         incarnations!("ARRAY(SELECT jsonb_object_keys(d.sent_to))"),
         " AS still_there
 FROM pgmq_grpc.deduplication AS d
@@ -66,14 +66,13 @@ WHERE d.queue_name = '' AND d.queue_created_at = '-infinity' AND d.deduplication
     ),
 );
 
-/// Ends a record whose queues are no more what they were, unless another transaction has just taken its place.
+/// Ends a record whose queues are no more what they were.
 const EXPIRE: Statement = Statement::new(
     "expire_transaction",
     Effect::Reads,
     "-- pgmq-grpc: expire_transaction
 UPDATE pgmq_grpc.deduplication AS d SET expires_at = '-infinity'
-WHERE d.queue_name = '' AND d.queue_created_at = '-infinity' AND d.deduplication_id = $1::text COLLATE \"C\"
-  AND d.sent_to = $2::text::jsonb",
+WHERE d.queue_name = '' AND d.queue_created_at = '-infinity' AND d.deduplication_id = $1::text COLLATE \"C\"",
 );
 
 const KEEP_RESULTS: Statement = Statement::new(
@@ -109,8 +108,7 @@ impl Connection {
             let rows = self.query(&FIND_RESULTS, &parameters[..2]).await?;
             let Some(row) = rows.first() else { continue };
             if !column::<bool>(row, "still_there")? {
-                let sent_to: Option<&str> = column(row, "sent_to")?;
-                self.query(&EXPIRE, &[(&key as _, Type::TEXT), (&sent_to as _, Type::TEXT)]).await?;
+                self.query(&EXPIRE, &parameters[..1]).await?;
                 continue;
             }
             if !column::<bool>(row, "same_content")? {

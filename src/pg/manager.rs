@@ -37,6 +37,8 @@ pub(super) struct Session {
     pub(super) in_transaction: bool,
     /// The session's `statement_timeout` in milliseconds; 0 for none.
     pub(super) statement_timeout_ms: u32,
+    /// Whether it has seen to the number of the contents of unlogged queues. The crash that takes that away ends it, too.
+    pub(super) contents_known: bool,
     /// The statements that it has prepared.
     pub(super) prepared: Prepared,
 }
@@ -145,6 +147,7 @@ impl Manager {
             busy: false,
             in_transaction: false,
             statement_timeout_ms: 0,
+            contents_known: false,
             prepared: Prepared::default(),
         })
     }

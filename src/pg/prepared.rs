@@ -4,6 +4,8 @@
 //! many items an array has. Nor does it know how large a table has grown since; where that matters, the statement is
 //! prepared again after the table has doubled.
 
+use std::hash::BuildHasher;
+
 use hashbrown::HashMap;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error, Statement};
@@ -32,8 +34,8 @@ pub(super) struct Prepared<S = Statement> {
     ready: HashMap<Box<str>, Ready<S>>,
     /// How many characters those have together.
     characters: usize,
-    /// How often others have run.
-    counted: HashMap<Box<str>, u32>,
+    /// How often others have run, by the hashes of their texts, which are long: two texts of one hash count as one.
+    counted: HashMap<u64, u32>,
     runs: u64,
 }
 
@@ -84,15 +86,20 @@ impl<S: Clone> Prepared<S> {
 
     /// Whether a text that is not prepared runs often enough to be, and has room.
     fn is_worth_it(&mut self, text: &str) -> bool {
-        if let Some(times) = self.counted.get_mut(text) {
+        let hash = self.hash(text);
+        if let Some(times) = self.counted.get_mut(&hash) {
             *times = times.saturating_add(1);
             return *times >= WORTH_IT && self.make_room(text.len());
         }
         if self.counted.len() >= MOST_COUNTED {
             self.counted.clear();
         }
-        self.counted.insert(text.into(), 1);
+        self.counted.insert(hash, 1);
         false
+    }
+
+    fn hash(&self, text: &str) -> u64 {
+        self.counted.hasher().hash_one(text)
     }
 
     /// Whether there is room for so many characters more, once what is not used any more has made it.
@@ -110,7 +117,7 @@ impl<S: Clone> Prepared<S> {
     }
 
     fn keep(&mut self, text: &str, statement: S) {
-        self.counted.remove(text);
+        self.counted.remove(&self.hash(text));
         self.characters += text.len();
         self.ready.insert(text.into(), Ready { statement, planned_for: None, last_run: self.runs });
     }
@@ -123,7 +130,7 @@ impl<S: Clone> Prepared<S> {
             None => ready.planned_for = Some(table_bytes.max(SMALL_TABLE_BYTES)),
             Some(before) if table_bytes > before.saturating_mul(2) => {
                 self.forget(text);
-                self.counted.insert(text.into(), WORTH_IT);
+                self.counted.insert(self.hash(text), WORTH_IT);
             }
             Some(_) => {}
         }
@@ -131,7 +138,7 @@ impl<S: Clone> Prepared<S> {
 
     /// Forgets a statement that has failed, so that nothing that is wrong with it stays.
     pub(super) fn forget(&mut self, text: &str) {
-        self.counted.remove(text);
+        self.counted.remove(&self.hash(text));
         if self.ready.remove(text).is_some() {
             self.characters -= text.len();
         }

@@ -77,7 +77,7 @@ impl OnConnection for SendBatch {
             return self.send_keyed(connection).await;
         }
         // One wrong id takes back all, and is known only after the others are stored.
-        connection.begin().await?;
+        connection.begin_keyed().await?;
         let sent = self.send_keyed(connection).await;
         connection.conclude(sent, all_keyed(&self.messages)).await
     }

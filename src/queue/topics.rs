@@ -142,7 +142,7 @@ async fn send(
     require_match: bool,
 ) -> Result<Vec<TopicCopy>> {
     if messages.iter().any(|message| message.deduplication_id().is_some()) && !connection.in_transaction() {
-        connection.begin().await?;
+        connection.begin_keyed().await?;
         let copies = route(connection, routing_key, messages, require_match).await;
         return connection.conclude(copies, all_keyed(messages)).await;
     }

@@ -75,7 +75,10 @@ impl OnConnection for Transact {
     }
 
     async fn apply(&self, connection: &mut Connection) -> Result<Transacted> {
-        connection.begin().await?;
+        match self.is_keyed() {
+            true => connection.begin_keyed().await?,
+            false => connection.begin().await?,
+        }
         let transacted = self.apply_once(connection).await;
         connection.conclude(transacted, self.deduplication_id.is_some()).await
     }
@@ -95,6 +98,12 @@ impl OnConnection for Transact {
 }
 
 impl Transact {
+    /// Whether it has a deduplication id, or one of the messages that it sends.
+    fn is_keyed(&self) -> bool {
+        let mut messages = self.operations.iter().flat_map(TransactOperation::messages);
+        self.deduplication_id.is_some() || messages.any(|message| message.deduplication_id().is_some())
+    }
+
     async fn apply_once(&self, connection: &mut Connection) -> Result<Transacted> {
         let Some(id) = &self.deduplication_id else {
             let results = self.apply_in_transaction(connection).await?;
@@ -200,6 +209,16 @@ impl TransactOperation {
             refuse_unsettled(results)?;
         }
         Ok(result)
+    }
+
+    fn messages(&self) -> &[OutgoingMessage] {
+        match self {
+            Self::Send(Send { message, .. }) | Self::SendTopic(SendTopic { message, .. }) => {
+                std::slice::from_ref(message)
+            }
+            Self::SendBatch(SendBatch { messages, .. }) => messages,
+            Self::Delete(_) | Self::Archive(_) | Self::Release(_) | Self::SetVisibilityTimeout(_) => &[],
+        }
     }
 
     fn targets(&self) -> Option<(&QueueName, Targets)> {

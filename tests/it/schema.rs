@@ -34,7 +34,7 @@ async fn serves(client: &mut Client) -> bool {
 }
 
 /// A role that may use pgmq and what it has, but make nothing; and its URL.
-async fn guest_of(database: &TestDatabase, sql: &Sql) -> (String, String) {
+pub(crate) async fn guest_of(database: &TestDatabase, sql: &Sql) -> (String, String) {
     let role = format!("{}_guest", database.name);
     let rights = format!(
         "CREATE ROLE {role} LOGIN PASSWORD 'guest'; GRANT USAGE ON SCHEMA pgmq TO {role};
@@ -80,6 +80,7 @@ async fn the_schema_of_an_older_server_is_brought_up_to_date() {
         "DROP TABLE pgmq_grpc.client, pgmq_grpc.replica, pgmq_grpc.unlogged_contents;
          ALTER TABLE pgmq_grpc.deduplication DROP COLUMN contents, DROP COLUMN sent_to;
          DELETE FROM pgmq_grpc.refinery_schema_history WHERE version > 1;
+         UPDATE pgmq_grpc.compatibility SET oldest_server = 1;
          INSERT INTO pgmq_grpc.deduplication VALUES ('q', now(), 'kept', '', 1, 'infinity')",
     )
     .await
@@ -90,6 +91,9 @@ async fn the_schema_of_an_older_server_is_brought_up_to_date() {
     let kept =
         "SELECT count(*) FROM pgmq_grpc.deduplication WHERE to_regclass('pgmq_grpc.client') IS NOT NULL";
     assert_eq!(sql.query_one(kept, &[]).await.unwrap().get::<_, i64>(0), 1);
+    // Servers of the first two versions would not keep the columns of the third.
+    let oldest = sql.query_one("SELECT oldest_server FROM pgmq_grpc.compatibility", &[]).await.unwrap();
+    assert_eq!(oldest.get::<_, i32>(0), 3);
 }
 
 #[tokio::test]

@@ -10,5 +10,8 @@ COMMENT ON TABLE pgmq_grpc.unlogged_contents IS 'A number that a crash of the da
 INSERT INTO pgmq_grpc.unlogged_contents (contents) VALUES (0);
 
 -- contents is 0 for queues that a crash does not empty. sent_to belongs to a transaction: the queues to which it sent, each with
--- its moment of creation and its contents. Servers that do not know these columns leave them as they are here.
+-- its moment of creation and its contents.
 ALTER TABLE pgmq_grpc.deduplication ADD COLUMN contents bigint NOT NULL DEFAULT 0, ADD COLUMN sent_to jsonb;
+
+-- A server that does not know these columns would leave in them what an earlier life of the key has noted.
+UPDATE pgmq_grpc.compatibility SET oldest_server = 3;

@@ -174,10 +174,7 @@ impl Merge for Settles {
         let wanted: Vec<&Wanted> = parcels.iter().map(|parcel| &parcel.load).collect();
         let mut first = First { connection, lane };
         let mut looks = bisect(&wanted, &mut first).await;
-        let mut errors = looks.iter().filter_map(|looks| looks.as_ref().err()).cloned();
-        let failed = errors.find(is_locked_table);
-        // Before they are reworded for those of whom something was settled: who waits in the lane is told the same.
-        let failed = look_closer(&mut first, &wanted, &mut looks).await.or(failed);
+        look_closer(&mut first, &wanted, &mut looks).await;
         drop((first, share));
         // Once for all callers, because each tale goes to every stream of the queue.
         let mut changes = Changes::default();
@@ -187,42 +184,14 @@ impl Merge for Settles {
             }
         }
         changes.tell(&self.events);
+        let mut errors = looks.iter().filter_map(|looks| looks.as_ref().err());
+        let locked = errors.find(|error| is_locked_table(error)).cloned();
         for (parcel, looks) in parcels.into_iter().zip(looks) {
             let (wanted, parcel) = parcel.open();
             parcel.answer(looks.map(|looks| Looked { wanted, looks }));
         }
-        failed.filter(is_locked_table)
+        locked
     }
-}
-
-/// Replaces "nothing was applied" where an earlier statement of the same call has been.
-pub(super) fn partly_applied(error: Error, may_be_repeated: bool) -> Error {
-    let (lost, repeat) = match may_be_repeated {
-        true => (Kind::OutcomeUnknownRetrySafe, "repeating the call is safe"),
-        false => (Kind::OutcomeUnknown, "a repeat can take them from consumers who have read them since"),
-    };
-    let kind = error.kind();
-    let why = match kind {
-        Kind::QueueBusy => "others held some of the messages for more than 2 s",
-        // Not a conflict any more: repeating the whole call would lose what the earlier statement answered.
-        Kind::Conflict => {
-            let why = format!(
-                "some of the messages collided with others each time; the rest is settled, and {repeat}"
-            );
-            return error.reworded(Kind::QueueBusy, why);
-        }
-        Kind::DatabaseResources | Kind::StorageFull => {
-            "the database lacks a resource for some of the messages"
-        }
-        Kind::DatabaseUnavailable | Kind::Overloaded => {
-            let why = format!(
-                "the database could not be reached again; some of the messages are settled, and {repeat}"
-            );
-            return error.reworded(lost, why);
-        }
-        _ => return error,
-    };
-    error.reworded(kind, format!("{why}; the rest is settled, and {repeat}"))
 }
 
 /// The statement that settles what nobody has locked, for whole callers: each one's targets succeed or fail together.
@@ -253,13 +222,9 @@ impl Attempt<&Wanted> for First<'_> {
     }
 }
 
-/// Tells of what was not settled whether it is gone or was read again; what is neither is locked. Gives the error of the
-/// look itself.
-async fn look_closer(
-    first: &mut First<'_>,
-    wanted: &[&Wanted],
-    looks: &mut [Result<Vec<FirstLook>>],
-) -> Option<Error> {
+/// Tells of what was not settled whether it is gone or was read again; what is neither is locked. If that fails, a caller of
+/// whom nothing is settled has the error, and to any other the rest counts as locked: its next try tells.
+async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Result<Vec<FirstLook>>]) {
     let mut places = Vec::new();
     for (caller, looks) in looks.iter().enumerate() {
         let looks = looks.iter().flatten().enumerate();
@@ -268,7 +233,7 @@ async fn look_closer(
         );
     }
     if places.is_empty() {
-        return None;
+        return;
     }
     let queue = &first.lane.queue;
     let told = if first.lane.by_receipt {
@@ -290,14 +255,13 @@ async fn look_closer(
                 }
             }
             Err(error) => {
-                let told = looks[caller].iter().flatten().any(|look| matches!(look, FirstLook::Told(_)));
-                let error = error.clone();
-                let may_be_repeated = wanted[caller].may_be_repeated();
-                looks[caller] = Err(if told { partly_applied(error, may_be_repeated) } else { error });
+                let is_told = looks[caller].iter().flatten().any(|look| matches!(look, FirstLook::Told(_)));
+                if !is_told {
+                    looks[caller] = Err(error.clone());
+                }
             }
         }
     }
-    told.err()
 }
 
 /// What a failed statement says of its items.

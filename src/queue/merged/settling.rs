@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Merging;
 use super::pauses::Pauses;
-use super::settles::{Change, Looked, SettleLane, Wanted, partly_applied};
+use super::settles::{Change, Looked, SettleLane, Wanted};
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Error, Kind, QueueName, Result};
 use crate::pg::FirstLook;
@@ -87,6 +87,36 @@ fn told(looked: Looked) -> (Told, Wanted) {
         FirstLook::NotSettled => None,
     });
     (told.collect(), looked.wanted)
+}
+
+/// Replaces "nothing was applied" where an earlier statement of the same call has been.
+fn partly_applied(error: Error, may_be_repeated: bool) -> Error {
+    let (lost, repeat) = match may_be_repeated {
+        true => (Kind::OutcomeUnknownRetrySafe, "repeating the call is safe"),
+        false => (Kind::OutcomeUnknown, "a repeat can take them from consumers who have read them since"),
+    };
+    let kind = error.kind();
+    let why = match kind {
+        Kind::QueueBusy => "others held some of the messages for more than 2 s",
+        // Not a conflict any more: repeating the whole call would lose what the earlier statement answered.
+        Kind::Conflict => {
+            let why = format!(
+                "some of the messages collided with others each time; the rest is settled, and {repeat}"
+            );
+            return error.reworded(Kind::QueueBusy, why);
+        }
+        Kind::DatabaseResources | Kind::StorageFull => {
+            "the database lacks a resource for some of the messages"
+        }
+        Kind::DatabaseUnavailable | Kind::Overloaded => {
+            let why = format!(
+                "the database could not be reached again; some of the messages are settled, and {repeat}"
+            );
+            return error.reworded(lost, why);
+        }
+        _ => return error,
+    };
+    error.reworded(kind, format!("{why}; the rest is settled, and {repeat}"))
 }
 
 fn busy(queue: &QueueName) -> Error {

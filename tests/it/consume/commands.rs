@@ -5,8 +5,9 @@ use pgmq_grpc::proto::v1::{ErrorReason, Extend, ItemResult, Message, Outcome, Se
 use tonic::Code;
 
 use super::{Consumer, extend, settle, settle_receipts, start};
-use crate::harness::{Gate, Test, eventually, seconds};
+use crate::harness::{Client, Gate, Server, Test, eventually, seconds};
 use crate::read_batch::{ids, micros};
+use crate::schema::guest_of;
 
 /// A queue of so many messages, and a stream that holds them all.
 async fn holding(count: usize) -> (Test, Consumer, Vec<Message>) {
@@ -271,4 +272,32 @@ async fn a_row_that_others_hold_takes_nothing_from_the_other_commands_of_its_str
     assert_eq!(consumer.settle(SettleAction::Delete, &[&held[1]]).await, [Outcome::Done]);
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 0);
     assert!(test.client.read("orders", 1).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_second_look_that_fails_takes_no_outcome_back() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send_all("orders", &["{}"; 64]).await;
+    let (_, url) = guest_of(&test.database, &test.sql).await;
+    // What was not settled cannot be looked at.
+    test.run(
+        "CREATE FUNCTION may_look() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+           IF current_query() LIKE '-- pgmq-grpc: tell%' THEN RAISE 'no look'; END IF; RETURN true; END $$;
+         CREATE POLICY looks ON pgmq.q_orders USING (may_look());
+         ALTER TABLE pgmq.q_orders ENABLE ROW LEVEL SECURITY",
+    )
+    .await;
+    let mut server = Server::start(&["--database-url", &url]).await;
+    server.expect_errors();
+    let mut consumer = Consumer::start(&Client::connect(&server).await, start("orders")).await;
+    let held = consumer.take(64).await;
+    test.run("BEGIN; SELECT FROM pgmq.q_orders WHERE msg_id = 32 FOR UPDATE").await;
+    let settles: Vec<u64> =
+        held.iter().map(|message| consumer.send(settle(SettleAction::Delete, &[message]))).collect();
+    for (message, request_id) in held.iter().zip(settles) {
+        match message.msg_id {
+            32 => assert_eq!(consumer.error(request_id).await.reason(), ErrorReason::Internal),
+            other => assert_eq!(consumer.items(request_id).await[0].outcome(), Outcome::Done, "{other}"),
+        }
+    }
 }

@@ -1,14 +1,53 @@
 //! Ids whose messages are lost: with a queue that is dropped, or with an unlogged one when the database crashes.
 
 use pgmq_grpc::proto::v1::transact_operation::Operation;
+use pgmq_grpc::proto::v1::transact_result::Result as Transacted;
 use pgmq_grpc::proto::v1::{
-    BindTopicRequest, CreateQueueRequest, DeleteRequest, DropQueueRequest, QueueKind, SendTopicRequest,
+    BindTopicRequest, CreateQueueRequest, DeleteRequest, DropQueueRequest, QueueKind, SendBatchRequest,
+    SendTopicRequest,
 };
 use tonic::Code;
 
-use super::transact::{apply, batch, transaction, with_two_queues};
-use super::{bodies, keyed, send};
+use super::transact::{apply, apply_patiently, batch, transaction, with_two_queues};
+use super::{bodies, item, keyed, send};
 use crate::harness::{Client, OwnPostgres, Refusal, Server, eventually};
+use crate::produce::{Stream, frame, reasons};
+
+async fn create_unlogged(client: &mut Client, queue: &str) {
+    let kind = QueueKind::Unlogged.into();
+    let request = CreateQueueRequest { queue: queue.to_owned(), kind, ..Default::default() };
+    client.queue.create_queue(request).await.unwrap();
+}
+
+/// How a message is sent.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Alone,
+    InBatch,
+    InTransaction,
+}
+
+/// Sends one message to `fast` under one id, and gives its number and whether it was there.
+async fn send_to_fast(client: &mut Client, way: Way) -> (i64, bool) {
+    match way {
+        Way::Alone => {
+            let sent = send(client, keyed("fast", "a", "1")).await.unwrap();
+            (sent.msg_id, sent.deduplicated)
+        }
+        Way::InBatch => {
+            let request = SendBatchRequest { queue: "fast".to_owned(), messages: vec![item("a", "1")] };
+            let sent = client.queue.send_batch(request).await.unwrap().into_inner().results.remove(0);
+            (sent.msg_id, sent.deduplicated)
+        }
+        Way::InTransaction => {
+            let request = transaction("", vec![Operation::Send(keyed("fast", "a", "1"))]);
+            match apply(client, request).await.unwrap().results.remove(0).result {
+                Some(Transacted::Send(sent)) => (sent.msg_id, sent.deduplicated),
+                other => panic!("no send: {other:?}"),
+            }
+        }
+    }
+}
 
 /// Drops a queue and makes it anew.
 async fn remake(client: &mut Client, queue: &str) {
@@ -30,12 +69,7 @@ async fn the_ids_of_an_unlogged_queue_are_lost_in_a_crash_with_its_messages_and_
     let flags = ["--database-url", url.as_str(), "--health-interval", "100ms"];
     let (server, other) = (Server::start(&flags).await, Server::start(&flags).await);
     let (mut client, mut elsewhere) = (Client::connect(&server).await, Client::connect(&other).await);
-    let unlogged = CreateQueueRequest {
-        queue: "fast".to_owned(),
-        kind: QueueKind::Unlogged.into(),
-        ..Default::default()
-    };
-    client.queue.create_queue(unlogged).await.unwrap();
+    create_unlogged(&mut client, "fast").await;
     client.create("kept").await;
     client.create("ready").await;
     let on_fast = transaction("t1", vec![Operation::Send(keyed("fast", "", "7"))]);
@@ -54,16 +88,17 @@ async fn the_ids_of_an_unlogged_queue_are_lost_in_a_crash_with_its_messages_and_
     assert!(send(&mut client, keyed("fast", "a", "1")).await.unwrap().deduplicated);
     assert!(apply(&mut client, on_fast.clone()).await.unwrap().deduplicated);
 
-    for _ in 0..2 {
+    for way in [Way::Alone, Way::InBatch, Way::InTransaction] {
         crash(&mut postgres, &mut client).await;
         // Another message has the first one's number now.
         send(&mut client, keyed("fast", "", "2")).await.unwrap();
-        let stored = send(&mut client, keyed("fast", "a", "1")).await.unwrap();
-        assert!(!stored.deduplicated);
+        let (stored, deduplicated) = send_to_fast(&mut client, way).await;
+        assert!(!deduplicated, "{way:?}");
         let fresh = Server::start(&flags).await;
         for client in [&mut client, &mut elsewhere, &mut Client::connect(&fresh).await] {
-            let again = send(client, keyed("fast", "a", "1")).await.unwrap();
-            assert_eq!((again.msg_id, again.deduplicated), (stored.msg_id, true));
+            for again in [Way::Alone, Way::InBatch, Way::InTransaction] {
+                assert_eq!(send_to_fast(client, again).await, (stored, true), "{again:?} after {way:?}");
+            }
             assert!(send(client, keyed("kept", "a", "1")).await.unwrap().deduplicated);
         }
         assert!(!apply(&mut elsewhere, on_fast.clone()).await.unwrap().deduplicated);
@@ -85,12 +120,7 @@ async fn many_who_send_at_once_after_a_crash_store_each_id_once() {
     let mut client = Client::connect(&server).await;
     let elsewhere = Client::connect(&other).await;
     client.create("ready").await;
-    let unlogged = CreateQueueRequest {
-        queue: "fast".to_owned(),
-        kind: QueueKind::Unlogged.into(),
-        ..Default::default()
-    };
-    client.queue.create_queue(unlogged).await.unwrap();
+    create_unlogged(&mut client, "fast").await;
     crash(&mut postgres, &mut client).await;
 
     let callers =
@@ -108,6 +138,45 @@ async fn many_who_send_at_once_after_a_crash_store_each_id_once() {
     let sql = postgres.connect().await;
     let rows = sql.query("SELECT msg_id FROM pgmq.q_fast ORDER BY msg_id", &[]).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), ids);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_transaction_that_comes_first_after_a_crash() {
+    let mut test = with_two_queues().await;
+    create_unlogged(&mut test.client, "fast").await;
+    for (id, send_id) in [("t1", ""), ("", "a")] {
+        let server = Server::start_on(&test.database, &[]).await;
+        let mut client = Client::connect(&server).await;
+        let held = test.client.send("orders", "1").await;
+        // As a crash leaves it.
+        test.run("DELETE FROM pgmq_grpc.unlogged_contents").await;
+        test.run("BEGIN; SELECT FROM pgmq.q_orders FOR UPDATE").await;
+        let delete = DeleteRequest { queue: "orders".to_owned(), msg_ids: vec![held], ..Default::default() };
+        let operations = vec![Operation::Delete(delete), Operation::Send(keyed("fast", send_id, "2"))];
+        let request = transaction(id, operations);
+        let applying = tokio::spawn(async move { apply_patiently(&mut client, request).await });
+        let number = "SELECT contents FROM pgmq_grpc.unlogged_contents";
+        eventually("a number that others see", async || test.sql.query_opt(number, &[]).await.unwrap()).await;
+        assert!(!send(&mut test.client, keyed("fast", "b", "3")).await.unwrap().deduplicated);
+        test.run("COMMIT").await;
+        assert!(!applying.await.unwrap().deduplicated);
+    }
+    assert_eq!(bodies(&test, "fast").await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_message_that_the_table_refuses_fails_alone_after_a_crash_too() {
+    let mut test = with_two_queues().await;
+    test.server.expect_errors();
+    create_unlogged(&mut test.client, "fast").await;
+    // The second statement is as a crash leaves it.
+    test.run("ALTER TABLE pgmq.q_fast ADD CHECK (message <> '2'); DELETE FROM pgmq_grpc.unlogged_contents")
+        .await;
+    let mut stream = Stream::open(&test.client).await;
+    stream.give(frame("fast", 1, vec![item("a", "1"), item("b", "2"), item("c", "3")])).await;
+    let answer = stream.answer().await;
+    assert_eq!(reasons(&answer), [(1, "INTERNAL".to_owned(), Code::Internal as i32)]);
+    assert_eq!(bodies(&test, "fast").await, ["1", "3"]);
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub(super) async fn apply(client: &mut Client, request: TransactRequest) -> Resu
 }
 
 /// Repeats while others hold the keys for longer than the server waits, as a client does; nothing else is forgiven.
-async fn apply_patiently(client: &mut Client, request: TransactRequest) -> TransactResponse {
+pub(super) async fn apply_patiently(client: &mut Client, request: TransactRequest) -> TransactResponse {
     let started = Instant::now();
     loop {
         match apply(client, request.clone()).await {
