@@ -34,7 +34,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the calls of a connection may take at the drain before it is told to end with those that are left.
+/// How long the answers of a connection's calls may take to begin at the drain before it is told to end.
 const ANSWERING: Duration = Duration::from_millis(1_500);
 
 /// The pause after a failed accept, which usually means that no file descriptor is free.
@@ -191,7 +191,7 @@ async fn serve_io<I>(io: I, calls: Around, ends: Ends)
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let streams = Streams::default();
+    let (streams, waits) = (Streams::default(), calls.waits());
     let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
@@ -211,14 +211,15 @@ where
     };
     if draining {
         // GOAWAY has a price: if a client gives window to a call that it sent before it heard, as some do at once, h2 takes that
-        // for an error and ends all calls of the connection. So those under way are answered first.
+        // for an error and ends all calls of the connection. So those that wait for an answer get it first. Open streams would
+        // hold it up for their clients' other calls, which the connection refuses meanwhile.
         let answered = poll_fn(|context| {
             loop {
-                let was_idle = running.is_empty();
+                let waited = waits();
                 match streams.poll_with(connection.as_mut(), &mut running, context) {
-                    Poll::Pending if !running.is_empty() => return Poll::Pending,
+                    Poll::Pending if waits() => return Poll::Pending,
                     // What was said last goes out too.
-                    Poll::Pending if !was_idle => {}
+                    Poll::Pending if waited => {}
                     Poll::Pending => return Poll::Ready(None),
                     Poll::Ready(ended) => return Poll::Ready(Some(ended)),
                 }

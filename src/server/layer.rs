@@ -31,18 +31,28 @@ pub(super) struct Around {
     routes: Routes,
     in_flight: Arc<InFlight>,
     receiving: Arc<Receiving>,
+    default_deadline: Duration,
     peer: Arc<str>,
+    /// Held by each call of the connection whose answer has not begun, too.
+    waiting: Arc<()>,
 }
 
 impl Around {
-    /// Puts the routes in the middle.
-    pub(super) fn new(routes: Routes, in_flight: Arc<InFlight>) -> Self {
-        Self { routes, in_flight, receiving: Arc::default(), peer: "".into() }
+    /// Puts the routes in the middle. Requests whose callers set no deadline must have come within the default one.
+    pub(super) fn new(routes: Routes, in_flight: Arc<InFlight>, default_deadline: Duration) -> Self {
+        let (receiving, waiting) = (Arc::default(), Arc::default());
+        Self { routes, in_flight, receiving, default_deadline, peer: "".into(), waiting }
     }
 
     /// For the calls of one connection.
     pub(super) fn of_peer(&self, address: Arc<str>) -> Self {
-        Self { peer: address, ..self.clone() }
+        Self { peer: address, waiting: Arc::default(), ..self.clone() }
+    }
+
+    /// Tells whether there are calls of the connection whose answer has not begun; that of a stream begins when it is open.
+    pub(super) fn waits(&self) -> impl Fn() -> bool + use<> {
+        let waiting = Arc::downgrade(&self.waiting);
+        move || waiting.strong_count() > 1
     }
 }
 
@@ -66,15 +76,19 @@ impl hyper::service::Service<Request<Incoming>> for Around {
         request.extensions_mut().insert(context);
         let reads_commands = reads_commands(request.uri().path());
         let answer = self.routes.answer(request.map(|body| match reads_commands {
-            true => Received::in_commands(body),
-            false => Received::whole(body, &self.receiving, request_id.clone()),
+            true => Received::in_commands(body, &self.receiving, request_id.clone()),
+            false => {
+                let deadline = deadline.unwrap_or_else(|| Deadline::within(self.default_deadline));
+                Received::whole(body, &self.receiving, request_id.clone(), deadline)
+            }
         }));
         // Short calls run in their connection's task; what may take long must not hold up the connection's other calls.
         let answer = match entered {
             Some(_) => unwound(answer, request_id.clone()),
             None => apart(answer, request_id.clone()),
         };
-        Answering(State::Asked { answer, request_id, _entered: entered })
+        let waiting = Arc::clone(&self.waiting);
+        Answering(State::Asked { answer, request_id, _entered: entered, _waiting: waiting })
     }
 }
 
@@ -101,7 +115,7 @@ fn panicked(request_id: &RequestId) -> Result<Response<Body>, Infallible> {
 pub(super) struct Answering(State);
 
 enum State {
-    Asked { answer: Answer, request_id: RequestId, _entered: Option<Entered> },
+    Asked { answer: Answer, request_id: RequestId, _entered: Option<Entered>, _waiting: Arc<()> },
     Refused(Option<Response<Body>>),
 }
 

@@ -178,7 +178,7 @@ async fn serve_on(
         async move { stop.run_until_cancelled(watch).await }
     });
     let connections = Connections::new(
-        Around::new(routes, in_flight),
+        Around::new(routes, in_flight, config.default_deadline),
         config.max_connections,
         config.max_stream_age,
         broker.drain.clone(),

@@ -47,15 +47,22 @@ pub fn to_status(error: &Error, request_id: &RequestId) -> Status {
     Status::with_error_details_and_metadata(code, error.to_string(), details, trailers)
 }
 
-/// What ends a stream of requests: an error of the client's, or nothing if the client has vanished.
+/// What ends a stream of requests: an error of the client's or of the server's own, or nothing if the client has vanished.
 ///
 /// tonic calls a message that it cannot decode INTERNAL, one that is too long OUT_OF_RANGE, and one that unpacks to
-/// too much RESOURCE_EXHAUSTED; what the transport says has a cause.
+/// too much RESOURCE_EXHAUSTED; what the transport says has a cause, and an error of our own is one.
 pub(super) fn of_broken_stream(status: Status) -> Option<Error> {
-    if std::error::Error::source(&status).is_some() {
-        return None;
+    let mut cause = std::error::Error::source(&status);
+    if cause.is_none() {
+        return of_transport(status);
     }
-    of_transport(status)
+    while let Some(error) = cause {
+        if let Some(own) = error.downcast_ref::<Error>() {
+            return Some(own.clone());
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// The error behind a status that the transport made of a request which it could not read.

@@ -16,7 +16,12 @@ async fn state(client: &Client) -> ServerState {
     info.state.expect("a state")
 }
 
-async fn eventually_shows(client: &Client, what: &str, shows: impl Fn(&ServerState) -> bool) -> ServerState {
+/// Waits until a server shows this.
+pub(crate) async fn eventually_shows(
+    client: &Client,
+    what: &str,
+    shows: impl Fn(&ServerState) -> bool,
+) -> ServerState {
     eventually(what, async || Some(state(client).await).filter(|state| shows(state))).await
 }
 

@@ -1,5 +1,6 @@
 //! The end of a connection as its client sees it, frame by frame.
 
+use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -9,6 +10,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
 /// ACK of settings and pings, END_STREAM of calls.
@@ -35,10 +37,17 @@ impl Connection {
 
     /// Sends a message, in a call of a number.
     async fn send(&mut self, stream: u32) {
+        let send =
+            SendRequest { queue: "orders".to_owned(), message: stream.to_string(), ..Default::default() };
+        self.call(stream, "/pgmq.v1.QueueService/Send", &send).await;
+    }
+
+    /// Makes a call of a number.
+    async fn call(&mut self, stream: u32, path: &str, request: &impl Message) {
         let fields = [
             (":method", "POST"),
             (":scheme", "http"),
-            (":path", "/pgmq.v1.QueueService/Send"),
+            (":path", path),
             (":authority", "localhost"),
             ("content-type", "application/grpc"),
             ("te", "trailers"),
@@ -50,11 +59,9 @@ impl Connection {
         });
         self.write(HEADERS, END_HEADERS, stream, &fields.collect::<Vec<u8>>()).await;
         self.write(WINDOW_UPDATE, 0, stream, &5_u32.to_be_bytes()).await;
-        let send =
-            SendRequest { queue: "orders".to_owned(), message: stream.to_string(), ..Default::default() };
-        let send = prost::Message::encode_to_vec(&send);
-        let length = u32::try_from(send.len()).expect("a small message").to_be_bytes();
-        self.write(DATA, FLAG, stream, &[&[0], &length[..], &send].concat()).await;
+        let request = request.encode_to_vec();
+        let length = u32::try_from(request.len()).expect("a small message").to_be_bytes();
+        self.write(DATA, FLAG, stream, &[&[0], &length[..], &request].concat()).await;
     }
 
     /// The next frame but for settings: its kind, whether it has the flag, its stream, and what it holds.
@@ -102,5 +109,26 @@ async fn what_a_client_sends_before_it_heard_of_the_end_costs_no_call_under_way_
     assert_eq!(seen, [1, 0], "the answer, and then the end");
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 1);
     let (status, log) = test.server.exit().await;
+    assert!(status.success(), "{log}");
+}
+
+#[tokio::test]
+async fn open_streams_do_not_hold_up_the_word_that_calls_are_to_go_elsewhere() {
+    // Less than calls under way are waited for, and then the connection is cut off.
+    let database = TestDatabase::create().await;
+    let server = Server::start_on(&database, &["--drain-timeout", "1s"]).await;
+    let mut connection = Connection::open(&server).await;
+    connection.call(1, "/grpc.health.v1.Health/Watch", &HealthCheckRequest::default()).await;
+    while !matches!(connection.next().await.expect("an answer"), (DATA, _, 1, _)) {}
+
+    server.signal(Signal::SIGTERM);
+
+    let mut heard = false;
+    while let Some((kind, _, stream, _)) = connection.next().await {
+        heard |= kind == GOAWAY;
+        assert!(stream != 1 || kind != HEADERS, "the stream has ended by itself");
+    }
+    assert!(heard, "the connection was cut off without a word");
+    let (status, log) = server.exit().await;
     assert!(status.success(), "{log}");
 }

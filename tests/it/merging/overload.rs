@@ -20,7 +20,8 @@ use tonic::{Code, Status};
 use super::{LANE, send};
 use crate::harness::client::outgoing;
 use crate::harness::wire::{Call, call, frame, post_body};
-use crate::harness::{Gate, Refusal, Test, eventually};
+use crate::harness::{Gate, PATIENCE, Refusal, Test, eventually};
+use crate::server_state::eventually_shows;
 
 /// Refused as a caller needs it to come again: with a delay, for programs and for the transport.
 #[track_caller]
@@ -199,13 +200,15 @@ async fn a_crowd_that_stays_is_refused_in_part_until_it_has_gone() {
            FOR EACH STATEMENT EXECUTE FUNCTION slow_down()",
     )
     .await;
-    let (mut accepted, refused) = crowd(&test, 3_000, 100).await;
+    let refuses = eventually_shows(&test.client, "a lane that refuses", |state| state.refusing_lanes > 0);
+    let ((mut accepted, refused), _) = tokio::join!(crowd(&test, 3_000, 100), refuses);
     assert!(refused.len() >= 100 && accepted.len() >= 1_024, "{} and {}", refused.len(), accepted.len());
     for (_, status) in &refused {
         expect_overloaded(status);
     }
 
-    // Fewer than fill a flush are never refused, and nobody remembers the others.
+    // Nobody remembers them longer than they are to stay away.
+    eventually_shows(&test.client, "the end of the refusals", |state| state.refusing_lanes == 0).await;
     let callers: Vec<_> =
         (0..150).map(|number| tokio::spawn(send(test.client.clone(), format!("\"{number}\"")))).collect();
     for (number, caller) in callers.into_iter().enumerate() {
@@ -220,26 +223,34 @@ async fn a_crowd_that_stays_is_refused_in_part_until_it_has_gone() {
     assert!(stored == accepted, "{} are stored, {} were accepted", stored.len(), accepted.len());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_are_not_there_yet_take_bounded_memory_together() {
+/// Makes a call whose request comes but for its last byte, and that when it is time.
+async fn post_slowly(
+    test: &Test,
+    path: &str,
+    headers: &[(&str, &str)],
+    request: &Bytes,
+    last: impl Future<Output = ()> + Send + 'static,
+) -> Status {
+    let (most, end) = (request.slice(..request.len() - 1), request.slice(request.len() - 1..));
+    let end = stream::once(async move {
+        last.await;
+        end
+    });
+    let body = stream::iter([most]).chain(end).map(Frame::data).map(Ok::<_, Infallible>);
+    post_body(&test.server, path, headers, StreamBody::new(Box::pin(body))).await
+}
+
+async fn expect_bounded_memory(path: &'static str) {
     let test = Arc::new(Test::with_queue("orders").await);
     let go_on = CancellationToken::new();
     // Sixteen requests of 8 MiB, less a little, are as much as may come at once.
     let request = Bytes::from(frame(false, &vec![b'x'; (8 << 20) - 1_024]));
-    let all_but_the_last = request.len() - 1;
     let mut callers: Vec<_> = (0..20)
         .map(|_| {
             let (test, go_on, request) = (Arc::clone(&test), go_on.clone(), request.clone());
-            tokio::spawn(async move {
-                let last = request.slice(all_but_the_last..);
-                let body =
-                    stream::iter([request.slice(..all_but_the_last)]).chain(stream::once(async move {
-                        go_on.cancelled().await;
-                        last
-                    }));
-                let body = StreamBody::new(Box::pin(body.map(Frame::data).map(Ok::<_, Infallible>)));
-                post_body(&test.server, "/pgmq.v1.QueueService/SendBatch", &[], body).await
-            })
+            tokio::spawn(
+                async move { post_slowly(&test, path, &[], &request, go_on.cancelled_owned()).await },
+            )
         })
         .collect();
     eventually("the refusals", async || {
@@ -256,8 +267,38 @@ async fn requests_that_are_not_there_yet_take_bounded_memory_together() {
     for caller in callers {
         let status = caller.await.unwrap();
         // They are no sensible requests, but that is seen of the whole only.
-        received += usize::from(Refusal::of(&status).reason != "OVERLOADED");
+        received += usize::from(status.code() != Code::Unavailable);
     }
     // What is refused at the same moment as another may have been one too many.
     assert!((8..=16).contains(&received), "{received} were received");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_not_there_yet_take_bounded_memory_together() {
+    expect_bounded_memory("/pgmq.v1.QueueService/SendBatch").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_streams_that_are_not_there_yet_take_bounded_memory_together() {
+    for path in ["/pgmq.v1.QueueService/Produce", "/pgmq.v1.QueueService/Consume"] {
+        expect_bounded_memory(path).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_come_within_its_deadline_ends_with_it() {
+    let test = Test::start_with(&["--default-deadline", "300ms"]).await;
+    let request = Bytes::from(frame(false, &[b'x'; 100_000]));
+    for (method, headers) in [
+        ("Send", &[][..]),
+        ("SendBatch", &[]),
+        ("SendBatch", &[("grpc-timeout", "200m")]),
+        ("Read", &[("grpc-timeout", "200m")]),
+    ] {
+        let path = format!("/pgmq.v1.QueueService/{method}");
+        let stalls = post_slowly(&test, &path, headers, &request, std::future::pending());
+        let status = tokio::time::timeout(PATIENCE / 2, stalls).await.expect("an answer");
+        let refusal = Refusal::expect(&status, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+        assert!(refusal.message.contains("nothing was applied"), "{}", refusal.message);
+    }
 }
