@@ -193,8 +193,9 @@ pub async fn overload(lab: &Lab, pace: Pace) -> Result<Group> {
         let (server, on) = (lab.server.address.clone(), queue.to_owned());
         let load = Load::Overload { server, queue: on, callers: MEASURED, crowd: all - MEASURED };
         let database = if queue == SLOW { ", slow database" } else { "" };
-        let title =
-            format!("unary Send{database}, {all} callers, {MEASURED} measured, the refused back when told to");
+        let title = format!(
+            "unary Send{database}, {all} callers, {MEASURED} measured, the refused back when told to"
+        );
         let side = Side::new(id, &title, Work::Load(load)).on(queue, 0);
         Side { measure: Some(Duration::from_secs(seconds)), ..side }
     };
