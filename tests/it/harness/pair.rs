@@ -95,7 +95,6 @@ impl Standby {
         if geteuid().is_root() {
             chown(directory.path(), Some(owner.uid()), Some(owner.gid())).expect("an owner");
         }
-        let port = free_port();
         let mut backup = command(&binaries.join("pg_basebackup"), directory.path());
         let source = url(primary.port);
         backup.arg("-D").arg(&cluster).args(["-d", &source, "-R", "-X", "stream", "-c", "fast", "--no-sync"]);
@@ -103,6 +102,8 @@ impl Standby {
             tokio::task::spawn_blocking(move || backup.output()).await.expect("no panic").expect("a backup");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         stop_data_with_this_process(directory.path());
+        // Not before the backup, which takes long enough for somebody else to get the port.
+        let port = free_port();
         let mut standby =
             Self { running: None, binaries, cluster, url: url(port), port, _directory: directory };
         standby.start_again().await;
@@ -114,8 +115,16 @@ impl Standby {
         let mut postgres = command(&self.binaries.join("postgres"), &self.cluster);
         postgres.arg("-D").arg(&self.cluster).args(["-c", "listen_addresses=127.0.0.1"]);
         postgres.args(["-c", &format!("port={}", self.port), "-c", "unix_socket_directories="]);
-        self.running = Some(postgres.spawn().expect("a standby"));
-        eventually("the standby", async || self.connect().await.map(drop)).await;
+        let mut running = postgres.spawn().expect("a standby");
+        eventually("the standby", async || {
+            // Somebody had its port for a moment, or it came before the last one was gone.
+            if running.try_wait().expect("its state").is_some() {
+                running = postgres.spawn().expect("a standby");
+            }
+            self.connect().await.map(drop)
+        })
+        .await;
+        self.running = Some(running);
     }
 
     /// Makes it a primary.
