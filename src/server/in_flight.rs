@@ -1,82 +1,98 @@
 //! How many merged calls are under way, and when the processor falls behind with them.
 //!
 //! Behind merged statements ten thousand callers are no trouble for the database, but each of them costs the processor
-//! the same, for HTTP/2 above all. What comes faster waits in front of everything else: in sockets, and in the line of
-//! tasks that are ready to run, where no lane sees it. That line is measured: a task that sleeps is woken the later the
-//! longer it is. A burst is let in and done. When for a second tasks have had to wait too long, no more calls are let in
-//! than one merged statement takes, and the others are refused at once, before any work was spent on them. Refusing costs
-//! time too, so the more are refused, the later they are asked to come again.
+//! the same, for HTTP/2 above all. What comes faster waits for it: to be read, and to be answered, where no lane sees it.
+//! So the calls are counted that do not wait for the database; how many come a second tells how long each of them waits. A
+//! burst is let in and done. When they wait too long for a second, only so many are let in as will not, and the others are
+//! refused at once, before any work was spent on them. Refusing costs time too, so the more are refused, the later they are
+//! asked to come again. Calls that wait for the database, whatever for, take nobody's place here: lanes have limits of
+//! their own.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use crate::domain::{Error, Kind};
-use crate::engine::Refusals;
+use crate::engine::{Parked, Refusals};
 use crate::queue::MergedCalls;
 
-/// So many calls are always let in: one merged statement takes them.
-const ALWAYS: usize = 1_024;
+/// So many calls may wait for the processor however long it takes.
+const FEW: usize = 512;
 
-/// The longest that a task which is ready to run should wait.
-const LATE: Duration = Duration::from_millis(30);
+/// How long the others may.
+const SOON: Duration = Duration::from_millis(10);
 
-/// What lasts as long is no burst.
+/// What lasts as long is no burst. As long after the last of those who were refused was to come again, it is over.
 const LONG: Duration = Duration::from_secs(1);
 
 /// What comes again within this time is the same crowd.
 const SAME: Duration = Duration::from_secs(60);
 
-/// So many calls at a time are as good as any number: nobody is refused any more.
-const ANY: usize = 64 * ALWAYS;
+/// How often the calls that wait are counted.
+const COUNT: Duration = Duration::from_millis(20);
 
-/// So many calls at a time are no reason to measure.
-const FEW: usize = ALWAYS / 4;
+/// So many counts are judged together.
+const COUNTS: usize = 5;
 
-/// How long the measuring task sleeps while it does not measure.
-const IDLE_SLEEP: Duration = Duration::from_millis(250);
-
-/// How long it sleeps while it does.
-const SLEEP: Duration = Duration::from_millis(20);
-
-/// So many sleeps are judged together, by the one that was woken soonest.
-const SLEEPS: u32 = 5;
+/// How often they are counted while they are few.
+const SELDOM: Duration = Duration::from_millis(250);
 
 /// The merged calls of a server.
 #[derive(Debug)]
 pub(super) struct InFlight {
     calls: AtomicUsize,
-    /// The most that were under way since the last look.
-    peak: AtomicUsize,
-    /// How many are let in now.
+    /// Those of them that wait for the database.
+    parked: Parked,
+    /// How many were ever let in.
+    entered: AtomicUsize,
+    /// How many may wait for the processor now.
     most: AtomicUsize,
-    refusals: Mutex<Refusals>,
+    refused: Mutex<Refused>,
 }
 
 /// A call that was let in, counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Entered(Arc<InFlight>);
 
+/// Those who were refused.
+#[derive(Debug, Default)]
+struct Refused {
+    refusals: Refusals,
+    /// When the last of them is to come again, at least since when callers are refused.
+    until: Option<Instant>,
+}
+
+/// What was counted for a while.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    /// How many calls waited for the processor, on average.
+    waited: f64,
+    /// How many were let in a second.
+    a_second: f64,
+}
+
 /// What the last look has found.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Looked {
-    /// How many are let in; none for any number.
+    /// How many may wait; none for any number.
     most: Option<usize>,
-    /// Since when tasks run late, while everybody is let in.
+    /// Since when too many wait, while everybody is let in.
     late_since: Option<Instant>,
     /// When everybody was let in again.
     ended: Option<Instant>,
 }
 
 impl InFlight {
-    pub(super) fn new() -> Arc<Self> {
+    /// No calls yet; those that wait for the database are counted elsewhere.
+    pub(super) fn new(parked: Parked) -> Arc<Self> {
         Arc::new(Self {
             calls: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
+            parked,
+            entered: AtomicUsize::new(0),
             most: AtomicUsize::new(usize::MAX),
-            refusals: Mutex::default(),
+            refused: Mutex::default(),
         })
     }
 
@@ -85,40 +101,53 @@ impl InFlight {
     /// # Errors
     /// `Overloaded`: nothing was applied.
     pub(super) fn enter(self: &Arc<Self>) -> Result<Entered, Error> {
-        let others = self.calls.fetch_add(1, Ordering::Relaxed);
-        if others >= self.most.load(Ordering::Relaxed) {
-            self.calls.fetch_sub(1, Ordering::Relaxed);
-            let pause = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).refuse();
+        let most = self.most.load(Ordering::Relaxed);
+        if most != usize::MAX && self.waiting() >= most {
+            let pause = self.refused.lock().unwrap_or_else(PoisonError::into_inner).refuse();
             let why = "more calls come than the server can answer soon; nothing was applied";
             return Err(Error::new(Kind::Overloaded, why).retry_after(pause));
         }
-        self.peak.fetch_max(others, Ordering::Relaxed);
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.entered.fetch_add(1, Ordering::Relaxed);
         Ok(Entered(Arc::clone(self)))
     }
 
-    /// Measures how late tasks run, for ever, and decides how many calls are let in.
+    /// How many calls wait for the processor.
+    fn waiting(&self) -> usize {
+        self.calls.load(Ordering::Relaxed).saturating_sub(self.parked.count())
+    }
+
+    /// Counts calls, for ever, and decides how many may wait.
     pub(super) async fn watch(self: Arc<Self>) {
-        let mut looked = Looked::new();
+        let mut looked = Looked::default();
         loop {
-            // Few calls are let in however late they are, so an idle server need not know.
-            if self.peak.swap(0, Ordering::Relaxed) < FEW {
-                sleep(IDLE_SLEEP).await;
-                self.look(&mut looked, Duration::ZERO);
+            if looked.most.is_none() && self.waiting() < FEW {
+                looked.late_since = None;
+                sleep(SELDOM).await;
                 continue;
             }
-            let mut soonest = Duration::MAX;
-            for _ in 0..SLEEPS {
-                let due = Instant::now() + SLEEP;
-                sleep_until(due).await;
-                soonest = soonest.min(due.elapsed());
+            let (began, entered) = (Instant::now(), self.entered.load(Ordering::Relaxed));
+            let mut waited = 0;
+            for _ in 0..COUNTS {
+                sleep(COUNT).await;
+                waited += self.waiting();
             }
-            self.look(&mut looked, soonest);
+            let entered = self.entered.load(Ordering::Relaxed).wrapping_sub(entered);
+            let a_second = entered as f64 / began.elapsed().as_secs_f64();
+            self.look(&mut looked, Counted { waited: waited as f64 / COUNTS as f64, a_second });
         }
     }
 
-    fn look(&self, looked: &mut Looked, late: Duration) {
-        match looked.next(Instant::now(), late > LATE) {
-            Some(true) => tracing::warn!(?late, "more calls come than can be answered: callers are refused"),
+    fn look(&self, looked: &mut Looked, counted: Counted) {
+        let now = Instant::now();
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let come = refused.until.is_none_or(|until| now >= until + LONG);
+        tracing::trace!(?counted, most = ?looked.most, calls = self.calls.load(Ordering::Relaxed), "merged calls");
+        match looked.next(now, counted, come) {
+            Some(true) => {
+                refused.until = refused.until.max(Some(now));
+                tracing::warn!(?counted, "more calls come than can be answered: callers are refused");
+            }
             Some(false) => tracing::info!("callers are refused no more"),
             None => {}
         }
@@ -136,34 +165,48 @@ impl MergedCalls for InFlight {
     }
 }
 
-impl Looked {
-    fn new() -> Self {
-        Self { most: None, late_since: None, ended: None }
+impl Refused {
+    /// One more is refused. Returns how long it should wait.
+    fn refuse(&mut self) -> Duration {
+        let pause = self.refusals.refuse();
+        self.until = self.until.max(Some(Instant::now() + pause));
+        pause
+    }
+}
+
+impl Counted {
+    /// How many calls may wait if none of them is to wait long.
+    fn most(self) -> usize {
+        ((self.a_second * SOON.as_secs_f64()) as usize).max(FEW)
     }
 
-    /// Whether callers are refused from now on, if that changes. While they are, and tasks run in time, more are let in with
-    /// every look: the crowd may have gone, and only letting in shows it.
-    fn next(&mut self, now: Instant, late: bool) -> Option<bool> {
-        let Some(most) = self.most else {
-            if !late {
-                self.late_since = None;
+    fn are_too_many(self) -> bool {
+        self.waited > (2 * self.most()) as f64
+    }
+}
+
+impl Looked {
+    /// Whether callers are refused from now on, if that changes. They are until all who were refused have come.
+    fn next(&mut self, now: Instant, counted: Counted, all_have_come: bool) -> Option<bool> {
+        if self.most.is_some() {
+            self.most = (!all_have_come).then(|| counted.most());
+            if self.most.is_some() {
                 return None;
             }
-            let since = *self.late_since.get_or_insert(now);
-            let is_same = self.ended.is_some_and(|ended| now - ended < SAME);
-            if !is_same && now - since < LONG {
-                return None;
-            }
-            (self.most, self.late_since) = (Some(ALWAYS), None);
-            return (!is_same).then_some(true);
-        };
-        self.most = if late { Some(ALWAYS) } else { Some(most + most / 4).filter(|&most| most < ANY) };
-        if self.most.is_none() {
-            let was_told = self.ended.is_none_or(|ended| now - ended >= SAME);
             self.ended = Some(now);
-            return was_told.then_some(false);
+            return Some(false);
         }
-        None
+        if !counted.are_too_many() {
+            self.late_since = None;
+            return None;
+        }
+        let since = *self.late_since.get_or_insert(now);
+        let is_same = self.ended.is_some_and(|ended| now - ended < SAME);
+        if !is_same && now - since < LONG {
+            return None;
+        }
+        (self.most, self.late_since) = (Some(counted.most()), None);
+        Some(true)
     }
 }
 
@@ -181,13 +224,26 @@ mod tests {
 
     const STEP: Duration = Duration::from_millis(100);
 
+    /// Many calls that are answered slowly.
+    const TOO_MANY: Counted = Counted { waited: 3_000.0, a_second: 30_000.0 };
+
+    /// As many, of which a faster server makes short work.
+    const MANY: Counted = Counted { waited: 3_000.0, a_second: 300_000.0 };
+
+    const NONE: Counted = Counted { waited: 0.0, a_second: 0.0 };
+
+    fn in_flight() -> (Arc<InFlight>, Parked, Looked) {
+        let parked = Parked::default();
+        (InFlight::new(parked.clone()), parked, Looked::default())
+    }
+
     /// Looks for a while, and says whether callers are refused at its end.
-    async fn after(in_flight: &InFlight, looked: &mut Looked, looks: u32, late: Duration) -> bool {
+    async fn after(in_flight: &InFlight, looked: &mut Looked, looks: u32, counted: Counted) -> bool {
         for _ in 0..looks {
             advance(STEP).await;
-            in_flight.look(looked, late);
+            in_flight.look(looked, counted);
         }
-        in_flight.most.load(Ordering::Relaxed) != usize::MAX
+        in_flight.are_refused()
     }
 
     fn enter(in_flight: &Arc<InFlight>, count: usize) -> (Vec<Entered>, Vec<Error>) {
@@ -202,49 +258,69 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn any_number_is_let_in_while_tasks_run_soon() {
-        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
-        assert!(!after(&in_flight, &mut looked, 100, LATE).await);
+    async fn any_number_is_let_in_while_it_is_answered_soon() {
+        let (in_flight, _, mut looked) = in_flight();
+        assert!(!after(&in_flight, &mut looked, 100, MANY).await);
         assert_eq!(enter(&in_flight, 50_000).1.len(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_let_in_and_what_lasts_is_not() {
-        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
-        assert!(!after(&in_flight, &mut looked, 9, LATE * 2).await);
-        assert!(!after(&in_flight, &mut looked, 1, LATE).await);
-        assert!(!after(&in_flight, &mut looked, 9, LATE * 2).await);
-        assert!(after(&in_flight, &mut looked, 2, LATE * 2).await);
+        let (in_flight, _, mut looked) = in_flight();
+        assert!(!after(&in_flight, &mut looked, 9, TOO_MANY).await);
+        assert!(!after(&in_flight, &mut looked, 1, MANY).await);
+        assert!(!after(&in_flight, &mut looked, 9, TOO_MANY).await);
+        assert!(after(&in_flight, &mut looked, 2, TOO_MANY).await);
         let (entered, refused) = enter(&in_flight, 3_000);
-        assert_eq!((entered.len(), refused.len()), (ALWAYS, 3_000 - ALWAYS));
+        assert_eq!((entered.len(), refused.len()), (FEW, 3_000 - FEW));
         assert!(refused.iter().all(|error| error.kind() == Kind::Overloaded));
         drop(entered);
-        assert_eq!(enter(&in_flight, ALWAYS).1.len(), 0);
+        assert_eq!(enter(&in_flight, FEW).1.len(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_same_crowd_is_not_waited_for_again() {
-        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
-        assert!(after(&in_flight, &mut looked, 11, LATE * 2).await);
-        assert!(!after(&in_flight, &mut looked, 25, Duration::ZERO).await);
-        assert!(after(&in_flight, &mut looked, 1, LATE * 2).await);
-        assert!(!after(&in_flight, &mut looked, 700, Duration::ZERO).await);
-        assert!(!after(&in_flight, &mut looked, 9, LATE * 2).await);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn everybody_is_let_in_again_when_tasks_run_in_time() {
-        let (in_flight, mut looked) = (InFlight::new(), Looked::new());
-        assert!(after(&in_flight, &mut looked, 11, LATE * 2).await);
-        assert!(after(&in_flight, &mut looked, 50, LATE * 2).await);
-        // Callers who are refused all the time do not keep it up.
-        for _ in 0..20 {
-            let (_entered, refused) = enter(&in_flight, ANY);
-            assert!(!refused.is_empty());
-            if !after(&in_flight, &mut looked, 1, Duration::ZERO).await {
-                break;
-            }
+    async fn the_faster_calls_are_answered_the_more_are_let_in() {
+        let (in_flight, _, mut looked) = in_flight();
+        assert!(after(&in_flight, &mut looked, 11, TOO_MANY).await);
+        for a_second in [100_000_u32, 400_000, 200_000] {
+            let counted = Counted { waited: 500.0, a_second: a_second.into() };
+            assert!(!enter(&in_flight, 20_000).1.is_empty());
+            assert!(after(&in_flight, &mut looked, 1, counted).await);
+            assert_eq!(enter(&in_flight, 20_000).0.len(), a_second as usize / 100);
         }
-        assert_eq!(enter(&in_flight, 2 * ANY).1.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_wait_for_the_database_take_nobodys_place() {
+        let (in_flight, parked, mut looked) = in_flight();
+        let (mut blocked, _) = enter(&in_flight, 5_000);
+        let waits: Vec<_> = blocked.iter().map(|_| parked.park()).collect();
+        assert_eq!(in_flight.waiting(), 0);
+        assert!(after(&in_flight, &mut looked, 11, TOO_MANY).await);
+        let (others, refused) = enter(&in_flight, 1_000);
+        assert_eq!((others.len(), refused.len()), (FEW, 1_000 - FEW));
+        drop(others);
+        // Once answered, they wait for the processor as the others do.
+        drop(waits);
+        assert_eq!(enter(&in_flight, 1).1.len(), 1);
+        blocked.truncate(FEW - 1);
+        assert_eq!(enter(&in_flight, 1).0.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_when_those_who_were_refused_have_come() {
+        let (in_flight, _, mut looked) = in_flight();
+        assert!(after(&in_flight, &mut looked, 11, TOO_MANY).await);
+        // Every time somebody is refused, it lasts longer.
+        for _ in 0..20 {
+            let (_entered, refused) = enter(&in_flight, FEW + 1);
+            assert_eq!(refused.len(), 1);
+            assert!(after(&in_flight, &mut looked, 9, NONE).await);
+        }
+        assert!(!after(&in_flight, &mut looked, 20, NONE).await);
+        // The same crowd is not waited for again, and another one is.
+        assert!(after(&in_flight, &mut looked, 1, TOO_MANY).await);
+        assert!(!after(&in_flight, &mut looked, 700, NONE).await);
+        assert!(!after(&in_flight, &mut looked, 9, TOO_MANY).await);
     }
 }

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, DatabaseSource, DatabaseUrl, Tls};
 use crate::domain::Limits;
 use crate::engine::merge::Bounds;
-use crate::engine::{Clients, Dispatch, Events, Streams};
+use crate::engine::{Clients, Dispatch, Events, Parked, Streams};
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader, remove_expired_keys};
 use crate::queue::{Announcer, Broker, Budget, Merging, Transactions, Watches, write_down_clients};
@@ -136,7 +136,8 @@ async fn serve_on(
     let reads = usize::try_from(config.pool_size).unwrap_or(usize::MAX).saturating_mul(3) / 4;
     let dispatch = Dispatch::new(Arc::new(database.clone()), &events, &tasks, &drain_begins, reads);
     let waiting = Bounds { items: config.max_waiting_messages, bytes: config.max_waiting_bytes };
-    let in_flight = InFlight::new();
+    let parked = Parked::default();
+    let in_flight = InFlight::new(parked.clone());
     let broker = Arc::new(Broker {
         database: database.clone(),
         clients: Clients::default(),
@@ -144,7 +145,7 @@ async fn serve_on(
         merged_calls: Arc::clone(&in_flight) as _,
         began: std::time::Instant::now(),
         budget: Budget::new(config.max_waiting_bytes),
-        merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks),
+        merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks, &parked),
         dispatch,
         limits: Limits { max_message_bytes: config.max_message_bytes, queue_layout: config.queue_layout },
         events,

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::Refusals;
+use super::{Parked, Refusals};
 use crate::domain::{Error, Kind, Result};
 
 use overrun::{Overrun, Turn};
@@ -106,6 +106,7 @@ struct Shared<M: Merge> {
     /// Told whenever a flush has taken its parcels.
     room: Notify,
     tasks: TaskTracker,
+    parked: Parked,
 }
 
 /// A parcel for which there was no place.
@@ -143,8 +144,9 @@ enum Patience {
 }
 
 impl<M: Merge> Merger<M> {
-    /// A merger whose flushes run in tasks that are waited for at the server's end.
-    pub fn new(merge: M, bounds: Bounds, tasks: TaskTracker) -> Self {
+    /// A merger whose flushes run in tasks that are waited for at the server's end. It parks the calls that hand in parcels,
+    /// until these are answered.
+    pub fn new(merge: M, bounds: Bounds, tasks: TaskTracker, parked: Parked) -> Self {
         let waiting = Mutex::new(Waiting {
             lanes: HashMap::new(),
             items: 0,
@@ -152,7 +154,7 @@ impl<M: Merge> Merger<M> {
             overruns: HashMap::new(),
             refusals: Refusals::default(),
         });
-        Self { shared: Arc::new(Shared { merge, bounds, waiting, room: Notify::new(), tasks }) }
+        Self { shared: Arc::new(Shared { merge, bounds, waiting, room: Notify::new(), tasks, parked }) }
     }
 
     /// Hands in a parcel. Its verdict comes after the commit; a caller who drops the verdict before the parcel was
@@ -190,7 +192,9 @@ impl<M: Merge> Merger<M> {
         if let Err(error) = waiting.admit(&lane, &load, self.shared.bounds, patience) {
             return Err(Box::new(Refused { lane, load, error }));
         }
-        let (parcel, verdict) = Parcel::new(load);
+        // What streams hand in is not counted among the calls.
+        let parked = (patience == Patience::None).then(|| self.shared.parked.park());
+        let (parcel, verdict) = Parcel::new(load, parked);
         let started = match waiting.lanes.entry(lane) {
             Entry::Occupied(mut running) => {
                 running.get_mut().push(parcel);

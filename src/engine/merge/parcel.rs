@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::domain::{Error, Result};
+use crate::engine::ParkedCall;
 
 /// How much a parcel's content counts against the limits.
 pub trait Load {
@@ -21,6 +22,7 @@ pub struct Parcel<L, A> {
     pub load: L,
     pub(super) came: Instant,
     verdict: oneshot::Sender<Result<A>>,
+    parked: Option<ParkedCall>,
 }
 
 /// What will become of a parcel. Dropped, it says that the caller is gone.
@@ -28,10 +30,10 @@ pub struct Parcel<L, A> {
 pub struct Verdict<A>(oneshot::Receiver<Result<A>>);
 
 impl<L, A> Parcel<L, A> {
-    /// A parcel and the verdict on it.
-    pub fn new(load: L) -> (Self, Verdict<A>) {
+    /// A parcel and the verdict on it. A call that waits for nothing else is parked meanwhile.
+    pub fn new(load: L, parked: Option<ParkedCall>) -> (Self, Verdict<A>) {
         let (verdict, heard) = oneshot::channel();
-        (Self { load, came: Instant::now(), verdict }, Verdict(heard))
+        (Self { load, came: Instant::now(), verdict, parked }, Verdict(heard))
     }
 
     /// Whether the caller still waits.
@@ -47,7 +49,8 @@ impl<L, A> Parcel<L, A> {
 
     /// The items and the means to tell the caller, apart.
     pub fn open(self) -> (L, Parcel<(), A>) {
-        (self.load, Parcel { load: (), came: self.came, verdict: self.verdict })
+        let Self { load, came, verdict, parked } = self;
+        (load, Parcel { load: (), came, verdict, parked })
     }
 }
 

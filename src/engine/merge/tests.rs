@@ -117,7 +117,7 @@ const BOUNDS: Bounds = Bounds { items: 100_000, bytes: 100_000_000 };
 fn merger(bounds: Bounds) -> (Merger<Slow>, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let merge = Slow { seen: Arc::clone(&seen), fails_to_open: false };
-    (Merger::new(merge, bounds, TaskTracker::new()), seen)
+    (Merger::new(merge, bounds, TaskTracker::new(), Parked::default()), seen)
 }
 
 fn flushed(seen: &Seen) -> Vec<Vec<i64>> {
@@ -338,9 +338,26 @@ async fn the_patient_leave_places_to_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn calls_are_parked_until_they_are_answered_and_streams_are_not() {
+    let (parked, seen) = (Parked::default(), Arc::default());
+    let merge = Slow { seen, fails_to_open: false };
+    let merger = Merger::new(merge, BOUNDS, TaskTracker::new(), parked.clone());
+    let first = merger.submit("a", Batch(vec![1])).expect("a place");
+    let of_a_stream = merger.submit_when_room("a", Batch(vec![2])).await;
+    let second = merger.submit("a", Batch(vec![3])).expect("a place");
+    assert_eq!(parked.count(), 2);
+    sleep(FLUSH * 3).await;
+    // Nobody has taken the verdicts yet.
+    assert_eq!(parked.count(), 0);
+    for verdict in [first, of_a_stream, second] {
+        verdict.wait().await.expect("a verdict");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_opened_fails_for_all_that_wait() {
     let merge = Slow { seen: Arc::default(), fails_to_open: true };
-    let merger = Merger::new(merge, BOUNDS, TaskTracker::new());
+    let merger = Merger::new(merge, BOUNDS, TaskTracker::new(), Parked::default());
     let verdicts = [1, 2].map(|item| merger.submit("a", Batch(vec![item])).expect("a place"));
     for verdict in verdicts {
         assert_eq!(verdict.wait().await.expect_err("a refusal").kind(), Kind::DatabaseUnavailable);

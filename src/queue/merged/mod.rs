@@ -12,8 +12,8 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::{OutgoingMessage, QueueName, Result, Sent};
-use crate::engine::Events;
 use crate::engine::merge::{Bounds, Line, Merger, Shares, Verdict};
+use crate::engine::{Events, Parked};
 use crate::pg::Database;
 
 pub use lines::{Place, SendLines};
@@ -30,16 +30,19 @@ pub struct Merging {
     sends: Merger<Sends>,
     settles: Merger<Settles>,
     tasks: TaskTracker,
+    parked: Parked,
 }
 
 impl Merging {
-    /// Mergers over a database of so many connections; their flushes are waited for in `tasks`.
+    /// Mergers over a database of so many connections; their flushes are waited for in `tasks`, and the calls
+    /// that wait for them are counted in `parked`.
     pub fn new(
         database: &Database,
         events: &Events,
         connections: u32,
         bounds: Bounds,
         tasks: &TaskTracker,
+        parked: &Parked,
     ) -> Self {
         // Half of the pool for one queue's flushes.
         let shares = Arc::new(Shares::new(connections as usize / 2));
@@ -48,9 +51,10 @@ impl Merging {
         let sends = Sends::new(database.clone(), events.clone(), Arc::clone(&shares), held, tasks.clone());
         let settles = Settles::new(database.clone(), events.clone(), shares);
         Self {
-            sends: Merger::new(sends, bounds, tasks.clone()),
-            settles: Merger::new(settles, bounds, tasks.clone()),
+            sends: Merger::new(sends, bounds, tasks.clone(), parked.clone()),
+            settles: Merger::new(settles, bounds, tasks.clone(), parked.clone()),
             tasks: tasks.clone(),
+            parked: parked.clone(),
         }
     }
 

@@ -30,6 +30,7 @@ impl Merging {
         let _answering = self.tasks.token();
         let (lane, wanted, places) = wanted(queue.clone(), targets, change);
         let (told, wanted) = told(self.settles.submit(lane, wanted)?.wait().await?);
+        let _parked = told.iter().any(Option::is_none).then(|| self.parked.park());
         Ok(in_places(self.until_unlocked(queue, wanted.targets, change, told).await?, places))
     }
 
