@@ -16,18 +16,19 @@ const CAPACITY: usize = 10_000;
 /// How many bytes the statements may take that were made for them.
 const TEXT_BYTES: u64 = 16 << 20;
 
-/// Exact names only: pgmq folds table names to lower case, and so would answer for a queue of another name.
+/// Exact names only: pgmq folds table names to lower case, and so would answer for a queue of another name. Names are made
+/// once, before `pg_class` is searched: pgmq's function is volatile, so a condition with it is tried on each table there is.
 const FIND: Statement = Statement::new(
     "find_queue",
     Effect::Reads,
     "-- pgmq-grpc: find_queue
-SELECT format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_table,
-  format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table, m.is_unlogged,
-  (SELECT pg_get_serial_sequence(format('pgmq.%I', c.relname), 'msg_id') FROM pg_class AS c
-   WHERE c.oid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))) AS sequence,
-  (SELECT c.relkind = 'p' FROM pg_class AS c
-   WHERE c.oid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))) IS TRUE AS partitioned
-FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
+SELECT m.queue_table, m.archive_table, m.is_unlogged, (c.relkind = 'p') IS TRUE AS partitioned,
+  CASE WHEN c.oid IS NOT NULL THEN pg_get_serial_sequence(m.queue_table, 'msg_id') END AS sequence
+FROM (SELECT n.queue_table, n.archive_table, n.is_unlogged, to_regclass(n.queue_table)::oid AS table_id
+  FROM (SELECT format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_table,
+      format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table, m.is_unlogged
+    FROM pgmq.meta AS m WHERE m.queue_name = $1::text OFFSET 0) AS n OFFSET 0) AS m
+LEFT JOIN pg_class AS c ON c.oid = m.table_id",
 );
 
 /// Where a queue's messages are.

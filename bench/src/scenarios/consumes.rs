@@ -88,8 +88,11 @@ pub async fn sizes(lab: &Lab, pace: Pace) -> Result<Group> {
     lab.create(PLAIN, Layout::Pgmq).await?;
     let seconds = (pace.warm_up + pace.measure).as_secs_f64() + 0.2;
     let (mut sides, mut rows) = (Vec::new(), Vec::new());
-    for (bytes, size, each_second) in [(1_024, "1 KiB", 60_000.0), (65_536, "64 KiB", 2_000.0)] {
-        let filled = (seconds * each_second) as u64;
+    // What is consumed at most in a second, here and from the broker.
+    for (bytes, size, ours, brokers) in
+        [(1_024, "1 KiB", 60_000.0, 20_000.0), (65_536, "64 KiB", 4_000.0, 8_000.0)]
+    {
+        let (filled, filled_there) = ((seconds * ours) as u64, (seconds * brokers) as u64);
         let longer = |side: Side| Side {
             id: format!("{}-{bytes}", side.id),
             title: format!("{}, {size}", side.title),
@@ -97,7 +100,7 @@ pub async fn sizes(lab: &Lab, pace: Pace) -> Result<Group> {
         };
         let work = Work::Pgbench(Pgbench::read_delete(PLAIN, 8));
         let direct = Side::new("pgbench-read-8", "pgbench read 1 + delete 1, 8 clients", work);
-        let broker = rabbitmq_consume(lab, filled / 3, 1);
+        let broker = rabbitmq_consume(lab, filled_there, 1);
         sides.push(longer(consume(lab, TUNED, false, filled)));
         sides.push(longer(direct.on(PLAIN, filled.min((seconds * 12_000.0) as u64))));
         sides.push(longer(broker));
