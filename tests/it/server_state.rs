@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgmq_grpc::proto::v1::{
-    GetQueueRequest, GetServerInfoRequest, ReadRequest, SendRequest, ServerState, WatchRequest,
+    DeleteRequest, GetQueueRequest, GetServerInfoRequest, ReadRequest, SendRequest, ServerState, WatchRequest,
 };
 
 use crate::consume::{Consumer, start};
@@ -96,6 +96,37 @@ async fn what_waits_behind_a_lock_is_counted_until_it_is_done() {
     eventually_shows(&test.client, "nothing that waits", |state| {
         state.waiting_sends + state.waiting_settles + state.lanes + state.merged_calls == 0
             && state.waiting_send_bytes == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn settles_that_wait_behind_a_lock_are_counted_until_they_are_done() {
+    let test = Test::with_queue("orders").await;
+    test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers = (0..8).map(|msg_id| {
+        let (mut client, stop) = (test.client.clone(), Arc::clone(&stop));
+        tokio::spawn(async move {
+            let request =
+                DeleteRequest { queue: "orders".to_owned(), msg_ids: vec![msg_id], ..Default::default() };
+            while !stop.load(Ordering::Relaxed) {
+                let _ = client.queue.delete(request.clone()).await;
+            }
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    let busy = eventually_shows(&test.client, "waiting settles", |state| state.waiting_settles > 0).await;
+    assert!(busy.waiting_settles <= 8 && busy.merged_calls > 0 && busy.lanes == 1, "{busy:?}");
+    assert_eq!((busy.waiting_sends, busy.waiting_send_bytes), (0, 0));
+
+    stop.store(true, Ordering::Relaxed);
+    test.run("ROLLBACK").await;
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    eventually_shows(&test.client, "nothing that waits", |state| {
+        state.waiting_settles + state.lanes + state.merged_calls == 0
     })
     .await;
 }
