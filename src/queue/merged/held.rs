@@ -20,9 +20,11 @@ use crate::pg::{Database, KeyPatience};
 use crate::queue::Budget;
 use crate::queue::budget::Held;
 
-/// How many ids of a crowd are tried in one turn: all of them may be held, and have to be found one by one. After a turn
-/// in which none was, the next one takes twice as many: who held them has ended.
+/// How many ids of a crowd are tried in one turn: all of them may be held, and have to be found one by one.
 const IDS_PER_TURN: usize = 32;
+
+/// The same after turns in which none was: who held them has ended. Each takes twice as many as the one before.
+const MOST_IDS_PER_TURN: usize = 128;
 
 /// How long a turn is waited for, before it is asked whether somebody has waited for long enough. It is long, because who
 /// asks anew stands at the end of the line.
@@ -139,7 +141,7 @@ impl Keeper {
             let has_turn = self.try_again(&mut parcels[..now]).await;
             missed = if has_turn { 0 } else { missed + 1 };
             let all_free = has_turn && parcels[..now].iter().all(|parcel| parcel.open() == 0);
-            ids = if all_free { (2 * ids).min(MAX_FLUSH_ITEMS) } else { IDS_PER_TURN };
+            ids = if all_free { (2 * ids).min(MOST_IDS_PER_TURN) } else { IDS_PER_TURN };
             let mut left = self.answer(parcels);
             let refused = if self.in_order { left.len().min(1) } else { left.len() };
             for parcel in &mut left[..refused] {
