@@ -511,9 +511,10 @@ impl Connection {
         self.answered(answer, statement.effect, unreplicated, error::of_statement)
     }
 
-    /// Refuses to send anything to a server that is gone, or that another one has replaced.
+    /// Refuses to send anything to a server that is gone, or that another one has replaced. A session that has said its
+    /// last word is gone, too, though its socket may be open for a moment.
     fn check_usable(&self) -> Result<()> {
-        if self.session.client.is_closed() {
+        if self.session.busy || self.session.client.is_closed() {
             return Err(error::unavailable("the connection to the database was lost"));
         }
         if self.database.shared.guard.is_superseded(self.session.admission) {

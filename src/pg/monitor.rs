@@ -1,6 +1,6 @@
 //! A periodic cheap check of the database, which health reports and which installs pgmq at the first contact.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bb8::ManageConnection;
 use tokio::sync::watch;
@@ -20,6 +20,12 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Every so many checks the other hosts of the URL are looked at, too.
 const CHECKS_BETWEEN_LOOKS: u32 = 5;
+
+/// After so many checks the servers' own schema is looked at again: a newer server may have closed it to this one.
+const CHECKS_BETWEEN_SCHEMA_LOOKS: u32 = 15;
+
+/// The longest between two of these looks, but for the time to the next check.
+const BETWEEN_SCHEMA_LOOKS: Duration = Duration::from_secs(30);
 
 /// What the last check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +51,8 @@ pub struct Monitor {
     /// What `installed_once` is true of.
     era: u64,
     checks: u32,
-    schema_checked: bool,
+    /// When the schema is to be looked at again; none for at once.
+    schema_due: Option<Instant>,
     schema_failing: bool,
     sequences_checked: bool,
     state: watch::Sender<DatabaseState>,
@@ -66,7 +73,7 @@ impl Monitor {
             installed_once: false,
             era: 0,
             checks: 0,
-            schema_checked: false,
+            schema_due: None,
             schema_failing: false,
             sequences_checked: false,
             state: watch::Sender::new(DatabaseState::Unknown),
@@ -144,7 +151,8 @@ impl Monitor {
     /// Makes or updates the servers' own schema as soon as it may. Without it all goes on but what needs it.
     async fn check_schema(&mut self) {
         let Some(session) = &self.session else { return };
-        if self.schema_checked && self.database.has_own_schema() {
+        let is_due = self.schema_due.is_none_or(|due| due <= Instant::now());
+        if self.database.has_own_schema() && !is_due {
             return;
         }
         let found = match tokio::time::timeout(CHECK_TIMEOUT, super::schema::find(&session.client)).await {
@@ -157,7 +165,9 @@ impl Monitor {
         };
         match found {
             Ok(found) => {
-                self.schema_checked = true;
+                let pause =
+                    self.interval.saturating_mul(CHECKS_BETWEEN_SCHEMA_LOOKS).min(BETWEEN_SCHEMA_LOOKS);
+                self.schema_due = Some(Instant::now() + pause);
                 self.schema_failing = false;
                 self.database.remember_schema(found);
             }
@@ -176,7 +186,7 @@ impl Monitor {
             Some(session) => session,
             None => {
                 // Perhaps another database, restored or promoted: what stood in the old one may be missing.
-                self.schema_checked = false;
+                self.schema_due = None;
                 self.sequences_checked = false;
                 known = None;
                 self.manager.connect().await.map_err(super::error::of_connecting)?

@@ -197,3 +197,24 @@ async fn a_newer_schema_is_used_as_long_as_it_only_adds() {
     assert!(!deduplicates(&mut client).await);
     assert!(server.log().contains("schema pgmq_grpc too new"), "{}", server.log());
 }
+
+#[tokio::test]
+async fn what_a_newer_server_changes_is_noticed_over_the_same_connection() {
+    let database = TestDatabase::create().await;
+    let sql = database.connect().await;
+    let server = Server::start_on(&database, &OFTEN).await;
+    let mut client = Client::connect(&server).await;
+    eventually_deduplicates(&mut client).await;
+    client.create("orders").await;
+    let oldest = "SELECT oldest_server FROM pgmq_grpc.compatibility";
+    let before: i32 = sql.query_one(oldest, &[]).await.unwrap().get(0);
+
+    sql.batch_execute("UPDATE pgmq_grpc.compatibility SET oldest_server = 1000").await.unwrap();
+    eventually("no deduplication", async || (!deduplicates(&mut client).await).then_some(())).await;
+    assert!(serves(&mut client).await);
+    assert_eq!(server.log().matches("schema pgmq_grpc too new").count(), 1, "{}", server.log());
+
+    sql.execute("UPDATE pgmq_grpc.compatibility SET oldest_server = $1", &[&before]).await.unwrap();
+    eventually_deduplicates(&mut client).await;
+    assert!(!server.log().contains("unavailable"), "{}", server.log());
+}

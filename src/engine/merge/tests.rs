@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::*;
 
@@ -15,9 +15,11 @@ struct Seen {
     flushes: Mutex<Vec<(Instant, Vec<i64>)>>,
 }
 
-/// Each flush takes 10 ms, and items below zero spoil it. An item's verdict is itself.
+/// Items below zero spoil a flush. An item's verdict is itself.
 struct Slow {
     seen: Arc<Seen>,
+    /// How long a flush takes.
+    takes: Duration,
     fails_to_open: bool,
 }
 
@@ -65,7 +67,7 @@ impl Merge for Slow {
         (): (),
         parcels: Vec<Parcel<Batch, Vec<Result<i64>>>>,
     ) -> Option<Error> {
-        sleep(FLUSH).await;
+        sleep(self.takes).await;
         let items: Vec<i64> = parcels.iter().flat_map(|parcel| parcel.load.0.clone()).collect();
         if items.contains(&FOR_ALL) {
             let error = Error::new(Kind::QueueBusy, "locked");
@@ -116,7 +118,7 @@ const BOUNDS: Bounds = Bounds { items: 100_000, bytes: 100_000_000 };
 
 fn merger(bounds: Bounds) -> (Merger<Slow>, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
-    let merge = Slow { seen: Arc::clone(&seen), fails_to_open: false };
+    let merge = Slow { seen: Arc::clone(&seen), takes: FLUSH, fails_to_open: false };
     (Merger::new(merge, bounds, TaskTracker::new(), Parked::default()), seen)
 }
 
@@ -269,6 +271,7 @@ async fn send_on(
                 }
             }
             Err(error) => {
+                assert_eq!((error.kind(), begun.elapsed()), (Kind::Overloaded, Duration::ZERO));
                 refused += usize::from(begun >= counts);
                 sleep(error.retry_delay().expect("a delay")).await;
             }
@@ -278,28 +281,44 @@ async fn send_on(
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_times_the_callers_that_fill_a_lane_do_not_wait_longer_for_it() {
-    let (merger, _) = merger(BOUNDS);
-    let merger = Arc::new(merger);
-    let (begun, second) = (Instant::now(), Duration::from_secs(1));
-    let callers = 10 * MAX_FLUSH_ITEMS as i64;
-    let callers: Vec<_> = (0..callers)
-        .map(|number| {
-            tokio::spawn(send_on(Arc::clone(&merger), number, begun + second * 2, begun + second * 4))
-        })
+async fn ten_times_the_callers_that_fill_a_lane_do_not_wait_longer_for_it_in_a_minute() {
+    const TAKES: Duration = Duration::from_millis(100);
+    const MINUTE: Duration = Duration::from_mins(1);
+    let merge = Slow { seen: Arc::default(), takes: TAKES, fails_to_open: false };
+    let merger = Arc::new(Merger::new(merge, BOUNDS, TaskTracker::new(), Parked::default()));
+    // All of them are a burst at first, which is done by then.
+    let counts = Instant::now() + Duration::from_secs(3);
+    let ends = counts + MINUTE;
+    let callers = 10 * MAX_FLUSH_ITEMS;
+    let calling: Vec<_> = (0..callers as i64)
+        .map(|number| tokio::spawn(send_on(Arc::clone(&merger), number, counts, ends)))
         .collect();
+    let mut most = Line::default();
+    for look in 0_u32.. {
+        sleep_until(counts + TAKES / 7 * look).await;
+        if Instant::now() >= ends {
+            break;
+        }
+        let line = merger.line();
+        assert_eq!((line.lanes, line.refusing_lanes), (1, 1));
+        (most.items, most.bytes) = (most.items.max(line.items), most.bytes.max(line.bytes));
+    }
+    // What waits is never more than the next flush takes.
+    assert_eq!(most.items, MAX_FLUSH_ITEMS);
+    assert_eq!(most.bytes, 100 * MAX_FLUSH_ITEMS);
     let (mut took, mut refused) = (Vec::new(), 0);
-    for caller in callers {
+    for caller in calling {
         let (its, of_it) = caller.await.expect("a caller");
         took.extend(its);
         refused += of_it;
     }
     // A flush at a time, each as full as it can be.
-    let flushes = (second * 2).as_millis() / FLUSH.as_millis();
-    assert!(took.len() * 100 > flushes as usize * MAX_FLUSH_ITEMS * 95, "only {} were sent", took.len());
-    assert!(took.iter().all(|took| *took <= 2 * FLUSH), "{:?}", took.iter().max());
+    let flushes = (MINUTE.as_millis() / TAKES.as_millis()) as usize;
+    assert!(took.len() * 100 > flushes * MAX_FLUSH_ITEMS * 95, "only {} were sent", took.len());
+    assert!(took.iter().all(|took| *took <= 2 * TAKES), "{:?}", took.iter().max());
     // The other nine thousand, less often than once a second each.
-    assert!((1_000..20_000).contains(&refused), "{refused} were refused");
+    assert!((callers..callers * 60).contains(&refused), "{refused} were refused");
+    assert_eq!(merger.load(), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -340,7 +359,7 @@ async fn the_patient_leave_places_to_the_others() {
 #[tokio::test(start_paused = true)]
 async fn calls_are_parked_until_they_are_answered_and_streams_are_not() {
     let (parked, seen) = (Parked::default(), Arc::default());
-    let merge = Slow { seen, fails_to_open: false };
+    let merge = Slow { seen, takes: FLUSH, fails_to_open: false };
     let merger = Merger::new(merge, BOUNDS, TaskTracker::new(), parked.clone());
     let first = merger.submit("a", Batch(vec![1])).expect("a place");
     let of_a_stream = merger.submit_when_room("a", Batch(vec![2])).await;
@@ -356,7 +375,7 @@ async fn calls_are_parked_until_they_are_answered_and_streams_are_not() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_opened_fails_for_all_that_wait() {
-    let merge = Slow { seen: Arc::default(), fails_to_open: true };
+    let merge = Slow { seen: Arc::default(), takes: FLUSH, fails_to_open: true };
     let merger = Merger::new(merge, BOUNDS, TaskTracker::new(), Parked::default());
     let verdicts = [1, 2].map(|item| merger.submit("a", Batch(vec![item])).expect("a place"));
     for verdict in verdicts {

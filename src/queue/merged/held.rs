@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::SentParcel;
 use super::lines::Line;
@@ -23,14 +23,22 @@ use crate::queue::budget::Held;
 /// How many ids of a crowd are tried in one turn: all of them may be held, and have to be found one by one.
 const IDS_PER_TURN: usize = 32;
 
-/// How long a turn is waited for, before it is asked whether somebody has waited for long enough.
-const TURN: Duration = Duration::from_millis(500);
+/// The same after turns in which none was: who held them has ended. Each takes twice as many as the one before.
+const MOST_IDS_PER_TURN: usize = 128;
+
+/// How long a turn is waited for, before it is asked whether somebody has waited for long enough. It is long, because who
+/// asks anew stands at the end of the line.
+const TURN: Duration = Duration::from_secs(5);
 
 /// How many turns that did not come are enough to give up.
 const MISSED_TURNS: usize = 2;
 
-/// How long those of a crowd wait who have had no turn, because there are too many others.
-const LONGEST: Duration = Duration::from_secs(3);
+/// How long those of a crowd wait who have had no turn, because there are too many others. Their ids may be free, so it is
+/// much longer than others wait.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// How long it counts that an id was found held.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// A caller's messages of which some are held.
 pub(super) struct HeldParcel {
@@ -39,8 +47,8 @@ pub(super) struct HeldParcel {
     verdicts: Vec<Option<Result<Sent>>>,
     caller: Parcel<(), SentParcel>,
     pauses: Pauses,
-    /// Whether it was tried again.
-    is_tried: bool,
+    /// When it was tried last and found held.
+    tried: Option<Instant>,
     _memory: Held,
 }
 
@@ -52,7 +60,7 @@ impl HeldParcel {
         caller: Parcel<(), SentParcel>,
         memory: Held,
     ) -> Self {
-        Self { messages, verdicts, caller, pauses: Pauses::new(), is_tried: false, _memory: memory }
+        Self { messages, verdicts, caller, pauses: Pauses::new(), tried: None, _memory: memory }
     }
 
     /// How many messages have no verdict.
@@ -72,7 +80,7 @@ impl HeldParcel {
     fn refuse_first(&mut self, queue: &QueueName) {
         let held = self.messages.iter().zip(&mut self.verdicts).find(|(_, verdict)| verdict.is_none());
         if let Some((message, verdict)) = held {
-            *verdict = Some(Err(busy(queue, message, self.is_tried)));
+            *verdict = Some(Err(busy(queue, message, self.tried.is_some())));
         }
     }
 
@@ -84,7 +92,7 @@ impl HeldParcel {
 fn busy(queue: &QueueName, message: &OutgoingMessage, is_tried: bool) -> Error {
     let id = message.deduplication_id().map(DeduplicationId::as_str).unwrap_or_default();
     let why = match is_tried {
-        true => format!("the deduplication id {id:?} was not free for 2 s: another transaction holds it"),
+        true => format!("another transaction held the deduplication id {id:?} when it was tried last"),
         false => "other transactions hold too many deduplication ids of the queue".to_owned(),
     };
     Error::new(Kind::QueueBusy, format!("{why}; the message was not stored"))
@@ -116,24 +124,24 @@ impl Keeper {
     /// Tries again until nothing is held any more.
     pub(super) async fn run(self) {
         Pauses::new().pause().await;
-        let mut missed = 0;
+        let (mut missed, mut ids) = (0, IDS_PER_TURN);
         loop {
             let mut parcels = self.line.take_held(if self.in_order { MAX_FLUSH_ITEMS } else { usize::MAX });
             if parcels.is_empty() {
                 return;
             }
             parcels.retain(|parcel| parcel.caller.is_awaited());
-            let now = if self.in_order { parcels.len() } else { of_one_turn(&parcels) };
-            match self.try_again(&mut parcels[..now]).await {
-                true => missed = 0,
-                false => missed += 1,
-            }
-            // The others of a crowd come first the next time, and of all of them those who had no turn yet: their ids may
-            // be free.
-            parcels.rotate_left(now);
-            if !self.in_order {
-                parcels.sort_by_key(|parcel| parcel.is_tried);
-            }
+            let now = if self.in_order {
+                parcels.len()
+            } else {
+                // First those who had no turn yet, for their ids may be free; then whose turn was the longest ago.
+                parcels.sort_by_key(|parcel| parcel.tried);
+                of_one_turn(&parcels, ids)
+            };
+            let has_turn = self.try_again(&mut parcels[..now]).await;
+            missed = if has_turn { 0 } else { missed + 1 };
+            let all_free = has_turn && parcels[..now].iter().all(|parcel| parcel.open() == 0);
+            ids = if all_free { (2 * ids).min(MOST_IDS_PER_TURN) } else { IDS_PER_TURN };
             let mut left = self.answer(parcels);
             let refused = if self.in_order { left.len().min(1) } else { left.len() };
             for parcel in &mut left[..refused] {
@@ -143,6 +151,7 @@ impl Keeper {
             }
             let mut left = self.answer(left);
             if let Some(first) = left.first_mut()
+                && !all_free
                 && !first.pauses.are_over()
             {
                 first.pauses.pause().await;
@@ -151,10 +160,12 @@ impl Keeper {
         }
     }
 
-    /// Whether a parcel has waited for long enough. One that was only behind others of its line is tried first.
+    /// Whether a parcel has waited for long enough. One that was only behind others, or whose turn was long ago, is tried
+    /// first.
     fn gives_up(&self, parcel: &HeldParcel, missed: usize) -> bool {
+        let is_known = parcel.tried.is_some_and(|tried| tried.elapsed() < FRESH);
         let is_late = !self.in_order && parcel.pauses.waited() >= LONGEST;
-        parcel.pauses.are_over() && (parcel.is_tried || missed >= MISSED_TURNS || is_late)
+        parcel.pauses.are_over() && (is_known || missed >= MISSED_TURNS || is_late)
     }
 
     /// Answers parcels whose messages all have verdicts, and gives the others.
@@ -198,19 +209,19 @@ impl Keeper {
         for (open, verdict) in open.zip(verdicts) {
             *open = verdict;
         }
-        let tried = if self.in_order { 1 } else { parcels.len() };
-        parcels.iter_mut().take(tried).for_each(|parcel| parcel.is_tried = true);
+        let (tried, now) = (if self.in_order { 1 } else { parcels.len() }, Instant::now());
+        parcels.iter_mut().take(tried).for_each(|parcel| parcel.tried = Some(now));
         true
     }
 }
 
-/// How many parcels of a crowd go in one turn, with all that were sent under the same ids.
-fn of_one_turn(parcels: &[HeldParcel]) -> usize {
+/// How many parcels of a crowd go in one turn of so many ids, with all that were sent under the same ones.
+fn of_one_turn(parcels: &[HeldParcel], most_ids: usize) -> usize {
     let (mut ids, mut messages) = (HashSet::new(), 0);
     let first_left = parcels.iter().position(|parcel| {
         ids.extend(parcel.open_messages().filter_map(OutgoingMessage::deduplication_id));
         messages += parcel.open();
-        ids.len() > IDS_PER_TURN || messages > MAX_FLUSH_ITEMS
+        ids.len() > most_ids || messages > MAX_FLUSH_ITEMS
     });
     // A larger one goes alone.
     first_left.map_or(parcels.len(), |place| place.max(1))

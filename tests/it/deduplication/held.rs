@@ -118,6 +118,36 @@ async fn more_held_ids_than_a_flush_searches_for_keep_nobody_from_an_answer() {
 }
 
 #[tokio::test]
+async fn nobody_is_refused_for_ids_of_others_however_many_are_held() {
+    let test = Test::with_queue("orders").await;
+    let ids: Vec<String> = (0..600).map(|number| format!("held {number}")).collect();
+    let other = hold(&test, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let (mut held, mut strangers) = (Vec::new(), Vec::new());
+    // The strangers come in between.
+    for (some, ids) in ids.chunks(150).enumerate() {
+        let client = test.fresh_client().await;
+        for (number, id) in ids.iter().enumerate() {
+            let send = |id: String| {
+                let mut client = client.clone();
+                tokio::spawn(async move { send(&mut client, keyed("orders", &id, "1")).await })
+            };
+            held.push((id.clone(), send(id.clone())));
+            if number % 10 == 0 {
+                strangers.push(send(format!("free {some} {number}")));
+            }
+        }
+    }
+    for stranger in strangers {
+        stranger.await.unwrap().expect("a send");
+    }
+    for (id, sending) in held {
+        expect_busy(&sending.await.unwrap().unwrap_err(), &id);
+    }
+    other.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(bodies(&test, "orders").await.len(), 60);
+}
+
+#[tokio::test]
 async fn hundreds_who_wait_for_one_id_hold_up_nobody_and_all_hear_of_it() {
     let mut test = Test::with_queue("orders").await;
     test.client.create("others").await;

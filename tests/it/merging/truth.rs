@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use nix::sys::signal::Signal;
 use pgmq_grpc::proto::v1::{
-    DeleteRequest, DeleteResponse, ItemResult, Outcome, ProduceRequest, SendRequest, SendResponse,
+    DeleteRequest, DeleteResponse, ItemResult, Outcome, OutgoingMessage, ProduceRequest, SendRequest,
+    SendResponse,
 };
 use tokio::task::JoinHandle;
 use tonic::{Code, Response, Status};
@@ -12,6 +13,8 @@ use tonic::{Code, Response, Status};
 use super::{Jam, LANE, send};
 use crate::harness::client::outgoing;
 use crate::harness::{Client, Gate, Refusal, Test, eventually};
+use crate::produce::{Stream, frame, reasons};
+use crate::server_state::eventually_shows;
 
 /// More sends than a lane holds.
 fn bodies() -> Vec<String> {
@@ -99,6 +102,35 @@ async fn a_lost_send_with_a_key_can_be_repeated_and_is_stored_once() {
     let repeated = send_keyed(test.client.clone(), 1).await.expect("a repeat");
     ids.insert(repeated.msg_id);
     assert_eq!((ids.len(), count(&test).await), (8, 9));
+}
+
+/// A stream that comes to deduplication ids keeps to its lane, whose flush makes two inserts then.
+#[tokio::test]
+async fn who_was_to_follow_in_a_lost_flush_hears_that_nothing_was_stored() {
+    let test = Test::with_queue("orders").await;
+    eventually("deduplication", async || send_keyed(test.client.clone(), 0).await.ok()).await;
+    let gate = Gate::close(&test, "orders", "INSERT").await;
+    let mut stream = Stream::open(&test.client).await;
+    stream.give(frame("orders", 0, vec![outgoing("1")])).await;
+    let first = gate.arrival(&test, "send").await;
+    let stranger = tokio::spawn(send(test.client.clone(), "2".to_owned()));
+    let with_id = OutgoingMessage { deduplication_id: "key".to_owned(), ..outgoing("3") };
+    stream.give(frame("orders", 1, vec![with_id, outgoing("4")])).await;
+    eventually_shows(&test.client, "all in the lane", |state| state.waiting_sends == 3).await;
+    gate.terminate(&test, first).await;
+    let unknown = (0, "OUTCOME_UNKNOWN".to_owned(), i32::from(Code::Unknown));
+    assert_eq!(reasons(&stream.answer().await), [unknown]);
+
+    let next = eventually("the next flush", async || {
+        Some(gate.arrival(&test, "send").await).filter(|&next| next != first)
+    });
+    gate.terminate(&test, next.await).await;
+    let lost = stranger.await.unwrap().expect_err("a lost connection");
+    Refusal::expect(&lost, Code::Unknown, "OUTCOME_UNKNOWN");
+    let unavailable = |index| (index, "DATABASE_UNAVAILABLE".to_owned(), i32::from(Code::Unavailable));
+    assert_eq!(reasons(&stream.answer().await), [unavailable(0), unavailable(1)]);
+    gate.open(&test).await;
+    assert_eq!(count(&test).await, 1);
 }
 
 type Deleting = JoinHandle<Result<Response<DeleteResponse>, Status>>;
@@ -217,7 +249,7 @@ async fn sends_keep_their_order_while_others_cancel_theirs() {
         }
     });
     let frames = (0..100).map(|number| {
-        let messages = (0..3).map(|place| pgmq_grpc::proto::v1::OutgoingMessage {
+        let messages = (0..3).map(|place| OutgoingMessage {
             group: "frames".to_owned(),
             ..outgoing(&(number * 3 + place).to_string())
         });
