@@ -83,7 +83,7 @@ impl Service {
         if let (Some(named), Some(queue)) = (metadata.get(QUEUE_METADATA), O::queue(&request)) {
             check_named(&mut fields, named.as_bytes(), queue);
         }
-        let operation = O::parse(request, &self.broker.limits, &mut fields);
+        let operation = O::parse(request, &self.broker.rules, &mut fields);
         fields.finish(operation)
     }
 

@@ -251,7 +251,7 @@ impl Producer {
         let mut messages = Vec::with_capacity(request.messages.len());
         for (place, message) in request.messages.into_iter().enumerate() {
             let mut fields = Fields::default();
-            let message = outgoing_message(&mut fields, &self.broker.limits, message);
+            let message = outgoing_message(&mut fields, &self.broker.rules, message);
             match fields.finish(message) {
                 Ok(message) => messages.push(message),
                 Err(error) => frame.refused.push((place, error)),

@@ -289,6 +289,7 @@ impl Session {
             DisableNotifications = "disable_notifications.",
             UpdateNotifications = "update_notifications.",
             ListNotifications = "list_notifications.",
+            UpdateQueue = "update_queue.",
         }
     }
 
@@ -304,7 +305,7 @@ impl Session {
             if let (Some(named), Some(queue)) = (&self.named, O::queue(&request)) {
                 check_named(fields, named, queue);
             }
-            O::parse(request, &broker.limits, fields)
+            O::parse(request, &broker.rules, fields)
         });
         let operation = fields.finish(operation)?;
         transaction.run(operation).await.map(Res::from)

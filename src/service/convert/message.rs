@@ -4,10 +4,10 @@ use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_DELAY};
 use crate::domain::{
-    self, ClientRole, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Receipt, Schedule, Sent,
+    self, ClientRole, Delivery, Invalid, OutgoingMessage, QueueName, Receipt, Schedule, Sent,
 };
 use crate::proto::v1;
-use crate::queue;
+use crate::queue::{self, Rules};
 
 /// Converts the schedule oneof, which each sending message of the contract has as a type of its own.
 macro_rules! schedule {
@@ -36,7 +36,7 @@ pub(in crate::service) fn queue_name(fields: &mut Fields, name: String) -> Optio
 /// A message's texts and schedule.
 pub(super) fn outgoing(
     fields: &mut Fields,
-    limits: &Limits,
+    rules: &Rules,
     message: String,
     headers: String,
     group: &str,
@@ -44,7 +44,8 @@ pub(super) fn outgoing(
     deduplication_id: String,
 ) -> Option<OutgoingMessage> {
     // A refused schedule is remembered already; the texts are still worth checking.
-    let parsed = OutgoingMessage::parse(message, headers, group, schedule.unwrap_or(Schedule::NOW), limits);
+    let parsed =
+        OutgoingMessage::parse(message, headers, group, schedule.unwrap_or(Schedule::NOW), &rules.limits);
     let message = fields.take_all(parsed).filter(|_| schedule.is_some());
     let id = fields.deduplication_id(deduplication_id);
     Some(message?.under(id?))
@@ -53,23 +54,23 @@ pub(super) fn outgoing(
 /// One message of several.
 pub(in crate::service) fn outgoing_message(
     fields: &mut Fields,
-    limits: &Limits,
+    rules: &Rules,
     message: v1::OutgoingMessage,
 ) -> Option<OutgoingMessage> {
     let v1::OutgoingMessage { message, headers, group, deduplication_id, schedule } = message;
     let schedule = schedule!(fields, schedule, v1::outgoing_message::Schedule);
-    outgoing(fields, limits, message, headers, &group, schedule, deduplication_id)
+    outgoing(fields, rules, message, headers, &group, schedule, deduplication_id)
 }
 
 /// A batch of 1 to 1,000 messages.
 pub(super) fn outgoing_batch(
     fields: &mut Fields,
-    limits: &Limits,
+    rules: &Rules,
     messages: Vec<v1::OutgoingMessage>,
 ) -> Option<Vec<OutgoingMessage>> {
     fields.take("messages", bounds::length(messages.len(), MAX_BATCH))?;
     let parsed = messages.into_iter().enumerate().map(|(index, message)| {
-        fields.within(&format!("messages[{index}]."), |fields| outgoing_message(fields, limits, message))
+        fields.within(&format!("messages[{index}]."), |fields| outgoing_message(fields, rules, message))
     });
     // All are checked, so that all that are wrong are named.
     let parsed: Vec<Option<OutgoingMessage>> = parsed.collect();
@@ -83,11 +84,11 @@ impl FromRequest<v1::SendRequest> for queue::Send {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::SendRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::SendRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let v1::SendRequest { queue, message, headers, group, deduplication_id, schedule } = request;
         let queue = queue_name(fields, queue);
         let schedule = schedule!(fields, schedule, v1::send_request::Schedule);
-        let message = outgoing(fields, limits, message, headers, &group, schedule, deduplication_id);
+        let message = outgoing(fields, rules, message, headers, &group, schedule, deduplication_id);
         Some(Self { queue: queue?, message: message? })
     }
 }
@@ -105,9 +106,9 @@ impl FromRequest<v1::SendBatchRequest> for queue::SendBatch {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::SendBatchRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::SendBatchRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
-        let messages = outgoing_batch(fields, limits, request.messages);
+        let messages = outgoing_batch(fields, rules, request.messages);
         Some(Self { queue: queue?, messages: messages? })
     }
 }

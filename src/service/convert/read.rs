@@ -6,9 +6,9 @@ use super::message::{each, known, queue_name};
 use super::time::{duration, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, VisibilityTimeout};
-use crate::domain::{self, ClientRole, Invalid, Kind, Limits, Ordering, ReadOrder, Timestamp};
+use crate::domain::{self, ClientRole, Invalid, Kind, Ordering, ReadOrder, Timestamp};
 use crate::proto::v1;
-use crate::queue::{self, ClosingReason, Handover, StreamItem, StreamOptions};
+use crate::queue::{self, ClosingReason, Handover, Rules, StreamItem, StreamOptions};
 
 const MAX_COUNT: i32 = MAX_BATCH as i32;
 const DEFAULT_MAX_IN_FLIGHT: i32 = 100;
@@ -20,7 +20,7 @@ pub(super) fn read_order(
     fields: &mut Fields,
     queue: String,
     visibility_timeout: Option<prost_types::Duration>,
-    ordering: i32,
+    given: i32,
     conditional: String,
 ) -> Option<ReadOrder> {
     let queue = queue_name(fields, queue);
@@ -28,12 +28,8 @@ pub(super) fn read_order(
         None => Some(VisibilityTimeout::DEFAULT),
         Some(given) => fields.take("visibility_timeout", span(given).and_then(VisibilityTimeout::parse)),
     };
-    let ordering = fields.take("ordering", known::<v1::Ordering>(ordering)).map(|ordering| match ordering {
-        v1::Ordering::Unspecified | v1::Ordering::Unordered => Ordering::Unordered,
-        v1::Ordering::Grouped => Ordering::Grouped,
-        v1::Ordering::GroupedRoundRobin => Ordering::GroupedRoundRobin,
-        v1::Ordering::GroupedHead => Ordering::GroupedHead,
-    });
+    let given = fields.take("ordering", known::<v1::Ordering>(given)).map(ordering);
+    let ordering = given.map(|given| given.unwrap_or(Ordering::Unordered));
     let conditional = fields.take("conditional", bounds::conditional(conditional));
     let grouped = ordering.is_some_and(|ordering| ordering != Ordering::Unordered);
     if grouped && conditional.as_ref().is_some_and(Option::is_some) {
@@ -45,6 +41,17 @@ pub(super) fn read_order(
         ordering: ordering?,
         conditional: conditional?,
     })
+}
+
+/// An ordering, or none where it is left open.
+pub(super) fn ordering(given: v1::Ordering) -> Option<Ordering> {
+    match given {
+        v1::Ordering::Unspecified => None,
+        v1::Ordering::Unordered => Some(Ordering::Unordered),
+        v1::Ordering::Grouped => Some(Ordering::Grouped),
+        v1::Ordering::GroupedRoundRobin => Some(Ordering::GroupedRoundRobin),
+        v1::Ordering::GroupedHead => Some(Ordering::GroupedHead),
+    }
 }
 
 /// How many messages of a stream may be unsettled.
@@ -74,7 +81,7 @@ impl FromRequest<v1::ReadBatchRequest> for queue::ReadBatch {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::ReadBatchRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ReadBatchRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let v1::ReadBatchRequest { queue, visibility_timeout, conditional, ordering, max_messages, wait } =
             request;
         let order = read_order(fields, queue, visibility_timeout, ordering, conditional);
@@ -102,7 +109,7 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::ReadRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ReadRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let v1::ReadRequest {
             queue,
             visibility_timeout,
@@ -165,7 +172,7 @@ impl FromRequest<v1::PopRequest> for queue::Pop {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::PopRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::PopRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         let count = fields.take("max_messages", bounds::count(request.max_messages, 1, MAX_COUNT));
         Some(Self { queue: queue?, count: count? })
