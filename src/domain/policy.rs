@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bounds::{self, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT, VisibilityTimeout};
-use super::{Invalid, Kind, Ordering, QueueName};
+use super::{Invalid, Kind, Ordering, QueueName, Schedule};
 
 /// The most bytes that a policy may allow a message's body; no server's own limit is larger.
 pub const MAX_MESSAGE_BYTES: i32 = 3 * 1024 * 1024;
@@ -128,6 +128,21 @@ impl Policy {
     /// Whether it says nothing at all.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// When a sent message becomes visible that does not say it.
+    pub fn schedule(&self) -> Schedule {
+        self.default_delay_ms.map_or(Schedule::NOW, Schedule::AfterMillis)
+    }
+
+    /// How long a unary read waits that does not say it.
+    pub fn wait(&self) -> Duration {
+        Duration::from_millis(self.default_wait_ms.unwrap_or(0).unsigned_abs())
+    }
+
+    /// Whether it makes a difference for a message that is sent, but for deduplication.
+    pub fn concerns_sends(&self) -> bool {
+        self.default_delay_ms.is_some() || self.max_message_bytes.is_some()
     }
 
     /// The fields that are set.

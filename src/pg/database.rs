@@ -315,9 +315,9 @@ impl Connection {
         self.database.has_own_schema()
     }
 
-    /// How long an id of a queue, or of a transaction, is remembered, in milliseconds.
-    pub(super) fn deduplication_window_ms(&self, queue: Option<&QueueName>) -> i64 {
-        self.database.shared.policies.deduplication_window_ms(queue)
+    /// The policies of the queues.
+    pub(super) fn policies(&self) -> &Policies {
+        self.database.policies()
     }
 
     /// Sets anew until when statements may run, so that the wait for the connection does not count.

@@ -65,12 +65,25 @@ WITH live AS MATERIALIZED (
   FROM pgmq_grpc.queue_policy AS p JOIN pgmq.meta AS m ON ",
         policy_of_queue!(),
         "),
-state AS (SELECT md5(coalesce(string_agg(l.queue_name || ' ' || l.version, E'\\n' ORDER BY l.queue_name), '')) AS mark
+state AS (SELECT md5(coalesce(string_agg(l.queue_name || ' ' || l.version, E'\\n' ORDER BY l.queue_name), '')) AS mark,
+    (SELECT count(*) FROM pgmq_grpc.queue_policy) > count(*) AS has_dead
   FROM live AS l)
-SELECT s.mark, p.queue_name, ",
+SELECT s.mark, s.has_dead, p.queue_name, ",
         policy_columns!(),
         "
 FROM state AS s LEFT JOIN live AS p ON s.mark IS DISTINCT FROM $1::text"
+    ),
+);
+
+/// Removes policies of queues that are gone. One that was made anew has another key, so its policy is never meant.
+const REMOVE_DEAD: Statement = Statement::new(
+    "remove_dead_policies",
+    Effect::Repeatable,
+    concat!(
+        "-- pgmq-grpc: remove_dead_policies
+DELETE FROM pgmq_grpc.queue_policy AS p WHERE NOT EXISTS (SELECT FROM pgmq.meta AS m WHERE ",
+        policy_of_queue!(),
+        ")"
     ),
 );
 
@@ -87,16 +100,23 @@ struct Shared {
     window_ms: i64,
     /// Goes up with each database that is left for another.
     generation: Mutex<u64>,
-    /// The number of the last look that succeeded; held while one is taken.
-    looked: tokio::sync::Mutex<u64>,
+    /// The last look; held while the next one is taken.
+    last: tokio::sync::Mutex<Look>,
     /// How many looks have begun.
     begun: AtomicU64,
     told: Notify,
     hears: AtomicBool,
 }
 
+struct Look {
+    number: u64,
+    outcome: Result<()>,
+}
+
+#[derive(Default)]
 struct Known {
     mark: Option<String>,
+    concern_sends: bool,
     of: HashMap<QueueName, Arc<Policy>>,
 }
 
@@ -108,7 +128,7 @@ impl Policies {
             none: Arc::default(),
             window_ms: i64::try_from(window.as_millis()).unwrap_or(i64::MAX),
             generation: Mutex::default(),
-            looked: tokio::sync::Mutex::default(),
+            last: tokio::sync::Mutex::new(Look { number: 0, outcome: Ok(()) }),
             begun: AtomicU64::new(0),
             told: Notify::new(),
             hears: AtomicBool::new(false),
@@ -125,6 +145,25 @@ impl Policies {
         let known = self.shared.known.load();
         let policy = known.as_ref().and_then(|known| known.of.get(queue));
         Arc::clone(policy.unwrap_or(&self.shared.none))
+    }
+
+    /// The queues whose archived messages are kept for some time only.
+    pub(super) fn queues_with_retention(&self) -> Vec<QueueName> {
+        let known = self.shared.known.load();
+        let all = known.iter().flat_map(|known| &known.of);
+        all.filter(|(_, policy)| policy.archive_retention_ms.is_some())
+            .map(|(queue, _)| queue.clone())
+            .collect()
+    }
+
+    /// The shortest time for which archived messages are kept, in milliseconds.
+    pub(super) fn shortest_retention_ms(&self) -> Option<i64> {
+        let known = self.shared.known.load();
+        known
+            .iter()
+            .flat_map(|known| known.of.values())
+            .filter_map(|policy| policy.archive_retention_ms)
+            .min()
     }
 
     /// How long a deduplication id of a queue, or of no queue, is remembered, in milliseconds.
@@ -162,8 +201,14 @@ impl Policies {
         self.look_again();
     }
 
-    fn is_known(&self) -> bool {
+    /// Whether they were read.
+    pub fn are_known(&self) -> bool {
         self.shared.known.load().is_some()
+    }
+
+    /// Whether any queue's policy makes a difference for the messages that are sent to it.
+    pub(super) fn concern_sends(&self) -> bool {
+        self.shared.known.load().as_ref().is_some_and(|known| known.concern_sends)
     }
 
     fn generation(&self) -> u64 {
@@ -187,25 +232,30 @@ impl Database {
     /// # Errors
     /// `DatabaseUnavailable`; `Overloaded`.
     pub async fn learn_policies(&self) -> Result<()> {
-        match self.policies().is_known() {
+        match self.policies().are_known() {
             true => Ok(()),
             false => Box::pin(self.refresh_policies()).await,
         }
     }
 
     /// Reads the policies that have changed. Afterwards everything is known that was committed before the call. Those who
-    /// come together share a look.
+    /// come together share a look, and its failure.
     ///
     /// # Errors
     /// `DatabaseUnavailable`; `Overloaded`.
     pub async fn refresh_policies(&self) -> Result<()> {
         let shared = &self.policies().shared;
         let seen = shared.begun.load(Order::SeqCst);
-        let mut looked = shared.looked.lock().await;
-        if *looked > seen {
-            return Ok(());
+        let mut last = shared.last.lock().await;
+        if last.number <= seen {
+            let number = shared.begun.fetch_add(1, Order::SeqCst) + 1;
+            *last = Look { number, outcome: self.look_at_policies().await };
         }
-        let number = shared.begun.fetch_add(1, Order::SeqCst) + 1;
+        last.outcome.clone()
+    }
+
+    async fn look_at_policies(&self) -> Result<()> {
+        let shared = &self.policies().shared;
         let mut connection = self.connect("policies", Deadline::within(LOOK_TIME)).await?;
         let generation = self.policies().generation();
         let known = shared.known.load_full();
@@ -219,11 +269,10 @@ impl Database {
                     cause = error::chain(&error),
                     "policies cannot be read, as if there were none"
                 );
-                self.policies().keep(Known { mark: None, of: HashMap::new() }, generation)?;
+                self.policies().keep(Known::default(), generation)?;
             }
             Err(error) => return Err(error),
         }
-        *looked = number;
         Ok(())
     }
 }
@@ -259,10 +308,13 @@ impl Connection {
         let rows = self.query(&READ, &[(&mark, Type::TEXT)]).await?;
         let first = rows.first().ok_or_else(|| Error::internal("the look at policies gave no row"))?;
         let now: String = column(first, "mark")?;
+        if column(first, "has_dead")? {
+            self.remove_dead_policies().await;
+        }
         if mark == Some(now.as_str()) {
             return Ok(None);
         }
-        let mut of = HashMap::new();
+        let mut of: HashMap<QueueName, Arc<Policy>> = HashMap::new();
         for row in &rows {
             let name: Option<String> = column(row, "queue_name")?;
             let queue = name.and_then(|name| QueueName::try_from(name).ok());
@@ -271,7 +323,15 @@ impl Connection {
                 of.insert(queue, Arc::new(policy));
             }
         }
-        Ok(Some(Known { mark: Some(now), of }))
+        let concern_sends = of.values().any(|policy| policy.concerns_sends());
+        Ok(Some(Known { mark: Some(now), concern_sends, of }))
+    }
+
+    /// Forgets policies of queues that are gone, whoever has dropped them. They harm nobody, so it may fail.
+    async fn remove_dead_policies(&mut self) {
+        if let Err(error) = self.query(&REMOVE_DEAD, &[]).await {
+            tracing::debug!(cause = error::chain(&error), "policies of dropped queues stay for now");
+        }
     }
 }
 

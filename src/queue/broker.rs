@@ -176,6 +176,17 @@ impl Broker {
         }
     }
 
+    /// Makes sure that the policies of queues are known. As a rule they are, and nothing is asked.
+    ///
+    /// # Errors
+    /// `DatabaseUnavailable`, `Overloaded`; `DeadlineExceeded`.
+    pub async fn learn_policies(&self, deadline: Deadline) -> Result<()> {
+        match self.database.policies().are_known() {
+            true => Ok(()),
+            false => self.until(deadline, self.database.learn_policies()).await,
+        }
+    }
+
     /// Serves a caller. What is handed to the database runs to its end, whether the caller stays or not.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ pub use metrics::{GetQueueMetrics, ListQueueMetrics};
 pub use queues::{
     CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue, SetQueueLayout, UpdateQueue,
 };
-pub use rules::Rules;
+pub use rules::{Rules, SendTerms};
 pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};
 pub use state::{MergedCalls, ServerState};
 pub use stream::{ClosingReason, GOODBYE, ReadStream, StreamItem, StreamOptions, end_of_life, retry_delay};

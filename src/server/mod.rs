@@ -25,7 +25,7 @@ use crate::engine::merge::Bounds;
 use crate::engine::{Clients, Dispatch, Events, Streams};
 use crate::pg::embedded::{self, Embedded};
 use crate::pg::{
-    Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader, follow_policies,
+    Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader, follow_policies, remove_archived,
     remove_expired_keys,
 };
 use crate::queue::{Announcer, Broker, Budget, Merging, Rules, Transactions, Watches, write_down_clients};
@@ -173,6 +173,7 @@ async fn serve_on(
     let window = config.deduplication_window;
     background.spawn(remove_expired_keys(database.clone(), window, stop_background.clone()));
     background.spawn(follow_policies(database.clone(), stop_background.clone()));
+    background.spawn(remove_archived(database.clone(), stop_background.clone()));
     background.spawn(write_down_clients(Arc::clone(&broker), stop_background.clone()));
     background.spawn(health.run(stop_background.clone()));
     // So that the banner can say which pgmq was found; a database that is down does not hold up the start.

@@ -136,6 +136,8 @@ impl Session {
         let idle = fields.within("begin.", |fields| idle_timeout(fields, begin, self.idle));
         self.idle = fields.finish(idle)?;
         let broker = self.service.broker.clone();
+        // Before it holds a connection, which it could wait for.
+        broker.learn_policies(self.deadline).await?;
         let transaction = tokio::select! {
             begun = Box::pin(Transaction::begin(&broker, self.deadline)) => begun?,
             interrupted = self.interrupted(never) => return interrupted.map_or(Ok(None), Err),

@@ -2,6 +2,10 @@
 
 mod dead_letters;
 mod limits;
+mod reads;
+mod replicas;
+mod retention;
+mod sends;
 mod updating;
 
 use pgmq_grpc::proto::v1::{

@@ -32,6 +32,9 @@ pub(super) trait FromRequest<Request>: Sized {
     /// The deadline of a caller that sets none, where it is not the server's default.
     const DEFAULT_DEADLINE: Option<Duration> = None;
 
+    /// Whether the queue's policy fills in what the request leaves open, so that it has to be known.
+    const FOLLOWS_POLICY: bool = false;
+
     /// What who makes the request does with its queue, if it sends or consumes.
     const ROLE: Option<ClientRole> = None;
 

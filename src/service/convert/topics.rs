@@ -91,6 +91,7 @@ impl From<Vec<TopicBinding>> for v1::TestRoutingResponse {
 }
 
 impl FromRequest<v1::SendTopicRequest> for queue::SendTopic {
+    const FOLLOWS_POLICY: bool = true;
     const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
 
     fn parse(request: v1::SendTopicRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
@@ -104,18 +105,20 @@ impl FromRequest<v1::SendTopicRequest> for queue::SendTopic {
             schedule,
         } = request;
         let routing_key = fields.take("routing_key", RoutingKey::try_from(routing_key));
-        let schedule = schedule!(fields, schedule, v1::send_topic_request::Schedule);
-        let message = outgoing(fields, rules, message, headers, &group, schedule, deduplication_id);
+        let schedule = schedule!(fields, schedule, v1::send_topic_request::Schedule, rules.of_topic());
+        let message =
+            outgoing(fields, rules.of_topic(), message, headers, &group, schedule, deduplication_id);
         Some(Self { routing_key: routing_key?, message: message?, require_match })
     }
 }
 
 impl FromRequest<v1::SendTopicBatchRequest> for queue::SendTopicBatch {
+    const FOLLOWS_POLICY: bool = true;
     const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
 
     fn parse(request: v1::SendTopicBatchRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let routing_key = fields.take("routing_key", RoutingKey::try_from(request.routing_key));
-        let messages = outgoing_batch(fields, rules, request.messages);
+        let messages = outgoing_batch(fields, rules.of_topic(), request.messages);
         Some(Self { routing_key: routing_key?, messages: messages?, require_match: request.require_match })
     }
 }

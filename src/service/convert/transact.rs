@@ -9,6 +9,8 @@ use crate::proto::v1::transact_result::Result as Reply;
 use crate::queue::{self, Rules, Transact, TransactOperation, TransactResult, Transacted};
 
 impl FromRequest<v1::TransactRequest> for Transact {
+    const FOLLOWS_POLICY: bool = true;
+
     fn uses(request: &v1::TransactRequest, uses: &mut dyn FnMut(ClientRole, &str)) {
         for operation in request.operations.iter().filter_map(|given| given.operation.as_ref()) {
             match operation {
