@@ -27,6 +27,8 @@ pub enum Kind {
     InvalidPattern,
     InvalidRoutingKey,
     InvalidPartitioning,
+    InvalidPolicy,
+    InvalidFieldMask,
     MetadataMismatch,
     InvalidClientName,
     StreamProtocol,
@@ -38,6 +40,8 @@ pub enum Kind {
     PartmanNotInstalled,
     NotificationsNotEnabled,
     NoRoute,
+    DeadLetterQueueMissing,
+    DeadLetterChain,
     StaleReceipt,
     ReceiptNotFound,
     DeduplicationIdReused,
@@ -282,6 +286,8 @@ impl Error {
             | Kind::InvalidPattern
             | Kind::InvalidRoutingKey
             | Kind::InvalidPartitioning
+            | Kind::InvalidPolicy
+            | Kind::InvalidFieldMask
             | Kind::MetadataMismatch
             | Kind::InvalidClientName
             | Kind::StreamProtocol
@@ -293,6 +299,8 @@ impl Error {
             | Kind::PartmanNotInstalled
             | Kind::NotificationsNotEnabled
             | Kind::NoRoute
+            | Kind::DeadLetterQueueMissing
+            | Kind::DeadLetterChain
             | Kind::StaleReceipt
             | Kind::ReceiptNotFound
             | Kind::DeduplicationIdReused

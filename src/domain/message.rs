@@ -1,7 +1,7 @@
 //! Messages on their way in and out.
 
 use super::json::{self, JsonKind, Member};
-use super::{DeduplicationId, Invalid, Kind, Limits, Receipt, Timestamp};
+use super::{DeduplicationId, Invalid, Kind, Policy, Receipt, Timestamp};
 
 /// The header under which pgmq looks for a message's FIFO group.
 pub const GROUP_HEADER: &str = "x-pgmq-group";
@@ -19,6 +19,8 @@ pub enum Schedule {
     AfterMillis(i64),
     /// At a moment; one in the past means at once.
     At(Timestamp),
+    /// As the policy of the queue says to which a topic leads; at once if it says nothing.
+    ByPolicy,
 }
 
 impl Schedule {
@@ -33,10 +35,11 @@ pub struct OutgoingMessage {
     headers: Option<String>,
     schedule: Schedule,
     deduplication_id: Option<DeduplicationId>,
+    rendered_bytes: usize,
 }
 
 impl OutgoingMessage {
-    /// Checks a message's texts and puts its group into the headers.
+    /// Checks a message's texts, of which the body may take so many bytes, and puts its group into the headers.
     ///
     /// # Errors
     /// The name of the refused field and why, each of `message`, `headers` and `group` at most once.
@@ -45,18 +48,18 @@ impl OutgoingMessage {
         headers: String,
         group: &str,
         schedule: Schedule,
-        limits: &Limits,
+        max_bytes: usize,
     ) -> Result<Self, Vec<(&'static str, Invalid)>> {
         let mut refused = Vec::new();
-        if let Err(invalid) = check_body(&message, limits) {
-            refused.push(("message", invalid));
-        }
+        let rendered_bytes =
+            check_body(&message, max_bytes).map_err(|invalid| refused.push(("message", invalid)));
         let headers = check_headers(&headers).and_then(|()| check_group(group).map(|()| headers));
         match headers.and_then(|headers| join_group(headers, group)) {
-            Ok(headers) if refused.is_empty() => {
-                return Ok(Self { message, headers, schedule, deduplication_id: None });
+            Ok(headers) => {
+                if let Ok(rendered_bytes) = rendered_bytes {
+                    return Ok(Self { message, headers, schedule, deduplication_id: None, rendered_bytes });
+                }
             }
-            Ok(_) => {}
             Err(invalid) => {
                 let field = if invalid.kind == Kind::InvalidGroup { "group" } else { "headers" };
                 refused.push((field, invalid));
@@ -96,18 +99,41 @@ impl OutgoingMessage {
     pub fn schedule(&self) -> Schedule {
         self.schedule
     }
+
+    /// The same as a queue's policy has it, where that was left to it.
+    #[must_use]
+    pub fn under_policy(mut self, policy: &Policy) -> Self {
+        if self.schedule == Schedule::ByPolicy {
+            self.schedule = policy.schedule();
+        }
+        self
+    }
+
+    /// Checks that the body is not larger than a queue's policy allows.
+    ///
+    /// # Errors
+    /// `MessageTooLarge`.
+    pub fn check_size(&self, policy: &Policy) -> Result<(), Invalid> {
+        match policy.max_message_bytes.and_then(|limit| usize::try_from(limit).ok()) {
+            Some(limit) if self.rendered_bytes > limit => {
+                Err(too_large(Kind::MessageTooLarge, self.rendered_bytes, limit))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
-fn check_body(message: &str, limits: &Limits) -> Result<(), Invalid> {
+/// The bytes of a good body.
+fn check_body(message: &str, max_bytes: usize) -> Result<usize, Invalid> {
     if message.is_empty() {
         return Err(Invalid::new(Kind::MissingField, "a message is needed; the JSON text null is one"));
     }
     let scanned = json::scan(message)
         .map_err(|error| Invalid::new(Kind::InvalidJson, error.to_string()).with("position", error.offset))?;
-    if scanned.rendered_bytes > limits.max_message_bytes {
-        return Err(too_large(Kind::MessageTooLarge, scanned.rendered_bytes, limits.max_message_bytes));
+    if scanned.rendered_bytes > max_bytes {
+        return Err(too_large(Kind::MessageTooLarge, scanned.rendered_bytes, max_bytes));
     }
-    Ok(())
+    Ok(scanned.rendered_bytes)
 }
 
 fn check_headers(headers: &str) -> Result<(), Invalid> {

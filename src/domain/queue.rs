@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Error, Invalid, Kind, QueueName, Timestamp};
+use super::{Error, Invalid, Kind, Policy, QueueName, Timestamp};
 
 /// How a queue is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,15 @@ pub struct Queue {
     pub created_at: Timestamp,
     /// How its table is laid out; none if the table is missing.
     pub layout: Option<QueueLayout>,
+}
+
+/// A queue with its policy.
+#[derive(Debug, Clone)]
+pub struct DescribedQueue {
+    /// The queue.
+    pub queue: Queue,
+    /// Its policy, as it is stored; an empty one if it has none.
+    pub policy: Policy,
 }
 
 /// How a partitioned queue or archive is cut (pg_partman's settings).

@@ -36,6 +36,8 @@ pub enum News {
     Hello,
     /// Something may have happened to any queue.
     Everything,
+    /// Policies were changed. The database tells it, whoever has changed them.
+    Policies,
     /// What happened to queues, in any order.
     Queues(Vec<(QueueName, Told)>),
 }
@@ -97,6 +99,7 @@ impl Announcement {
         let (form, replica, kind) = (words.next()?, words.next()?.to_owned(), words.next()?);
         let news = match kind {
             "hello" => News::Hello,
+            "policies" => News::Policies,
             "queues" if form == FORM => News::Queues(
                 lines.split('\n').filter(|line| !line.is_empty()).map(parse_line).collect::<Option<_>>()?,
             ),
@@ -187,6 +190,7 @@ mod tests {
         assert_eq!(news("1 r surprises"), Some(News::Everything));
         assert_eq!(news("1 r everything"), Some(News::Everything));
         assert_eq!(news("1 r hello"), Some(News::Hello));
+        assert_eq!(news("1 - policies"), Some(News::Policies));
         for nothing in ["", "1", "1 r", "\n"] {
             assert_eq!(news(nothing), None, "{nothing:?}");
         }
@@ -204,7 +208,7 @@ mod tests {
                 match Announcement::parse(payload).expect("an announcement").news {
                     News::Queues(queues) => heard.extend(queues),
                     News::Everything => heard.clone_from(&told),
-                    News::Hello => prop_assert!(false),
+                    News::Hello | News::Policies => prop_assert!(false),
                 }
             }
             prop_assert_eq!(heard, told);

@@ -18,6 +18,7 @@ pub struct Changes {
     changes: Vec<Change>,
     named: usize,
     remade: BTreeSet<QueueName>,
+    policies: bool,
     /// Queues whose messages were read.
     read: BTreeSet<QueueName>,
 }
@@ -126,6 +127,16 @@ impl Changes {
     /// The queue was made or dropped: nothing that is remembered of it holds.
     pub fn remade(&mut self, queue: &QueueName) {
         self.remade.insert(queue.clone());
+    }
+
+    /// A queue's policy was changed.
+    pub fn policy_changed(&mut self) {
+        self.policies = true;
+    }
+
+    /// Whether a policy was changed.
+    pub fn concern_policies(&self) -> bool {
+        self.policies
     }
 
     /// The queues that were made or dropped.

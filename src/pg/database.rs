@@ -15,13 +15,14 @@ use super::error;
 use super::failures::ConnectFailures;
 use super::guard::Guard;
 use super::manager::{Manager, Session};
+use super::policies::Policies;
 use super::row::column;
 use super::schema::{self, Schema};
 use super::statement::{Effect, Plan, Statement, TimeLimit};
 use super::tls;
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
-use crate::domain::{Deadline, Error, Kind, Result};
+use crate::domain::{Deadline, Error, Kind, QueueName, Result};
 
 /// The longest that a call waits for its turn on a connection.
 const MAX_TURN_WAIT: Duration = Duration::from_secs(10);
@@ -83,7 +84,7 @@ struct Shared {
     /// The era in which catalog and installation were learnt.
     era: AtomicU64,
     schema: std::sync::RwLock<Option<Schema>>,
-    deduplication_window: Duration,
+    policies: Policies,
 }
 
 impl Database {
@@ -119,7 +120,7 @@ impl Database {
             installation: std::sync::RwLock::new(None),
             era: AtomicU64::new(0),
             schema: std::sync::RwLock::new(None),
-            deduplication_window,
+            policies: Policies::new(deduplication_window),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -163,9 +164,16 @@ impl Database {
         }
     }
 
-    /// Forgets what is remembered of a queue's tables, because it was made, dropped or changed.
-    pub fn forget(&self, queue: &crate::domain::QueueName) {
+    /// The policies of the queues.
+    pub fn policies(&self) -> &Policies {
+        &self.shared.policies
+    }
+
+    /// Forgets what is remembered of a queue's tables, because it was made, dropped or changed. Whether it had a policy, which
+    /// is looked at soon then.
+    pub fn forget(&self, queue: &QueueName) -> bool {
         self.shared.catalog.forget(queue);
+        self.shared.policies.doubt(queue)
     }
 
     pub(super) fn remember(&self, found: Installation) -> Arc<Installation> {
@@ -192,6 +200,7 @@ impl Database {
         let mut known = self.shared.schema.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         if known.replace(found) != Some(found) {
             found.log();
+            self.shared.policies.look_again();
         }
     }
 
@@ -237,6 +246,7 @@ impl Database {
         let era = self.shared.guard.era();
         if self.shared.era.swap(era, Ordering::AcqRel) != era {
             self.shared.catalog.clear();
+            self.shared.policies.forget();
             *self.shared.installation.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
             *self.shared.schema.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         }
@@ -305,9 +315,9 @@ impl Connection {
         self.database.has_own_schema()
     }
 
-    /// How long a deduplication id is kept, in milliseconds.
-    pub(super) fn deduplication_window_ms(&self) -> i64 {
-        i64::try_from(self.database.shared.deduplication_window.as_millis()).unwrap_or(i64::MAX)
+    /// The policies of the queues.
+    pub(super) fn policies(&self) -> &Policies {
+        self.database.policies()
     }
 
     /// Sets anew until when statements may run, so that the wait for the connection does not count.

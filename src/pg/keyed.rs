@@ -280,7 +280,7 @@ impl Connection {
         if columns.deduplication_ids.iter().all(Option::is_some) {
             statement.effect = Effect::Repeatable;
         }
-        let window_ms = self.deduplication_window_ms();
+        let window_ms = self.policies().deduplication_window_ms(Some(queue));
         let lock_timeout = patience.map(KeyPatience::lock_timeout);
         let began = Instant::now();
         let rows = self

@@ -99,7 +99,7 @@ impl Connection {
         self.require_schema().await?;
         let key = id.as_str();
         for _ in 0..ROUNDS {
-            let window_ms = self.deduplication_window_ms();
+            let window_ms = self.policies().deduplication_window_ms(None);
             let parameters =
                 [(&key as _, Type::TEXT), (&content as _, Type::TEXT), (&window_ms as _, Type::INT8)];
             if !self.query(&CLAIM, &parameters).await?.is_empty() {

@@ -137,6 +137,12 @@ impl Monitor {
                 if state == DatabaseState::Ready && !std::mem::replace(&mut self.sequences_checked, true) {
                     super::sequences::repair(&self.database).await;
                 }
+                // Nor is a call served that does not know its queue's policy. Where this fails, the call finds out.
+                if state == DatabaseState::Ready
+                    && let Err(error) = self.database.learn_policies().await
+                {
+                    tracing::debug!(cause = error::chain(&error), "policies are not known yet");
+                }
                 self.enter(state, None, Some(&found));
             }
             Err(error) => {

@@ -5,12 +5,18 @@ use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
 use super::layout::PARTMAN_SCHEMA;
+use super::policies::{policy_columns, policy_of, policy_of_queue};
 use super::row::column;
 use super::statement::{Effect, Statement};
 use super::version::Feature;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::Partitioning;
-use crate::domain::{Error, Invalid, Kind, Queue, QueueKind, QueueLayout, QueueName, Result};
+use crate::domain::{
+    DescribedQueue, Error, Invalid, Kind, Policy, Queue, QueueKind, QueueLayout, QueueName, Result,
+};
+
+/// What a policy takes in a reply at most, beside its queue.
+const POLICY_BYTES: usize = 256;
 
 /// A queue's row. The table's name is formed here and not by `pgmq.format_table_name`, which raises for a name that
 /// somebody wrote into `pgmq.meta` by hand, and would so break the whole list.
@@ -24,15 +30,33 @@ macro_rules! queue_columns {
       FROM pg_class AS l WHERE l.relkind = 'r'
         AND (l.oid = c.oid OR l.oid IN (SELECT h.inhrelid FROM pg_inherits AS h WHERE h.inhparent = c.oid)))
    FROM pg_class AS c WHERE c.oid = to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63)))) AS is_tuned,
-  to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63))) IS NOT NULL AS has_table
-FROM pgmq.meta AS m "
+  to_regclass(format('pgmq.%I', left(lower('q_' || m.queue_name), 63))) IS NOT NULL AS has_table"
     };
 }
 
 const GET_QUEUE: Statement = Statement::new(
     "get_queue",
     Effect::Reads,
-    concat!("-- pgmq-grpc: get_queue\n", queue_columns!(), "WHERE m.queue_name = $1::text"),
+    concat!(
+        "-- pgmq-grpc: get_queue\n",
+        queue_columns!(),
+        "\nFROM pgmq.meta AS m WHERE m.queue_name = $1::text"
+    ),
+);
+
+/// The same with the policy.
+const DESCRIBE_QUEUE: Statement = Statement::new(
+    "describe_queue",
+    Effect::Reads,
+    concat!(
+        "-- pgmq-grpc: describe_queue\n",
+        queue_columns!(),
+        ", ",
+        policy_columns!(),
+        "\nFROM pgmq.meta AS m LEFT JOIN pgmq_grpc.queue_policy AS p ON ",
+        policy_of_queue!(),
+        "\nWHERE m.queue_name = $1::text"
+    ),
 );
 
 /// `$1` prefix, `$2` last name of the page before, `$3` rows.
@@ -42,7 +66,26 @@ const LIST_QUEUES: Statement = Statement::new(
     concat!(
         "-- pgmq-grpc: list_queues\n",
         queue_columns!(),
-        "WHERE starts_with(m.queue_name, $1::text) AND ($2::text IS NULL OR m.queue_name COLLATE \"C\" > $2::text)
+        "\nFROM pgmq.meta AS m
+WHERE starts_with(m.queue_name, $1::text) AND ($2::text IS NULL OR m.queue_name COLLATE \"C\" > $2::text)
+ORDER BY m.queue_name COLLATE \"C\" LIMIT $3::bigint"
+    ),
+);
+
+/// The same with their policies; `$4` the dead-letter queue that they name, or NULL.
+const DESCRIBE_QUEUES: Statement = Statement::new(
+    "describe_queues",
+    Effect::Reads,
+    concat!(
+        "-- pgmq-grpc: describe_queues\n",
+        queue_columns!(),
+        ", ",
+        policy_columns!(),
+        "\nFROM pgmq.meta AS m LEFT JOIN pgmq_grpc.queue_policy AS p ON ",
+        policy_of_queue!(),
+        "
+WHERE starts_with(m.queue_name, $1::text) AND ($2::text IS NULL OR m.queue_name COLLATE \"C\" > $2::text)
+  AND ($4::text IS NULL OR p.dead_letter_queue = $4::text COLLATE \"C\")
 ORDER BY m.queue_name COLLATE \"C\" LIMIT $3::bigint"
     ),
 );
@@ -142,6 +185,65 @@ impl Connection {
     pub async fn find_queue(&mut self, queue: &QueueName) -> Result<Option<Queue>> {
         let rows = self.query(&GET_QUEUE, &[(&queue.as_str(), Type::TEXT)]).await?;
         rows.first().map(queue_of).transpose()
+    }
+
+    /// A queue as `pgmq.meta` lists it now, with its policy, if it does. Where the servers' own schema is missing there are
+    /// no policies.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn describe_queue(&mut self, queue: &QueueName) -> Result<Option<DescribedQueue>> {
+        if !self.can_have_policies().await? {
+            let queue = self.find_queue(queue).await?;
+            return Ok(queue.map(without_policy));
+        }
+        let rows = self.query(&DESCRIBE_QUEUE, &[(&queue.as_str(), Type::TEXT)]).await?;
+        rows.first().map(described).transpose()
+    }
+
+    /// A page of the queues whose names begin with a prefix, and whose policies name a dead-letter queue if one is given, by
+    /// name (`pgmq.list_queues`).
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub async fn describe_queues(
+        &mut self,
+        prefix: &str,
+        dead_letter_queue: Option<&QueueName>,
+        page: &Page,
+    ) -> Result<Paged<DescribedQueue>> {
+        let dead_letter_queue = dead_letter_queue.map(QueueName::as_str);
+        if !self.can_have_policies().await? {
+            if dead_letter_queue.is_some() {
+                return Ok(Paged { items: Vec::new(), next_page_token: String::new() });
+            }
+            let Paged { items, next_page_token } = self.list_queues(prefix, page).await?;
+            return Ok(Paged { items: items.into_iter().map(without_policy).collect(), next_page_token });
+        }
+        let parameters = [
+            (&prefix as _, Type::TEXT),
+            (&page.after(0) as _, Type::TEXT),
+            (&page.rows() as _, Type::INT8),
+            (&dead_letter_queue as _, Type::TEXT),
+        ];
+        let rows = self.query(&DESCRIBE_QUEUES, &parameters).await?;
+        let queues = rows.iter().map(described).collect::<Result<Vec<_>>>()?;
+        let bytes = |described: &DescribedQueue| match described.policy.is_empty() {
+            true => described.queue.name.len(),
+            false => described.queue.name.len() + POLICY_BYTES,
+        };
+        Ok(page.cut(queues, bytes, |described| vec![described.queue.name.clone()]))
+    }
+
+    /// Whether the schema is there in which policies stand, by a look at it if nobody has looked before.
+    async fn can_have_policies(&self) -> Result<bool> {
+        match self.require_schema().await {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.kind(), Kind::PgmqNotInstalled | Kind::PermissionDenied) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A page of the queues whose names begin with a prefix, by name (`pgmq.list_queues`).
@@ -294,6 +396,14 @@ pub(super) fn partitioning_refused(error: Error) -> Error {
         return Error::invalid(vec![refused.at("partitioning".to_owned())]).caused_by(error);
     }
     error
+}
+
+fn without_policy(queue: Queue) -> DescribedQueue {
+    DescribedQueue { queue, policy: Policy::default() }
+}
+
+fn described(row: &Row) -> Result<DescribedQueue> {
+    Ok(DescribedQueue { queue: queue_of(row)?, policy: policy_of(row)? })
 }
 
 fn queue_of(row: &Row) -> Result<Queue> {

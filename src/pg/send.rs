@@ -68,6 +68,7 @@ fn times(schedule: Schedule) -> (Option<i64>, Option<Timestamp>) {
     match schedule {
         Schedule::AfterMillis(delay_ms) => (Some(delay_ms), None),
         Schedule::At(moment) => (None, Some(moment)),
+        Schedule::ByPolicy => (None, None),
     }
 }
 

@@ -11,7 +11,7 @@ use super::version::Feature;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{TopicBinding, TopicCopy};
 use crate::domain::topic::{Pattern, RoutingKey};
-use crate::domain::{Error, Invalid, Kind, OutgoingMessage, QueueName, Result};
+use crate::domain::{Error, Invalid, Kind, OutgoingMessage, Policy, QueueName, Result, Sent};
 
 const BIND: Statement = Statement::new(
     "bind_topic",
@@ -181,23 +181,40 @@ impl Connection {
         rows.iter().map(copy).collect()
     }
 
-    /// Stores a copy of each message in every queue whose bindings match, under the messages' deduplication ids: each id
-    /// counts in each queue for itself, as [`Connection::send_keyed`] has it. It needs an open transaction, because it
-    /// takes a statement for each queue.
+    /// Whether the policy of any queue may say something of the copies that a topic sends: then they are sent queue by queue.
+    pub fn topics_follow_policies(&self) -> bool {
+        self.policies().concern_sends()
+    }
+
+    /// Stores a copy of each message in every queue whose bindings match, as the queue's policy has it. Where messages have
+    /// deduplication ids, each counts in each queue for itself, as [`Connection::send_keyed`] has it. It needs an open
+    /// transaction, because it takes a statement for each queue. `field` names the field in which a message came.
     ///
     /// # Errors
-    /// `DeduplicationIdReused`; `PgmqVersionUnsupported` before pgmq 1.11; `PgmqNotInstalled` where the schema
-    /// `pgmq_grpc` is missing.
-    pub async fn send_topic_keyed(
+    /// `MessageTooLarge` for what a queue's policy does not allow; `DeduplicationIdReused`; `PgmqVersionUnsupported` before
+    /// pgmq 1.11; `PgmqNotInstalled` where the schema `pgmq_grpc` is missing.
+    pub async fn send_topic_by_queue(
         &mut self,
         routing_key: &RoutingKey,
         messages: &[OutgoingMessage],
+        field: fn(usize) -> String,
     ) -> Result<Vec<TopicCopy>> {
         let queues = self.matching_queues(routing_key).await?;
         check_copies(queues.len(), messages.len())?;
         let mut copies = Vec::with_capacity(queues.len() * messages.len());
         for queue in queues {
-            let verdicts = self.send_keyed(&queue, messages).await.map_err(|error| match error.kind() {
+            let policy = self.policies().policy_of(&queue);
+            check_sizes(messages, &queue, &policy, field)?;
+            let scheduled: Vec<OutgoingMessage>;
+            let own = match policy.default_delay_ms {
+                None => messages,
+                Some(_) => {
+                    scheduled =
+                        messages.iter().map(|message| message.clone().under_policy(&policy)).collect();
+                    &scheduled
+                }
+            };
+            let verdicts = self.send_to_queue(&queue, own).await.map_err(|error| match error.kind() {
                 // Dropped since it was found to match: then it does not match any more.
                 Kind::QueueNotFound => super::error::conflict().caused_by(error),
                 _ => error,
@@ -215,6 +232,18 @@ impl Connection {
             }
         }
         Ok(copies)
+    }
+
+    async fn send_to_queue(
+        &mut self,
+        queue: &QueueName,
+        messages: &[OutgoingMessage],
+    ) -> Result<Vec<Result<Sent>>> {
+        if messages.iter().any(|message| message.deduplication_id().is_some()) {
+            return self.send_keyed(queue, messages).await;
+        }
+        let msg_ids = self.send(queue, messages).await?;
+        Ok(msg_ids.into_iter().map(|msg_id| Ok(Sent { msg_id, deduplicated: false })).collect())
     }
 
     /// The queues whose bindings match a routing key, by name (`pgmq.test_routing`).
@@ -243,6 +272,20 @@ fn check_copies(queues: usize, messages: usize) -> Result<()> {
         );
         let invalid = Invalid::new(Kind::InvalidCount, description).with("limit", MAX_COPIES);
         return Err(Error::invalid(vec![invalid.at("messages")]));
+    }
+    Ok(())
+}
+
+fn check_sizes(
+    messages: &[OutgoingMessage],
+    queue: &QueueName,
+    policy: &Policy,
+    field: fn(usize) -> String,
+) -> Result<()> {
+    for (index, message) in messages.iter().enumerate() {
+        if let Err(invalid) = message.check_size(policy) {
+            return Err(Error::invalid(vec![invalid.at(field(index))]).with("queue", queue.as_str()));
+        }
     }
     Ok(())
 }

@@ -63,6 +63,7 @@ impl Announcer {
                 Err(error) => tracing::debug!(error = chain(&error), "announcements are interrupted"),
             }
             self.lost = true;
+            self.broker.database.policies().set_hearing(false);
             let jitter = rand::rng().random_range(0.5..1.0);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -77,6 +78,7 @@ impl Announcer {
         tracing::debug!("listening for announcements");
         // What was announced before this connection listened was not heard.
         events.heard_everything();
+        self.broker.database.policies().look_again();
         line.announce(&[announcement::hello(&self.broker.replica)]).await?;
         if std::mem::take(&mut self.lost) {
             self.tell(&line, vec![announcement::everything(&self.broker.replica)]).await?;
@@ -121,6 +123,7 @@ impl Announcer {
             return false;
         };
         if replica == self.broker.replica {
+            self.broker.database.policies().set_hearing(true);
             return true;
         }
         match news {
@@ -128,7 +131,9 @@ impl Announcer {
             News::Everything => {
                 tracing::debug!(replica, "announcement heard of everything");
                 self.broker.events.heard_everything();
+                self.broker.database.policies().look_again();
             }
+            News::Policies => self.broker.database.policies().look_again(),
             News::Queues(queues) => {
                 for (queue, told) in queues {
                     tracing::debug!(replica, queue = queue.as_str(), ?told, "announcement heard");

@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Budget, MergedCalls, Merging, Transactions, Watches};
-use crate::domain::{Deadline, Error, Kind, Limits, Result};
+use super::{Budget, MergedCalls, Merging, Rules, Transactions, Watches};
+use crate::domain::error::chain;
+use crate::domain::{Deadline, Error, Kind, Result};
 use crate::engine::{Changes, Clients, Dispatch, Events, Streams};
 use crate::pg::{Connection, Database, Upgrader};
 
@@ -41,8 +42,8 @@ pub struct Broker {
     pub merged_calls: Arc<dyn MergedCalls>,
     /// When the server began.
     pub began: Instant,
-    /// The operator's limits.
-    pub limits: Limits,
+    /// What requests are checked by.
+    pub rules: Rules,
     /// This server's name among those on the same database.
     pub replica: String,
     /// The longest life of a stream; none for no limit.
@@ -140,7 +141,7 @@ impl<T: OnConnection> Operation for T {
         match &output {
             Ok(output) => {
                 self.tell(output, &mut changes);
-                broker.tell(changes);
+                broker.tell(changes).await;
             }
             Err(_) => {
                 self.undone(&mut changes);
@@ -160,12 +161,30 @@ impl<T: OnConnection> Operation for T {
 }
 
 impl Broker {
-    /// Tells those who wait of changes that are committed.
-    pub fn tell(&self, changes: Changes) {
+    /// Tells those who wait of changes that are committed. Changed policies hold afterwards.
+    pub async fn tell(&self, changes: Changes) {
+        let mut policies = changes.concern_policies();
         for queue in changes.remade_queues() {
-            self.database.forget(queue);
+            policies |= self.database.forget(queue);
         }
         changes.tell(&self.events);
+        if !policies {
+            return;
+        }
+        if let Err(error) = Box::pin(self.database.refresh_policies()).await {
+            tracing::debug!(cause = chain(&error), "a changed policy will be found later");
+        }
+    }
+
+    /// Makes sure that the policies of queues are known. As a rule they are, and nothing is asked.
+    ///
+    /// # Errors
+    /// `DatabaseUnavailable`, `Overloaded`; `DeadlineExceeded`.
+    pub async fn learn_policies(&self, deadline: Deadline) -> Result<()> {
+        match self.database.policies().are_known() {
+            true => Ok(()),
+            false => self.until(deadline, self.database.learn_policies()).await,
+        }
     }
 
     /// Serves a caller. What is handed to the database runs to its end, whether the caller stays or not.

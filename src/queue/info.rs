@@ -48,7 +48,7 @@ impl Operation for GetServerInfo {
         let mut capabilities = installation.capabilities();
         // The schema is looked at once pgmq is there.
         if installation.installed_by.is_some() && broker.database.has_own_schema() {
-            capabilities.extend(["clients", "deduplication"].map(str::to_owned));
+            capabilities.extend(["clients", "deduplication", "policies"].map(str::to_owned));
             capabilities.sort_unstable();
         }
         let state = broker.state();

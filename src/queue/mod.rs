@@ -11,6 +11,7 @@ mod info;
 mod merged;
 mod metrics;
 mod queues;
+mod rules;
 mod settle;
 mod source;
 mod state;
@@ -39,7 +40,10 @@ pub use consume::{
 pub use info::{GetServerInfo, ServerInfo, ValidateName};
 pub use merged::{Change, Merging, Place, SendLines, SentParcel, Told};
 pub use metrics::{GetQueueMetrics, ListQueueMetrics};
-pub use queues::{CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue, SetQueueLayout};
+pub use queues::{
+    CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue, SetQueueLayout, UpdateQueue,
+};
+pub use rules::{Rules, SendTerms};
 pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};
 pub use state::{MergedCalls, ServerState};
 pub use stream::{ClosingReason, GOODBYE, ReadStream, StreamItem, StreamOptions, end_of_life, retry_delay};

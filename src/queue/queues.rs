@@ -2,8 +2,11 @@
 
 use super::OnConnection;
 use crate::domain::page::{Page, Paged};
+use crate::domain::policy::PolicyField;
 use crate::domain::queue::Partitioning;
-use crate::domain::{Error, Kind, NewQueueName, Queue, QueueKind, QueueLayout, QueueName, Result};
+use crate::domain::{
+    DescribedQueue, Error, Kind, NewQueueName, Policy, QueueKind, QueueLayout, QueueName, Result,
+};
 use crate::engine::Changes;
 use crate::pg::Connection;
 
@@ -18,6 +21,8 @@ pub struct CreateQueue {
     pub partitioning: Option<Partitioning>,
     /// How its table is laid out, if it is made now.
     pub layout: QueueLayout,
+    /// Its policy; none where the caller left it open.
+    pub policy: Option<Policy>,
     /// An existing queue is an error.
     pub fail_if_exists: bool,
 }
@@ -26,7 +31,7 @@ pub struct CreateQueue {
 #[derive(Debug)]
 pub struct CreatedQueue {
     /// The queue.
-    pub queue: Queue,
+    pub queue: DescribedQueue,
     /// It was made by this call.
     pub created: bool,
 }
@@ -44,8 +49,11 @@ impl OnConnection for CreateQueue {
         connection.conclude(created, true).await
     }
 
-    fn tell(&self, _: &CreatedQueue, changes: &mut Changes) {
+    fn tell(&self, created: &CreatedQueue, changes: &mut Changes) {
         changes.remade(self.queue.as_existing());
+        if created.created && !created.queue.policy.is_empty() {
+            changes.policy_changed();
+        }
     }
 }
 
@@ -53,9 +61,9 @@ impl CreateQueue {
     async fn create_in_transaction(&self, connection: &mut Connection) -> Result<CreatedQueue> {
         let name = self.queue.as_existing();
         connection.lock_queue(name).await?;
-        if let Some(queue) = connection.find_queue(name).await? {
-            self.check_existing(connection, &queue).await?;
-            return Ok(CreatedQueue { queue, created: false });
+        if let Some(existing) = connection.describe_queue(name).await? {
+            self.check_existing(connection, &existing).await?;
+            return Ok(CreatedQueue { queue: existing, created: false });
         }
         let partitioning = match &self.partitioning {
             Some(partitioning) => partitioning.clone(),
@@ -63,15 +71,18 @@ impl CreateQueue {
                 .map_err(|invalid| Error::new(invalid.kind, invalid.description))?,
         };
         connection.create_queue(name, self.kind, &partitioning).await?;
-        let mut queue = connection.get_queue(name).await?;
         if self.layout == QueueLayout::Tuned {
-            connection.tune(name, &queue).await?;
-            queue = connection.get_queue(name).await?;
+            let made = connection.get_queue(name).await?;
+            connection.tune(name, &made).await?;
         }
-        Ok(CreatedQueue { queue, created: true })
+        if let Some(policy) = self.policy.as_ref().filter(|policy| !policy.is_empty()) {
+            connection.update_policy(name, policy, &policy.set_fields()).await?;
+        }
+        Ok(CreatedQueue { queue: described(connection, name).await?, created: true })
     }
 
-    async fn check_existing(&self, connection: &mut Connection, existing: &Queue) -> Result<()> {
+    async fn check_existing(&self, connection: &mut Connection, existing: &DescribedQueue) -> Result<()> {
+        let DescribedQueue { queue: existing, policy } = existing;
         if self.fail_if_exists {
             return Err(Error::new(Kind::QueueAlreadyExists, format!("queue {:?} exists", existing.name))
                 .with("queue", &existing.name));
@@ -89,7 +100,54 @@ impl CreateQueue {
         {
             return Err(mismatch("partitioned in another way"));
         }
+        let differs = self.policy.as_ref().and_then(|wanted| wanted.first_difference(policy));
+        if let Some(field) = differs.map(PolicyField::name) {
+            let how = format!("under another policy, with another {field}");
+            return Err(mismatch(&how).with("policy_field", field));
+        }
         Ok(())
+    }
+}
+
+/// A queue that is there, with its policy.
+async fn described(connection: &mut Connection, queue: &QueueName) -> Result<DescribedQueue> {
+    let found = connection.describe_queue(queue).await?;
+    found.ok_or_else(|| Error::queue_not_found(queue.as_str()))
+}
+
+/// Changes fields of a queue's policy.
+#[derive(Debug)]
+pub struct UpdateQueue {
+    /// The queue.
+    pub queue: QueueName,
+    /// The values of the fields that change, and of no others.
+    pub policy: Policy,
+    /// The fields that change, at least one; those without a value are cleared.
+    pub fields: Vec<PolicyField>,
+}
+
+impl OnConnection for UpdateQueue {
+    const NAME: &'static str = "update_queue";
+    type Output = DescribedQueue;
+
+    async fn apply(&self, connection: &mut Connection) -> Result<DescribedQueue> {
+        if connection.in_transaction() {
+            return self.update(connection).await;
+        }
+        connection.begin().await?;
+        let updated = self.update(connection).await;
+        connection.conclude(updated, true).await
+    }
+
+    fn tell(&self, _: &DescribedQueue, changes: &mut Changes) {
+        changes.policy_changed();
+    }
+}
+
+impl UpdateQueue {
+    async fn update(&self, connection: &mut Connection) -> Result<DescribedQueue> {
+        connection.update_policy(&self.queue, &self.policy, &self.fields).await?;
+        described(connection, &self.queue).await
     }
 }
 
@@ -104,20 +162,20 @@ pub struct SetQueueLayout {
 
 impl OnConnection for SetQueueLayout {
     const NAME: &'static str = "set_queue_layout";
-    type Output = Queue;
+    type Output = DescribedQueue;
 
-    async fn apply(&self, connection: &mut Connection) -> Result<Queue> {
-        let queue = connection.get_queue(&self.queue).await?;
+    async fn apply(&self, connection: &mut Connection) -> Result<DescribedQueue> {
+        let found = described(connection, &self.queue).await?;
         // A queue on its half way back to pgmq's layout does not look tuned any more, and is not there yet.
-        if (queue.layout, self.layout) == (Some(QueueLayout::Tuned), QueueLayout::Tuned) {
-            return Ok(queue);
+        if (found.queue.layout, self.layout) == (Some(QueueLayout::Tuned), QueueLayout::Tuned) {
+            return Ok(found);
         }
         connection.set_layout(&self.queue, self.layout).await?;
-        connection.get_queue(&self.queue).await
+        described(connection, &self.queue).await
     }
 }
 
-/// One queue as `pgmq.meta` lists it.
+/// One queue as `pgmq.meta` lists it, with its policy.
 #[derive(Debug)]
 pub struct GetQueue {
     /// The queue.
@@ -126,28 +184,30 @@ pub struct GetQueue {
 
 impl OnConnection for GetQueue {
     const NAME: &'static str = "get_queue";
-    type Output = Queue;
+    type Output = DescribedQueue;
 
-    async fn apply(&self, connection: &mut Connection) -> Result<Queue> {
-        connection.get_queue(&self.queue).await
+    async fn apply(&self, connection: &mut Connection) -> Result<DescribedQueue> {
+        described(connection, &self.queue).await
     }
 }
 
-/// A page of queues by name (`pgmq.list_queues`).
+/// A page of queues by name, with their policies (`pgmq.list_queues`).
 #[derive(Debug)]
 pub struct ListQueues {
     /// What the names begin with.
     pub prefix: String,
+    /// Only those whose policy names this dead-letter queue.
+    pub dead_letter_queue: Option<QueueName>,
     /// Which page.
     pub page: Page,
 }
 
 impl OnConnection for ListQueues {
     const NAME: &'static str = "list_queues";
-    type Output = Paged<Queue>;
+    type Output = Paged<DescribedQueue>;
 
-    async fn apply(&self, connection: &mut Connection) -> Result<Paged<Queue>> {
-        connection.list_queues(&self.prefix, &self.page).await
+    async fn apply(&self, connection: &mut Connection) -> Result<Paged<DescribedQueue>> {
+        connection.describe_queues(&self.prefix, self.dead_letter_queue.as_ref(), &self.page).await
     }
 }
 

@@ -99,7 +99,8 @@ impl OnConnection for SendTopic {
     }
 
     async fn apply(&self, connection: &mut Connection) -> Result<Self::Output> {
-        send(connection, &self.routing_key, std::slice::from_ref(&self.message), self.require_match).await
+        let message = std::slice::from_ref(&self.message);
+        send(connection, &self.routing_key, message, self.require_match, |_| "message".to_owned()).await
     }
 
     fn tell(&self, copies: &Vec<TopicCopy>, changes: &mut Changes) {
@@ -127,7 +128,8 @@ impl OnConnection for SendTopicBatch {
     }
 
     async fn apply(&self, connection: &mut Connection) -> Result<Self::Output> {
-        send(connection, &self.routing_key, &self.messages, self.require_match).await
+        let field = |index: usize| format!("messages[{index}].message");
+        send(connection, &self.routing_key, &self.messages, self.require_match, field).await
     }
 
     fn tell(&self, copies: &Vec<TopicCopy>, changes: &mut Changes) {
@@ -140,13 +142,19 @@ async fn send(
     routing_key: &RoutingKey,
     messages: &[OutgoingMessage],
     require_match: bool,
+    field: fn(usize) -> String,
 ) -> Result<Vec<TopicCopy>> {
-    if messages.iter().any(|message| message.deduplication_id().is_some()) && !connection.in_transaction() {
-        connection.begin_keyed().await?;
-        let copies = route(connection, routing_key, messages, require_match).await;
-        return connection.conclude(copies, all_keyed(messages)).await;
+    let keyed = messages.iter().any(|message| message.deduplication_id().is_some());
+    let by_queue = (keyed || connection.topics_follow_policies()).then_some(field);
+    if by_queue.is_none() || connection.in_transaction() {
+        return route(connection, routing_key, messages, require_match, by_queue).await;
     }
-    route(connection, routing_key, messages, require_match).await
+    match keyed {
+        true => connection.begin_keyed().await?,
+        false => connection.begin().await?,
+    }
+    let copies = route(connection, routing_key, messages, require_match, by_queue).await;
+    connection.conclude(copies, all_keyed(messages)).await
 }
 
 async fn route(
@@ -154,10 +162,11 @@ async fn route(
     routing_key: &RoutingKey,
     messages: &[OutgoingMessage],
     require_match: bool,
+    by_queue: Option<fn(usize) -> String>,
 ) -> Result<Vec<TopicCopy>> {
-    let copies = match messages.iter().any(|message| message.deduplication_id().is_some()) {
-        true => connection.send_topic_keyed(routing_key, messages).await?,
-        false => connection.send_topic(routing_key, messages).await?,
+    let copies = match by_queue {
+        Some(field) => connection.send_topic_by_queue(routing_key, messages, field).await?,
+        None => connection.send_topic(routing_key, messages).await?,
     };
     if copies.is_empty() && require_match {
         return Err(Error::new(

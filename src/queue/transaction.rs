@@ -155,13 +155,13 @@ impl Transaction {
             Ok(()) => {
                 let Self { connection, broker, changes, .. } = self;
                 drop(connection);
-                broker.tell(changes);
+                broker.tell(changes).await;
                 Ok(())
             }
             Err(error) if error.kind() == Kind::OutcomeUnknown => {
                 // It may be committed: whoever waits looks.
                 let Self { broker, changes, .. } = self;
-                broker.tell(changes);
+                broker.tell(changes).await;
                 Err(error)
             }
             Err(error) => {

@@ -24,8 +24,11 @@ use crate::domain::Limits;
 use crate::engine::merge::Bounds;
 use crate::engine::{Clients, Dispatch, Events, Parked, Streams};
 use crate::pg::embedded::{self, Embedded};
-use crate::pg::{Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader, remove_expired_keys};
-use crate::queue::{Announcer, Broker, Budget, Merging, Transactions, Watches, write_down_clients};
+use crate::pg::{
+    Announcements, Database, DatabaseState, Monitor, PoolLimits, Upgrader, follow_policies, remove_archived,
+    remove_expired_keys,
+};
+use crate::queue::{Announcer, Broker, Budget, Merging, Rules, Transactions, Watches, write_down_clients};
 use crate::service::Service;
 
 use connection::Connections;
@@ -127,8 +130,9 @@ async fn serve_on(
         (DatabaseSource::Embedded(_), Some(embedded)) => of_embedded(embedded),
         (DatabaseSource::Embedded(_), None) => return Ok(()),
     };
-    let limits = PoolLimits { connections: config.pool_size, waiting_calls: config.max_waiting_calls };
-    let database = Database::new(&url, limits, config.deduplication_window)?;
+    let pool = PoolLimits { connections: config.pool_size, waiting_calls: config.max_waiting_calls };
+    let database = Database::new(&url, pool, config.deduplication_window)?;
+    let limits = Limits { max_message_bytes: config.max_message_bytes, queue_layout: config.queue_layout };
     let monitor = Monitor::new(database.clone(), &url, !config.no_install, config.health_interval)?;
     let mut state = monitor.subscribe();
     let (events, tasks, drain_begins) = (Events::default(), TaskTracker::new(), CancellationToken::new());
@@ -147,7 +151,7 @@ async fn serve_on(
         budget: Budget::new(config.max_waiting_bytes),
         merging: Merging::new(&database, &events, config.pool_size, waiting, &tasks, &parked),
         dispatch,
-        limits: Limits { max_message_bytes: config.max_message_bytes, queue_layout: config.queue_layout },
+        rules: Rules::new(limits, database.policies()),
         events,
         upgrader: Upgrader::new(&database, &url, !config.no_install),
         watches: Watches::default(),
@@ -169,6 +173,8 @@ async fn serve_on(
     background.spawn(monitor.run(stop_background.clone()));
     let window = config.deduplication_window;
     background.spawn(remove_expired_keys(database.clone(), window, stop_background.clone()));
+    background.spawn(follow_policies(database.clone(), stop_background.clone()));
+    background.spawn(remove_archived(database.clone(), stop_background.clone()));
     background.spawn(write_down_clients(Arc::clone(&broker), stop_background.clone()));
     background.spawn(health.run(stop_background.clone()));
     // So that the banner can say which pgmq was found; a database that is down does not hold up the start.

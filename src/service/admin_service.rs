@@ -10,6 +10,7 @@ use crate::proto::v1::{
     EnableNotificationsRequest, EnableNotificationsResponse, InstallPgmqRequest, InstallPgmqResponse,
     ListClientsRequest, ListClientsResponse, ListNotificationsRequest, ListNotificationsResponse,
     SetQueueLayoutRequest, SetQueueLayoutResponse, UpdateNotificationsRequest, UpdateNotificationsResponse,
+    UpdateQueueRequest, UpdateQueueResponse,
 };
 use crate::queue;
 
@@ -17,6 +18,10 @@ type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl AdminService for Service {
+    async fn update_queue(&self, request: Request<UpdateQueueRequest>) -> Answer<UpdateQueueResponse> {
+        self.call::<queue::UpdateQueue, _, _>(request).await
+    }
+
     async fn install_pgmq(&self, request: Request<InstallPgmqRequest>) -> Answer<InstallPgmqResponse> {
         self.call::<queue::InstallPgmq, _, _>(request).await
     }

@@ -66,7 +66,11 @@ impl Service {
     {
         let request_id = request_id(&request);
         let deadline = self.deadline(&request, O::DEFAULT_DEADLINE.unwrap_or(self.default_deadline));
-        let answer = match self.parse::<O, Req>(request) {
+        let known = match O::FOLLOWS_POLICY {
+            true => self.broker.learn_policies(deadline).await,
+            false => Ok(()),
+        };
+        let answer = match known.and_then(|()| self.parse::<O, Req>(request)) {
             Ok(operation) => self.broker.run(operation, deadline).await,
             Err(error) => Err(error),
         };
@@ -83,7 +87,7 @@ impl Service {
         if let (Some(named), Some(queue)) = (metadata.get(QUEUE_METADATA), O::queue(&request)) {
             check_named(&mut fields, named.as_bytes(), queue);
         }
-        let operation = O::parse(request, &self.broker.limits, &mut fields);
+        let operation = O::parse(request, &self.broker.rules, &mut fields);
         fields.finish(operation)
     }
 

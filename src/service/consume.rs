@@ -25,13 +25,17 @@ impl Service {
     /// Opens a stream, which waits for its first command.
     ///
     /// # Errors
-    /// `InvalidClientName`.
-    pub(super) fn open_consume(&self, request: Request<Streaming<ConsumeRequest>>) -> Result<ConsumeReplies> {
+    /// `InvalidClientName`; whatever keeps the policies unknown.
+    pub(super) async fn open_consume(
+        &self,
+        request: Request<Streaming<ConsumeRequest>>,
+    ) -> Result<ConsumeReplies> {
         let request_id = request_id(&request);
         let caller = checked_caller(&request)?;
         let deadline = self.deadline(&request, NO_DEADLINE);
         let named = named_queue(&request);
-        let commands = Commands::new(request.into_inner(), named);
+        self.broker.learn_policies(deadline).await?;
+        let commands = Commands::new(request.into_inner(), named, self.broker.rules.clone());
         let stream = ConsumeStream::open(&self.broker, caller, commands, deadline);
         Ok(ConsumeReplies { stream, replica: self.broker.replica.clone(), request_id })
     }

@@ -212,7 +212,8 @@ impl Producer {
             refused: Vec::new(),
             presence: Presence::default(),
         };
-        let (queue, messages) = match self.check(request, &mut frame) {
+        let known = self.broker.learn_policies(self.deadline).await;
+        let (queue, messages) = match known.and_then(|()| self.check(request, &mut frame)) {
             Ok(checked) => checked,
             Err(error) => {
                 frame.refused = (0..frame.length).map(|place| (place, error.clone())).collect();
@@ -248,10 +249,11 @@ impl Producer {
             fields.refuse("messages", invalid);
         }
         let queue = fields.finish(queue)?;
+        let terms = self.broker.rules.of_queue(Some(&queue));
         let mut messages = Vec::with_capacity(request.messages.len());
         for (place, message) in request.messages.into_iter().enumerate() {
             let mut fields = Fields::default();
-            let message = outgoing_message(&mut fields, &self.broker.limits, message);
+            let message = outgoing_message(&mut fields, terms, message);
             match fields.finish(message) {
                 Ok(message) => messages.push(message),
                 Err(error) => frame.refused.push((place, error)),

@@ -109,7 +109,7 @@ impl QueueService for Service {
 
     async fn consume(&self, request: Request<Streaming<ConsumeRequest>>) -> Answer<ConsumeReplies> {
         let request_id = request_id(&request);
-        self.open_consume(request).map(Response::new).map_err(|error| to_status(&error, &request_id))
+        self.open_consume(request).await.map(Response::new).map_err(|error| to_status(&error, &request_id))
     }
 
     async fn pop(&self, request: Request<PopRequest>) -> Answer<PopResponse> {
@@ -156,6 +156,7 @@ impl Service {
         deadline: Deadline,
     ) -> Result<ReadReplies, Error> {
         let caller = caller(&request);
+        self.broker.learn_policies(deadline).await?;
         let options = self.parse::<StreamOptions, _>(request)?;
         let started = stream_started(
             request_id,

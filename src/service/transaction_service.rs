@@ -136,6 +136,8 @@ impl Session {
         let idle = fields.within("begin.", |fields| idle_timeout(fields, begin, self.idle));
         self.idle = fields.finish(idle)?;
         let broker = self.service.broker.clone();
+        // Before it holds a connection, which it could wait for.
+        broker.learn_policies(self.deadline).await?;
         let transaction = tokio::select! {
             begun = Box::pin(Transaction::begin(&broker, self.deadline)) => begun?,
             interrupted = self.interrupted(never) => return interrupted.map_or(Ok(None), Err),
@@ -289,6 +291,7 @@ impl Session {
             DisableNotifications = "disable_notifications.",
             UpdateNotifications = "update_notifications.",
             ListNotifications = "list_notifications.",
+            UpdateQueue = "update_queue.",
         }
     }
 
@@ -304,7 +307,7 @@ impl Session {
             if let (Some(named), Some(queue)) = (&self.named, O::queue(&request)) {
                 check_named(fields, named, queue);
             }
-            O::parse(request, &broker.limits, fields)
+            O::parse(request, &broker.rules, fields)
         });
         let operation = fields.finish(operation)?;
         transaction.run(operation).await.map(Res::from)

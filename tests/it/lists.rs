@@ -14,7 +14,8 @@ async fn list(
     token: &str,
     prefix: &str,
 ) -> Result<ListQueuesResponse, Status> {
-    let request = ListQueuesRequest { page_size, page_token: token.to_owned(), prefix: prefix.to_owned() };
+    let (page_token, prefix) = (token.to_owned(), prefix.to_owned());
+    let request = ListQueuesRequest { page_size, page_token, prefix, ..Default::default() };
     Ok(test.client.queue.list_queues(request).await?.into_inner())
 }
 

@@ -71,6 +71,8 @@ async fn every_call(test: &mut Test) {
     let update = UpdateNotificationsRequest { queue: queue(), throttle_interval: seconds(2.0) };
     let _ = admin.update_notifications(update).await;
     let _ = admin.list_notifications(ListNotificationsRequest::default()).await;
+    let policy = Some(QueuePolicy { default_wait: seconds(0.0), ..Default::default() });
+    let _ = admin.update_queue(UpdateQueueRequest { queue: queue(), policy, update_mask: None }).await;
     let _ = admin.list_clients(ListClientsRequest::default()).await;
     let _ = admin.disable_notifications(DisableNotificationsRequest { queue: queue() }).await;
     let convert = ConvertArchivePartitionedRequest { queue: queue(), ..Default::default() };

@@ -28,6 +28,7 @@ mod outage;
 mod partitioned;
 mod plain_sql;
 mod plans;
+mod policies;
 mod pop;
 mod produce;
 mod queues;

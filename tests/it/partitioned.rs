@@ -17,7 +17,7 @@ use crate::harness::{Client, Refusal, Server, Test, TestDatabase, eventually, is
 const INSTALL: &str = "CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman";
 
 /// A test with pg_partman, unless it cannot be had here.
-async fn with_partman() -> Option<Test> {
+pub(crate) async fn with_partman() -> Option<Test> {
     let database = TestDatabase::create().await;
     let sql = database.connect().await;
     if !can_have_partman(&sql).await {

@@ -80,6 +80,7 @@ async fn the_installed_version_and_what_it_can_do_are_told() {
         "grouped-reads",
         "notification-settings",
         "notifications",
+        "policies",
         "premake",
         "topics",
     ];

@@ -119,11 +119,10 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{DeduplicationId, Limits, QueueLayout, Schedule};
+    use crate::domain::{DeduplicationId, Schedule};
 
     fn plain() -> OutgoingMessage {
-        let limits = Limits { max_message_bytes: 10, queue_layout: QueueLayout::Tuned };
-        let parsed = OutgoingMessage::parse("1".to_owned(), String::new(), "", Schedule::NOW, &limits);
+        let parsed = OutgoingMessage::parse("1".to_owned(), String::new(), "", Schedule::NOW, 10);
         parsed.expect("a good message")
     }
 

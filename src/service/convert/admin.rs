@@ -9,10 +9,10 @@ use super::{Fields, FromRequest};
 use crate::domain::bounds;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::NotificationSettings;
-use crate::domain::{Invalid, Kind, Limits, Queue};
+use crate::domain::{DescribedQueue, Invalid, Kind};
 use crate::pg::Upgrade;
 use crate::proto::v1;
-use crate::queue;
+use crate::queue::{self, Rules};
 
 /// What can rewrite a whole table has an hour.
 const LONG: Option<Duration> = Some(Duration::from_hours(1));
@@ -32,7 +32,7 @@ fn throttle_ms(fields: &mut Fields, interval: Option<prost_types::Duration>) -> 
 impl FromRequest<v1::InstallPgmqRequest> for queue::InstallPgmq {
     const DEFAULT_DEADLINE: Option<Duration> = LONG;
 
-    fn parse(_: v1::InstallPgmqRequest, _: &Limits, _: &mut Fields) -> Option<Self> {
+    fn parse(_: v1::InstallPgmqRequest, _: &Rules, _: &mut Fields) -> Option<Self> {
         Some(Self)
     }
 }
@@ -53,7 +53,7 @@ impl FromRequest<v1::SetQueueLayoutRequest> for queue::SetQueueLayout {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::SetQueueLayoutRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::SetQueueLayoutRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         let layout = match layout(fields, request.layout) {
             Some(None) => {
@@ -66,8 +66,8 @@ impl FromRequest<v1::SetQueueLayoutRequest> for queue::SetQueueLayout {
     }
 }
 
-impl From<Queue> for v1::SetQueueLayoutResponse {
-    fn from(queue: Queue) -> Self {
+impl From<DescribedQueue> for v1::SetQueueLayoutResponse {
+    fn from(queue: DescribedQueue) -> Self {
         Self { queue: Some(queue.into()) }
     }
 }
@@ -82,7 +82,7 @@ impl FromRequest<v1::CreateFifoIndexRequest> for queue::CreateFifoIndex {
         }
     }
 
-    fn parse(request: v1::CreateFifoIndexRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::CreateFifoIndexRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         use v1::create_fifo_index_request::Target;
         match request.target {
             Some(Target::Queue(queue)) => Some(Self { queue: Some(queue_name(fields, queue)?) }),
@@ -111,7 +111,7 @@ impl FromRequest<v1::ConvertArchivePartitionedRequest> for queue::ConvertArchive
         Some(&request.queue)
     }
 
-    fn parse(request: v1::ConvertArchivePartitionedRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ConvertArchivePartitionedRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         // pgmq puts the name into this function's statements without quoting it.
         if queue.as_ref().is_some_and(|queue| !is_plain_identifier(queue.as_str())) {
@@ -156,7 +156,7 @@ impl FromRequest<v1::EnableNotificationsRequest> for queue::EnableNotifications 
         Some(&request.queue)
     }
 
-    fn parse(request: v1::EnableNotificationsRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::EnableNotificationsRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         let throttle_ms = throttle_ms(fields, request.throttle_interval);
         Some(Self { queue: queue?, throttle_ms: throttle_ms? })
@@ -174,7 +174,7 @@ impl FromRequest<v1::UpdateNotificationsRequest> for queue::UpdateNotifications 
         Some(&request.queue)
     }
 
-    fn parse(request: v1::UpdateNotificationsRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::UpdateNotificationsRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         let throttle_ms = throttle_ms(fields, request.throttle_interval);
         Some(Self { queue: queue?, throttle_ms: throttle_ms? })
@@ -192,7 +192,7 @@ impl FromRequest<v1::DisableNotificationsRequest> for queue::DisableNotification
         Some(&request.queue)
     }
 
-    fn parse(request: v1::DisableNotificationsRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::DisableNotificationsRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         Some(Self { queue: queue_name(fields, request.queue)? })
     }
 }
@@ -204,7 +204,7 @@ impl From<()> for v1::DisableNotificationsResponse {
 }
 
 impl FromRequest<v1::ListNotificationsRequest> for queue::ListNotifications {
-    fn parse(request: v1::ListNotificationsRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ListNotificationsRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let prefix = prefix(fields, request.prefix);
         let filter = prefix.as_deref().unwrap_or_default();
         let page = Page::parse("notifications", &[filter], request.page_size, &request.page_token);

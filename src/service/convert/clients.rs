@@ -6,16 +6,16 @@ use super::time::timestamp;
 use super::{Fields, FromRequest};
 use crate::domain::client::parse_name;
 use crate::domain::page::{Page, Paged};
-use crate::domain::{Client, ClientRole, Limits};
+use crate::domain::{Client, ClientRole};
 use crate::proto::v1;
-use crate::queue;
+use crate::queue::{self, Rules};
 
 impl FromRequest<v1::ListClientsRequest> for queue::ListClients {
     fn queue(request: &v1::ListClientsRequest) -> Option<&str> {
         Some(request.queue.as_str()).filter(|queue| !queue.is_empty())
     }
 
-    fn parse(request: v1::ListClientsRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ListClientsRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let v1::ListClientsRequest { page_size, page_token, queue, prefix } = request;
         let page = Page::parse("clients", &[&queue, &prefix], page_size, &page_token);
         let page = fields.take_all(page);

@@ -9,7 +9,7 @@ use futures_util::Stream;
 use tonic::Streaming;
 
 use super::Fields;
-use super::message::{each, known};
+use super::message::{each, known, queue_name};
 use super::read::{closing, heartbeat, heartbeat_pause, in_flight_limit, read_order};
 use super::settle::{receipts, release_delay};
 use super::time::{duration, span};
@@ -17,7 +17,7 @@ use crate::domain::bounds::{self, MAX_VISIBILITY, VisibilityTimeout};
 use crate::domain::{Error, Invalid, Kind, QueueName, Result, Settlement};
 use crate::proto::v1;
 use crate::proto::v1::consume_request::Command as Wire;
-use crate::queue::{Command, CommandResult, ConsumeOptions, FlowControl, MAX_CREDIT, Piece, Settle};
+use crate::queue::{Command, CommandResult, ConsumeOptions, FlowControl, MAX_CREDIT, Piece, Rules, Settle};
 use crate::service::RequestId;
 use crate::service::call::check_named;
 use crate::service::status::{of_broken_stream, to_command_error};
@@ -31,12 +31,17 @@ pub(in crate::service) struct Commands {
     /// The queue that the call's metadata names, if it does.
     named: Option<Bytes>,
     queue: Option<(QueueName, VisibilityTimeout)>,
+    rules: Rules,
 }
 
 impl Commands {
     /// The commands of a call that names a queue in its metadata, or does not.
-    pub(in crate::service) fn new(stream: Streaming<v1::ConsumeRequest>, named: Option<Bytes>) -> Self {
-        Self { stream, named, queue: None }
+    pub(in crate::service) fn new(
+        stream: Streaming<v1::ConsumeRequest>,
+        named: Option<Bytes>,
+        rules: Rules,
+    ) -> Self {
+        Self { stream, named, queue: None, rules }
     }
 
     fn parse(&mut self, request: v1::ConsumeRequest) -> Command {
@@ -67,12 +72,12 @@ impl Commands {
 
     fn start(&mut self, start: v1::ConsumeStart) -> Result<ConsumeOptions> {
         let mut fields = Fields::default();
-        let named = self.named.as_deref();
+        let (named, rules) = (self.named.as_deref(), &self.rules);
         let options = fields.within("start.", |fields| {
             if let Some(named) = named {
                 check_named(fields, named, &start.queue);
             }
-            options(fields, start)
+            options(fields, rules, start)
         });
         let options = fields.finish(options)?;
         if self.queue.is_none() {
@@ -113,7 +118,7 @@ impl Stream for Commands {
     }
 }
 
-fn options(fields: &mut Fields, start: v1::ConsumeStart) -> Option<ConsumeOptions> {
+fn options(fields: &mut Fields, rules: &Rules, start: v1::ConsumeStart) -> Option<ConsumeOptions> {
     let v1::ConsumeStart {
         queue,
         visibility_timeout,
@@ -125,7 +130,9 @@ fn options(fields: &mut Fields, start: v1::ConsumeStart) -> Option<ConsumeOption
         auto_extend,
         max_extension,
     } = start;
-    let order = read_order(fields, queue, visibility_timeout, ordering, conditional);
+    let queue = queue_name(fields, queue);
+    let policy = rules.policy_of_named(queue.as_ref());
+    let order = read_order(fields, queue, &policy, visibility_timeout, ordering, conditional);
     let max_in_flight = in_flight_limit(fields, max_in_flight);
     let heartbeat_interval = heartbeat_pause(fields, heartbeat_interval);
     let flow_control =

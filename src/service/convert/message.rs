@@ -4,17 +4,17 @@ use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_DELAY};
 use crate::domain::{
-    self, ClientRole, Delivery, Invalid, Limits, OutgoingMessage, QueueName, Receipt, Schedule, Sent,
+    self, ClientRole, Delivery, Invalid, OutgoingMessage, QueueName, Receipt, Schedule, Sent,
 };
 use crate::proto::v1;
-use crate::queue;
+use crate::queue::{self, Rules, SendTerms};
 
 /// Converts the schedule oneof, which each sending message of the contract has as a type of its own.
 macro_rules! schedule {
-    ($fields:expr, $schedule:expr, $type:path) => {{
+    ($fields:expr, $schedule:expr, $type:path, $terms:expr) => {{
         use $type as Given;
         match $schedule {
-            None => Some(Schedule::NOW),
+            None => Some($terms.schedule),
             Some(Given::Delay(delay)) => {
                 let delay = span(delay).and_then(|delay| bounds::millis(delay, MAX_DELAY));
                 $fields.take("delay", delay).map(Schedule::AfterMillis)
@@ -36,7 +36,7 @@ pub(in crate::service) fn queue_name(fields: &mut Fields, name: String) -> Optio
 /// A message's texts and schedule.
 pub(super) fn outgoing(
     fields: &mut Fields,
-    limits: &Limits,
+    terms: SendTerms,
     message: String,
     headers: String,
     group: &str,
@@ -44,7 +44,8 @@ pub(super) fn outgoing(
     deduplication_id: String,
 ) -> Option<OutgoingMessage> {
     // A refused schedule is remembered already; the texts are still worth checking.
-    let parsed = OutgoingMessage::parse(message, headers, group, schedule.unwrap_or(Schedule::NOW), limits);
+    let when = schedule.unwrap_or(Schedule::NOW);
+    let parsed = OutgoingMessage::parse(message, headers, group, when, terms.max_message_bytes);
     let message = fields.take_all(parsed).filter(|_| schedule.is_some());
     let id = fields.deduplication_id(deduplication_id);
     Some(message?.under(id?))
@@ -53,23 +54,23 @@ pub(super) fn outgoing(
 /// One message of several.
 pub(in crate::service) fn outgoing_message(
     fields: &mut Fields,
-    limits: &Limits,
+    terms: SendTerms,
     message: v1::OutgoingMessage,
 ) -> Option<OutgoingMessage> {
     let v1::OutgoingMessage { message, headers, group, deduplication_id, schedule } = message;
-    let schedule = schedule!(fields, schedule, v1::outgoing_message::Schedule);
-    outgoing(fields, limits, message, headers, &group, schedule, deduplication_id)
+    let schedule = schedule!(fields, schedule, v1::outgoing_message::Schedule, terms);
+    outgoing(fields, terms, message, headers, &group, schedule, deduplication_id)
 }
 
 /// A batch of 1 to 1,000 messages.
 pub(super) fn outgoing_batch(
     fields: &mut Fields,
-    limits: &Limits,
+    terms: SendTerms,
     messages: Vec<v1::OutgoingMessage>,
 ) -> Option<Vec<OutgoingMessage>> {
     fields.take("messages", bounds::length(messages.len(), MAX_BATCH))?;
     let parsed = messages.into_iter().enumerate().map(|(index, message)| {
-        fields.within(&format!("messages[{index}]."), |fields| outgoing_message(fields, limits, message))
+        fields.within(&format!("messages[{index}]."), |fields| outgoing_message(fields, terms, message))
     });
     // All are checked, so that all that are wrong are named.
     let parsed: Vec<Option<OutgoingMessage>> = parsed.collect();
@@ -77,17 +78,19 @@ pub(super) fn outgoing_batch(
 }
 
 impl FromRequest<v1::SendRequest> for queue::Send {
+    const FOLLOWS_POLICY: bool = true;
     const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
 
     fn queue(request: &v1::SendRequest) -> Option<&str> {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::SendRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::SendRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let v1::SendRequest { queue, message, headers, group, deduplication_id, schedule } = request;
         let queue = queue_name(fields, queue);
-        let schedule = schedule!(fields, schedule, v1::send_request::Schedule);
-        let message = outgoing(fields, limits, message, headers, &group, schedule, deduplication_id);
+        let terms = rules.of_queue(queue.as_ref());
+        let schedule = schedule!(fields, schedule, v1::send_request::Schedule, terms);
+        let message = outgoing(fields, terms, message, headers, &group, schedule, deduplication_id);
         Some(Self { queue: queue?, message: message? })
     }
 }
@@ -99,15 +102,16 @@ impl From<Sent> for v1::SendResponse {
 }
 
 impl FromRequest<v1::SendBatchRequest> for queue::SendBatch {
+    const FOLLOWS_POLICY: bool = true;
     const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
 
     fn queue(request: &v1::SendBatchRequest) -> Option<&str> {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::SendBatchRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::SendBatchRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
-        let messages = outgoing_batch(fields, limits, request.messages);
+        let messages = outgoing_batch(fields, rules.of_queue(queue.as_ref()), request.messages);
         Some(Self { queue: queue?, messages: messages? })
     }
 }

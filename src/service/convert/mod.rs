@@ -5,6 +5,7 @@ mod clients;
 mod consume;
 mod fields;
 mod message;
+mod policy;
 mod queues;
 mod read;
 mod settle;
@@ -23,12 +24,16 @@ pub(super) use read::{closing, heartbeat, stream_response};
 pub(super) use transaction::idle_timeout;
 pub(super) use watch::watch_response;
 
-use crate::domain::{ClientRole, Limits};
+use crate::domain::ClientRole;
+use crate::queue::Rules;
 
 /// A request that stands for an operation.
 pub(super) trait FromRequest<Request>: Sized {
     /// The deadline of a caller that sets none, where it is not the server's default.
     const DEFAULT_DEADLINE: Option<Duration> = None;
+
+    /// Whether the queue's policy fills in what the request leaves open, so that it has to be known.
+    const FOLLOWS_POLICY: bool = false;
 
     /// What who makes the request does with its queue, if it sends or consumes.
     const ROLE: Option<ClientRole> = None;
@@ -49,5 +54,5 @@ pub(super) trait FromRequest<Request>: Sized {
     }
 
     /// Converts the request; whatever is refused goes into `fields`, and then nothing may come out.
-    fn parse(request: Request, limits: &Limits, fields: &mut Fields) -> Option<Self>;
+    fn parse(request: Request, rules: &Rules, fields: &mut Fields) -> Option<Self>;
 }

@@ -1,14 +1,16 @@
 //! Queues, their measures, and the server's own facts on the wire.
 
 use super::message::{each, known, queue_name};
+use super::policy::policy;
 use super::time::{duration, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::page::{Page, Paged};
+use crate::domain::policy::PolicyField;
 use crate::domain::queue::{MeasuredQueue, Metrics, Partitioning};
 use crate::domain::topic::{Pattern, RoutingKey};
-use crate::domain::{Error, Invalid, Kind, Limits, NewQueueName, Queue, QueueKind, QueueLayout, QueueName};
+use crate::domain::{DescribedQueue, Error, Invalid, Kind, NewQueueName, QueueKind, QueueLayout, QueueName};
 use crate::proto::v1;
-use crate::queue::{self, CreatedQueue, ServerInfo, ServerState};
+use crate::queue::{self, CreatedQueue, Rules, ServerInfo, ServerState};
 use crate::service::status::code_and_reason;
 
 /// The fields of a partitioning, below `partitioning.`.
@@ -30,7 +32,7 @@ impl FromRequest<v1::CreateQueueRequest> for queue::CreateQueue {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::CreateQueueRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::CreateQueueRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = fields.take("queue", NewQueueName::try_from(request.queue));
         let kind = fields.take("kind", known::<v1::QueueKind>(request.kind)).map(|kind| match kind {
             v1::QueueKind::Unspecified | v1::QueueKind::Standard => QueueKind::Standard,
@@ -46,14 +48,28 @@ impl FromRequest<v1::CreateQueueRequest> for queue::CreateQueue {
             }
             Some(given) => partitioning(fields, given).map(Some),
         };
-        let layout = layout(fields, request.layout).map(|given| given.unwrap_or(limits.queue_layout));
-        let fail_if_exists = request.fail_if_exists;
-        Some(Self { queue: queue?, kind: kind?, partitioning: cut?, layout: layout?, fail_if_exists })
+        let layout = layout(fields, request.layout).map(|given| given.unwrap_or(rules.limits.queue_layout));
+        let policy = match request.policy {
+            None => Some(None),
+            Some(given) => {
+                let of = queue.as_ref().map(NewQueueName::as_existing);
+                policy(fields, of, given, &PolicyField::ALL).map(Some)
+            }
+        };
+        Some(Self {
+            queue: queue?,
+            kind: kind?,
+            partitioning: cut?,
+            layout: layout?,
+            policy: policy?,
+            fail_if_exists: request.fail_if_exists,
+        })
     }
 }
 
-impl From<Queue> for v1::Queue {
-    fn from(queue: Queue) -> Self {
+impl From<DescribedQueue> for v1::Queue {
+    fn from(described: DescribedQueue) -> Self {
+        let DescribedQueue { queue, policy } = described;
         let kind = match queue.kind {
             QueueKind::Standard => v1::QueueKind::Standard,
             QueueKind::Unlogged => v1::QueueKind::Unlogged,
@@ -70,6 +86,7 @@ impl From<Queue> for v1::Queue {
             kind: kind.into(),
             created_at: Some(timestamp(queue.created_at)),
             layout: layout.into(),
+            policy: (!policy.is_empty()).then(|| policy.into()),
         }
     }
 }
@@ -85,24 +102,30 @@ impl FromRequest<v1::GetQueueRequest> for queue::GetQueue {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::GetQueueRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::GetQueueRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         Some(Self { queue: queue_name(fields, request.queue)? })
     }
 }
 
-impl From<Queue> for v1::GetQueueResponse {
-    fn from(queue: Queue) -> Self {
+impl From<DescribedQueue> for v1::GetQueueResponse {
+    fn from(queue: DescribedQueue) -> Self {
         Self { queue: Some(queue.into()) }
     }
 }
 
 impl FromRequest<v1::ListQueuesRequest> for queue::ListQueues {
-    fn parse(request: v1::ListQueuesRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ListQueuesRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let prefix = prefix(fields, request.prefix);
-        let filter = prefix.as_deref().unwrap_or_default();
-        let page = Page::parse("queues", &[filter], request.page_size, &request.page_token);
+        let mut filters = vec![prefix.as_deref().unwrap_or_default()];
+        // A list without this filter has the tokens that it had before there was one.
+        filters.extend(Some(request.dead_letter_queue.as_str()).filter(|queue| !queue.is_empty()));
+        let page = Page::parse("queues", &filters, request.page_size, &request.page_token);
         let page = fields.take_all(page);
-        Some(Self { prefix: prefix?, page: page? })
+        let dead_letter_queue = match request.dead_letter_queue {
+            name if name.is_empty() => Some(None),
+            name => fields.take("dead_letter_queue", QueueName::try_from(name)).map(Some),
+        };
+        Some(Self { prefix: prefix?, dead_letter_queue: dead_letter_queue?, page: page? })
     }
 }
 
@@ -115,8 +138,8 @@ pub(super) fn prefix(fields: &mut Fields, prefix: String) -> Option<String> {
     Some(prefix)
 }
 
-impl From<Paged<Queue>> for v1::ListQueuesResponse {
-    fn from(paged: Paged<Queue>) -> Self {
+impl From<Paged<DescribedQueue>> for v1::ListQueuesResponse {
+    fn from(paged: Paged<DescribedQueue>) -> Self {
         Self { queues: each(paged.items), next_page_token: paged.next_page_token }
     }
 }
@@ -126,7 +149,7 @@ impl FromRequest<v1::DropQueueRequest> for queue::DropQueue {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::DropQueueRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::DropQueueRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         Some(Self { queue: queue_name(fields, request.queue)? })
     }
 }
@@ -142,7 +165,7 @@ impl FromRequest<v1::PurgeQueueRequest> for queue::PurgeQueue {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::PurgeQueueRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::PurgeQueueRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         Some(Self { queue: queue_name(fields, request.queue)? })
     }
 }
@@ -158,14 +181,14 @@ impl FromRequest<v1::GetQueueMetricsRequest> for queue::GetQueueMetrics {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::GetQueueMetricsRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::GetQueueMetricsRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let include_archive = request.include_archive;
         Some(Self { queue: queue_name(fields, request.queue)?, include_archive })
     }
 }
 
 impl FromRequest<v1::ListQueueMetricsRequest> for queue::ListQueueMetrics {
-    fn parse(request: v1::ListQueueMetricsRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ListQueueMetricsRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let prefix = prefix(fields, request.prefix);
         let filter = prefix.as_deref().unwrap_or_default();
         let page = Page::parse("queue_metrics", &[filter], request.page_size, &request.page_token);
@@ -232,7 +255,7 @@ impl FromRequest<v1::ValidateNameRequest> for queue::ValidateName {
         }
     }
 
-    fn parse(request: v1::ValidateNameRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ValidateNameRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         use v1::validate_name_request::Name;
         match request.name {
             None => {
@@ -255,7 +278,7 @@ impl From<()> for v1::ValidateNameResponse {
 }
 
 impl FromRequest<v1::GetServerInfoRequest> for queue::GetServerInfo {
-    fn parse(_: v1::GetServerInfoRequest, _: &Limits, _: &mut Fields) -> Option<Self> {
+    fn parse(_: v1::GetServerInfoRequest, _: &Rules, _: &mut Fields) -> Option<Self> {
         Some(Self)
     }
 }

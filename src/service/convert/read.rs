@@ -6,38 +6,38 @@ use super::message::{each, known, queue_name};
 use super::time::{duration, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, VisibilityTimeout};
-use crate::domain::{self, ClientRole, Invalid, Kind, Limits, Ordering, ReadOrder, Timestamp};
+use crate::domain::{self, ClientRole, Invalid, Kind, Ordering, Policy, QueueName, ReadOrder, Timestamp};
 use crate::proto::v1;
-use crate::queue::{self, ClosingReason, Handover, StreamItem, StreamOptions};
+use crate::queue::{self, ClosingReason, Handover, Rules, StreamItem, StreamOptions};
 
 const MAX_COUNT: i32 = MAX_BATCH as i32;
 const DEFAULT_MAX_IN_FLIGHT: i32 = 100;
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(25);
 const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_mins(10);
 
-/// The fields that say what a read takes, which both kinds of read have.
+/// The fields that say what a read takes, which all kinds of read have. What they leave open is the policy's.
 pub(super) fn read_order(
     fields: &mut Fields,
-    queue: String,
+    queue: Option<QueueName>,
+    policy: &Policy,
     visibility_timeout: Option<prost_types::Duration>,
-    ordering: i32,
+    given: i32,
     conditional: String,
 ) -> Option<ReadOrder> {
-    let queue = queue_name(fields, queue);
     let visibility_timeout = match visibility_timeout {
-        None => Some(VisibilityTimeout::DEFAULT),
+        None => Some(policy.default_visibility_timeout.unwrap_or(VisibilityTimeout::DEFAULT)),
         Some(given) => fields.take("visibility_timeout", span(given).and_then(VisibilityTimeout::parse)),
     };
-    let ordering = fields.take("ordering", known::<v1::Ordering>(ordering)).map(|ordering| match ordering {
-        v1::Ordering::Unspecified | v1::Ordering::Unordered => Ordering::Unordered,
-        v1::Ordering::Grouped => Ordering::Grouped,
-        v1::Ordering::GroupedRoundRobin => Ordering::GroupedRoundRobin,
-        v1::Ordering::GroupedHead => Ordering::GroupedHead,
-    });
+    let given = fields.take("ordering", known::<v1::Ordering>(given)).map(ordering);
+    let ordering = given.map(|given| given.or(policy.default_ordering).unwrap_or(Ordering::Unordered));
     let conditional = fields.take("conditional", bounds::conditional(conditional));
     let grouped = ordering.is_some_and(|ordering| ordering != Ordering::Unordered);
     if grouped && conditional.as_ref().is_some_and(Option::is_some) {
-        fields.refuse("conditional", Invalid::new(Kind::ConflictingFields, "works with UNORDERED only"));
+        let why = match given {
+            Some(Some(_)) => "works with UNORDERED only",
+            _ => "works with UNORDERED only, and the queue's policy has another default_ordering",
+        };
+        fields.refuse("conditional", Invalid::new(Kind::ConflictingFields, why));
     }
     Some(ReadOrder {
         queue: queue?,
@@ -45,6 +45,17 @@ pub(super) fn read_order(
         ordering: ordering?,
         conditional: conditional?,
     })
+}
+
+/// An ordering, or none where it is left open.
+pub(super) fn ordering(given: v1::Ordering) -> Option<Ordering> {
+    match given {
+        v1::Ordering::Unspecified => None,
+        v1::Ordering::Unordered => Some(Ordering::Unordered),
+        v1::Ordering::Grouped => Some(Ordering::Grouped),
+        v1::Ordering::GroupedRoundRobin => Some(Ordering::GroupedRoundRobin),
+        v1::Ordering::GroupedHead => Some(Ordering::GroupedHead),
+    }
 }
 
 /// How many messages of a stream may be unsettled.
@@ -68,19 +79,22 @@ pub(super) fn heartbeat_pause(
 }
 
 impl FromRequest<v1::ReadBatchRequest> for queue::ReadBatch {
+    const FOLLOWS_POLICY: bool = true;
     const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
 
     fn queue(request: &v1::ReadBatchRequest) -> Option<&str> {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::ReadBatchRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ReadBatchRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let v1::ReadBatchRequest { queue, visibility_timeout, conditional, ordering, max_messages, wait } =
             request;
-        let order = read_order(fields, queue, visibility_timeout, ordering, conditional);
+        let queue = queue_name(fields, queue);
+        let policy = rules.policy_of_named(queue.as_ref());
+        let order = read_order(fields, queue, &policy, visibility_timeout, ordering, conditional);
         let count = fields.take("max_messages", bounds::count(max_messages, 1, MAX_COUNT));
-        let wait =
-            fields.take("wait", wait.map_or(Ok(Duration::ZERO), |wait| span(wait).and_then(bounds::wait)));
+        let wait = wait.map_or(Ok(policy.wait()), |wait| span(wait).and_then(bounds::wait));
+        let wait = fields.take("wait", wait);
         Some(Self { order: order?, count: count?, wait: wait? })
     }
 }
@@ -98,11 +112,13 @@ impl From<Vec<domain::Delivery>> for v1::ReadBatchResponse {
 }
 
 impl FromRequest<v1::ReadRequest> for StreamOptions {
+    const FOLLOWS_POLICY: bool = true;
+
     fn queue(request: &v1::ReadRequest) -> Option<&str> {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::ReadRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ReadRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let v1::ReadRequest {
             queue,
             visibility_timeout,
@@ -112,7 +128,9 @@ impl FromRequest<v1::ReadRequest> for StreamOptions {
             heartbeat_interval,
             max_messages,
         } = request;
-        let order = read_order(fields, queue, visibility_timeout, ordering, conditional);
+        let queue = queue_name(fields, queue);
+        let policy = rules.policy_of_named(queue.as_ref());
+        let order = read_order(fields, queue, &policy, visibility_timeout, ordering, conditional);
         let max_in_flight = in_flight_limit(fields, max_in_flight);
         let max_messages = fields.take("max_messages", bounds::count_or_endless(max_messages));
         let heartbeat_interval = heartbeat_pause(fields, heartbeat_interval);
@@ -165,7 +183,7 @@ impl FromRequest<v1::PopRequest> for queue::Pop {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::PopRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::PopRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         let count = fields.take("max_messages", bounds::count(request.max_messages, 1, MAX_COUNT));
         Some(Self { queue: queue?, count: count? })

@@ -5,9 +5,9 @@ use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_VISIBILITY};
 use crate::domain::message::{ItemResult, Outcome};
-use crate::domain::{ClientRole, Invalid, Kind, Limits, QueueName, Receipt, Settlement};
+use crate::domain::{ClientRole, Invalid, Kind, QueueName, Receipt, Settlement};
 use crate::proto::v1;
-use crate::queue::{self, Settled, Targets};
+use crate::queue::{self, Rules, Settled, Targets};
 
 /// Exactly one of ids and receipts; without a good queue name receipts cannot be read.
 fn targets(
@@ -56,7 +56,7 @@ impl FromRequest<v1::DeleteRequest> for queue::Delete {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::DeleteRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::DeleteRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         let targets = targets(fields, queue.as_ref(), request.msg_ids, &request.receipts);
         Some(Self { queue: queue?, targets: targets? })
@@ -70,7 +70,7 @@ impl FromRequest<v1::ArchiveRequest> for queue::Archive {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::ArchiveRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ArchiveRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         let targets = targets(fields, queue.as_ref(), request.msg_ids, &request.receipts);
         Some(Self { queue: queue?, targets: targets? })
@@ -91,7 +91,7 @@ impl FromRequest<v1::ReleaseRequest> for queue::Release {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::ReleaseRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ReleaseRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let queue = queue_name(fields, request.queue);
         let receipts = receipts(fields, queue.as_ref(), &request.receipts);
         let delay_ms = release_delay(fields, request.delay);
@@ -106,7 +106,7 @@ impl FromRequest<v1::SetVisibilityTimeoutRequest> for queue::SetVisibilityTimeou
         Some(&request.queue)
     }
 
-    fn parse(request: v1::SetVisibilityTimeoutRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::SetVisibilityTimeoutRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         use v1::set_visibility_timeout_request::Visibility;
         let queue = queue_name(fields, request.queue);
         let targets = targets(fields, queue.as_ref(), request.msg_ids, &request.receipts);

@@ -8,16 +8,16 @@ use crate::domain::bounds::{self, MAX_DELAY};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{TopicBinding, TopicCopy};
 use crate::domain::topic::{Pattern, RoutingKey};
-use crate::domain::{ClientRole, Limits, Schedule};
+use crate::domain::{ClientRole, Schedule};
 use crate::proto::v1;
-use crate::queue;
+use crate::queue::{self, Rules};
 
 impl FromRequest<v1::BindTopicRequest> for queue::BindTopic {
     fn queue(request: &v1::BindTopicRequest) -> Option<&str> {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::BindTopicRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::BindTopicRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let pattern = fields.take("pattern", Pattern::try_from(request.pattern));
         let queue = queue_name(fields, request.queue);
         Some(Self { pattern: pattern?, queue: queue? })
@@ -35,7 +35,7 @@ impl FromRequest<v1::UnbindTopicRequest> for queue::UnbindTopic {
         Some(&request.queue)
     }
 
-    fn parse(request: v1::UnbindTopicRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::UnbindTopicRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let pattern = fields.take("pattern", Pattern::try_from(request.pattern));
         let queue = queue_name(fields, request.queue);
         Some(Self { pattern: pattern?, queue: queue? })
@@ -53,7 +53,7 @@ impl FromRequest<v1::ListTopicBindingsRequest> for queue::ListTopicBindings {
         Some(request.queue.as_str()).filter(|queue| !queue.is_empty())
     }
 
-    fn parse(request: v1::ListTopicBindingsRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::ListTopicBindingsRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let page = Page::parse("topic_bindings", &[&request.queue], request.page_size, &request.page_token);
         let page = fields.take_all(page);
         let queue = optional_queue(fields, request.queue);
@@ -79,7 +79,7 @@ impl From<Paged<TopicBinding>> for v1::ListTopicBindingsResponse {
 }
 
 impl FromRequest<v1::TestRoutingRequest> for queue::TestRouting {
-    fn parse(request: v1::TestRoutingRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::TestRoutingRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         Some(Self { routing_key: fields.take("routing_key", RoutingKey::try_from(request.routing_key))? })
     }
 }
@@ -91,9 +91,10 @@ impl From<Vec<TopicBinding>> for v1::TestRoutingResponse {
 }
 
 impl FromRequest<v1::SendTopicRequest> for queue::SendTopic {
+    const FOLLOWS_POLICY: bool = true;
     const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
 
-    fn parse(request: v1::SendTopicRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::SendTopicRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let v1::SendTopicRequest {
             routing_key,
             message,
@@ -104,18 +105,20 @@ impl FromRequest<v1::SendTopicRequest> for queue::SendTopic {
             schedule,
         } = request;
         let routing_key = fields.take("routing_key", RoutingKey::try_from(routing_key));
-        let schedule = schedule!(fields, schedule, v1::send_topic_request::Schedule);
-        let message = outgoing(fields, limits, message, headers, &group, schedule, deduplication_id);
+        let schedule = schedule!(fields, schedule, v1::send_topic_request::Schedule, rules.of_topic());
+        let message =
+            outgoing(fields, rules.of_topic(), message, headers, &group, schedule, deduplication_id);
         Some(Self { routing_key: routing_key?, message: message?, require_match })
     }
 }
 
 impl FromRequest<v1::SendTopicBatchRequest> for queue::SendTopicBatch {
+    const FOLLOWS_POLICY: bool = true;
     const ROLE: Option<ClientRole> = Some(ClientRole::Producer);
 
-    fn parse(request: v1::SendTopicBatchRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::SendTopicBatchRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         let routing_key = fields.take("routing_key", RoutingKey::try_from(request.routing_key));
-        let messages = outgoing_batch(fields, limits, request.messages);
+        let messages = outgoing_batch(fields, rules.of_topic(), request.messages);
         Some(Self { routing_key: routing_key?, messages: messages?, require_match: request.require_match })
     }
 }

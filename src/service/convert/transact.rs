@@ -2,13 +2,15 @@
 
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{MAX_BATCH, MAX_OPERATIONS, MAX_REPLY_BYTES, length};
-use crate::domain::{ClientRole, Invalid, Kind, Limits};
+use crate::domain::{ClientRole, Invalid, Kind};
 use crate::proto::v1;
 use crate::proto::v1::transact_operation::Operation;
 use crate::proto::v1::transact_result::Result as Reply;
-use crate::queue::{self, Transact, TransactOperation, TransactResult, Transacted};
+use crate::queue::{self, Rules, Transact, TransactOperation, TransactResult, Transacted};
 
 impl FromRequest<v1::TransactRequest> for Transact {
+    const FOLLOWS_POLICY: bool = true;
+
     fn uses(request: &v1::TransactRequest, uses: &mut dyn FnMut(ClientRole, &str)) {
         for operation in request.operations.iter().filter_map(|given| given.operation.as_ref()) {
             match operation {
@@ -25,7 +27,7 @@ impl FromRequest<v1::TransactRequest> for Transact {
         }
     }
 
-    fn parse(request: v1::TransactRequest, limits: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::TransactRequest, rules: &Rules, fields: &mut Fields) -> Option<Self> {
         fields.take("operations", length(request.operations.len(), MAX_OPERATIONS))?;
         let items: usize =
             request.operations.iter().filter_map(|given| given.operation.as_ref()).map(items).sum();
@@ -41,7 +43,7 @@ impl FromRequest<v1::TransactRequest> for Transact {
             .into_iter()
             .enumerate()
             .map(|(index, given)| {
-                fields.within(&format!("operations[{index}]."), |fields| operation(given, limits, fields))
+                fields.within(&format!("operations[{index}]."), |fields| operation(given, rules, fields))
             })
             .collect();
         let id = fields.deduplication_id(request.deduplication_id);
@@ -76,36 +78,32 @@ fn items(operation: &Operation) -> usize {
     }
 }
 
-fn operation(
-    given: v1::TransactOperation,
-    limits: &Limits,
-    fields: &mut Fields,
-) -> Option<TransactOperation> {
+fn operation(given: v1::TransactOperation, rules: &Rules, fields: &mut Fields) -> Option<TransactOperation> {
     let Some(given) = given.operation else {
         fields.refuse("operation", Invalid::new(Kind::MissingField, "an operation is needed"));
         return None;
     };
     match given {
         Operation::Send(request) => fields
-            .within("send.", |fields| FromRequest::parse(request, limits, fields))
+            .within("send.", |fields| FromRequest::parse(request, rules, fields))
             .map(TransactOperation::Send),
         Operation::SendBatch(request) => fields
-            .within("send_batch.", |fields| FromRequest::parse(request, limits, fields))
+            .within("send_batch.", |fields| FromRequest::parse(request, rules, fields))
             .map(TransactOperation::SendBatch),
         Operation::SendTopic(request) => fields
-            .within("send_topic.", |fields| FromRequest::parse(request, limits, fields))
+            .within("send_topic.", |fields| FromRequest::parse(request, rules, fields))
             .map(TransactOperation::SendTopic),
         Operation::Delete(request) => fields
-            .within("delete.", |fields| FromRequest::parse(request, limits, fields))
+            .within("delete.", |fields| FromRequest::parse(request, rules, fields))
             .map(TransactOperation::Delete),
         Operation::Archive(request) => fields
-            .within("archive.", |fields| FromRequest::parse(request, limits, fields))
+            .within("archive.", |fields| FromRequest::parse(request, rules, fields))
             .map(TransactOperation::Archive),
         Operation::Release(request) => fields
-            .within("release.", |fields| FromRequest::parse(request, limits, fields))
+            .within("release.", |fields| FromRequest::parse(request, rules, fields))
             .map(TransactOperation::Release),
         Operation::SetVisibilityTimeout(request) => fields
-            .within("set_visibility_timeout.", |fields| FromRequest::parse(request, limits, fields))
+            .within("set_visibility_timeout.", |fields| FromRequest::parse(request, rules, fields))
             .map(TransactOperation::SetVisibilityTimeout),
     }
 }

@@ -6,15 +6,15 @@ use super::read::{closing, heartbeat, heartbeat_pause};
 use super::time::timestamp;
 use super::{Fields, FromRequest};
 use crate::domain::bounds::length;
-use crate::domain::{Limits, QueueName, Timestamp};
+use crate::domain::{QueueName, Timestamp};
 use crate::proto::v1;
-use crate::queue::{EventKind, WatchItem, WatchOptions};
+use crate::queue::{EventKind, Rules, WatchItem, WatchOptions};
 
 /// The most queues of one watch.
 const MAX_QUEUES: usize = 100;
 
 impl FromRequest<v1::WatchRequest> for WatchOptions {
-    fn parse(request: v1::WatchRequest, _: &Limits, fields: &mut Fields) -> Option<Self> {
+    fn parse(request: v1::WatchRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
         let counted = fields.take("queues", length(request.queues.len(), MAX_QUEUES));
         let heartbeat_interval = heartbeat_pause(fields, request.heartbeat_interval);
         counted?;

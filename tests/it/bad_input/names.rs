@@ -23,6 +23,7 @@ fn uses_of(queue: &str) -> Vec<(Call, &'static str)> {
     let queue = || queue.to_owned();
     let receipts = || vec![never_given(&queue())];
     let msg_ids = || vec![1];
+    let policy = || Some(QueuePolicy { default_wait: seconds(0.0), ..Default::default() });
     let send = || SendRequest { queue: queue(), message: "{}".to_owned(), ..Default::default() };
     let send_batch = || SendBatchRequest { queue: queue(), messages: vec![good_message()] };
     let delete = || DeleteRequest { queue: queue(), msg_ids: msg_ids(), receipts: vec![] };
@@ -59,6 +60,7 @@ fn uses_of(queue: &str) -> Vec<(Call, &'static str)> {
             "operations[0].set_visibility_timeout.queue",
         ),
         (call(BindTopicRequest { pattern: pattern(), queue: queue() }), "queue"),
+        (call(UpdateQueueRequest { queue: queue(), policy: policy(), update_mask: None }), "queue"),
         (call(SetQueueLayoutRequest { queue: queue(), layout: 1 }), "queue"),
         (call(CreateFifoIndexRequest { target: Some(Target::Queue(queue())) }), "queue"),
         (call(ConvertArchivePartitionedRequest { queue: queue(), ..Default::default() }), "queue"),

@@ -11,7 +11,12 @@ use crate::harness::wire::{Call, call};
 fn lists(token: &str, filter: &str) -> [Call; 5] {
     let (page_token, prefix) = (|| token.to_owned(), || filter.to_owned());
     [
-        call(ListQueuesRequest { page_size: 1, page_token: page_token(), prefix: prefix() }),
+        call(ListQueuesRequest {
+            page_size: 1,
+            page_token: page_token(),
+            prefix: prefix(),
+            ..Default::default()
+        }),
         call(ListQueueMetricsRequest {
             page_size: 1,
             page_token: page_token(),

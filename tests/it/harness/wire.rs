@@ -67,6 +67,7 @@ rpcs! {
     EnableNotificationsRequest => AdminService/EnableNotifications,
     DisableNotificationsRequest => AdminService/DisableNotifications,
     UpdateNotificationsRequest => AdminService/UpdateNotifications,
+    UpdateQueueRequest => AdminService/UpdateQueue,
     ListClientsRequest => AdminService/ListClients,
     ListNotificationsRequest => AdminService/ListNotifications,
 }

@@ -1,0 +1,103 @@
+//! How a change reaches every server, whoever has made it.
+
+use pgmq_grpc::proto::v1::QueuePolicy;
+
+use super::{policy_of, set};
+use crate::harness::{Client, DeafProxy, OwnPostgres, Server, Test, eventually, seconds};
+use crate::read_stream::{Follower, follow};
+
+fn hidden_for(timeout: f64) -> QueuePolicy {
+    QueuePolicy { default_visibility_timeout: seconds(timeout), ..Default::default() }
+}
+
+/// For how long a server hides what is read there now.
+async fn timeout_at(client: &Client) -> f64 {
+    let timeout = Follower::open(client, follow("orders")).await.started.visibility_timeout;
+    timeout.expect("a timeout").seconds as f64
+}
+
+async fn until_hidden_for(client: &Client, timeout: f64) {
+    eventually("the policy at another server", async || (timeout_at(client).await == timeout).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_change_is_seen_by_the_next_call_at_once_and_soon_at_every_other_server() {
+    let mut test = Test::with_queue("orders").await;
+    let hears = Server::start_on(&test.database, &[]).await;
+    let hearing = Client::connect(&hears).await;
+    for timeout in [41.0, 42.0, 43.0] {
+        set(&mut test.client, "orders", hidden_for(timeout)).await;
+        assert_eq!(timeout_at(&test.client).await, timeout);
+        until_hidden_for(&hearing, timeout).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_by_plain_sql_is_seen_too() {
+    let mut test = Test::with_queue("orders").await;
+    test.run(
+        "INSERT INTO pgmq_grpc.queue_policy (queue_name, queue_created_at, default_visibility_timeout_s)
+         SELECT queue_name, created_at, 55 FROM pgmq.meta",
+    )
+    .await;
+    until_hidden_for(&test.client, 55.0).await;
+    assert_eq!(policy_of(&mut test.client, "orders").await, Some(hidden_for(55.0)));
+    test.run("UPDATE pgmq_grpc.queue_policy SET default_visibility_timeout_s = 56").await;
+    until_hidden_for(&test.client, 56.0).await;
+    test.run("TRUNCATE pgmq_grpc.queue_policy").await;
+    until_hidden_for(&test.client, 30.0).await;
+}
+
+#[tokio::test]
+async fn a_queue_made_anew_is_read_without_the_policy_of_the_old_one() {
+    let mut test = Test::with_queue("orders").await;
+    let hears = Server::start_on(&test.database, &[]).await;
+    let hearing = Client::connect(&hears).await;
+    set(&mut test.client, "orders", hidden_for(61.0)).await;
+    until_hidden_for(&hearing, 61.0).await;
+    let drop_queue = pgmq_grpc::proto::v1::DropQueueRequest { queue: "orders".to_owned() };
+    test.client.queue.drop_queue(drop_queue).await.unwrap();
+    // Its policy went with it.
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq_grpc.queue_policy").await, 0);
+    test.client.create("orders").await;
+    assert_eq!(timeout_at(&test.client).await, 30.0);
+    until_hidden_for(&hearing, 30.0).await;
+}
+
+#[tokio::test]
+async fn a_server_that_hears_nothing_looks_by_itself() {
+    let postgres = OwnPostgres::start().await;
+    let proxy = DeafProxy::start(postgres.port).await;
+    let (login, _) = postgres.url.rsplit_once('@').expect("a url with a user");
+    let url = format!("{login}@127.0.0.1:{}/pgmq?sslmode=disable", proxy.port);
+    let hearing = Server::start(&["--database-url", &postgres.url]).await;
+    let mut client = Client::connect(&hearing).await;
+    crate::harness::health::serving(&client).await;
+    client.create("orders").await;
+    let server = Server::start(&["--database-url", &url]).await;
+    let deaf = Client::connect(&server).await;
+    for timeout in [51.0, 52.0] {
+        set(&mut client, "orders", hidden_for(timeout)).await;
+        until_hidden_for(&deaf, timeout).await;
+    }
+    // What makes no noise at all is found as well, and what is left of the old queue goes.
+    let sql = postgres.connect().await;
+    sql.batch_execute("SELECT pgmq.drop_queue('orders'), pgmq.create('orders')").await.unwrap();
+    until_hidden_for(&deaf, 30.0).await;
+    eventually("the policy of a dropped queue removed", async || {
+        let left = sql.query_one("SELECT count(*) FROM pgmq_grpc.queue_policy", &[]).await.unwrap();
+        (left.get::<_, i64>(0) == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_knows_the_policies_with_its_first_call() {
+    let mut test = Test::with_queue("orders").await;
+    set(&mut test.client, "orders", hidden_for(71.0)).await;
+    for _ in 0..3 {
+        let server = Server::start_on(&test.database, &[]).await;
+        assert_eq!(timeout_at(&Client::connect(&server).await).await, 71.0);
+    }
+}
