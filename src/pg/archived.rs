@@ -97,9 +97,9 @@ impl Connection {
     ) -> Result<TakenStep> {
         let source = self.table(queue).await?;
         let table = self.table(target).await?.with_archive_of(&source);
-        // Not kept for this pair of tables.
-        let mut statement =
-            Statement { text: REPLAY_ARCHIVED.text.to_owned().into(), ..REPLAY_ARCHIVED }.on(&table);
+        // A text of its own is not kept among those of the target, whose archive is another one.
+        let text = String::from(&*REPLAY_ARCHIVED.text).into();
+        let mut statement = Statement { text, ..REPLAY_ARCHIVED }.on(&table);
         // After a crash, an unlogged queue gives its ids again.
         if repeatable && !source.unlogged {
             statement.effect = Effect::Repeatable;
@@ -119,7 +119,8 @@ impl Connection {
     /// # Errors
     /// `QueueNotFound`.
     pub async fn require_queue(&mut self, queue: &QueueName) -> Result<()> {
-        self.find_table(queue).await.map(drop)
+        let found = self.get_queue(queue).await;
+        found.map(drop).map_err(|error| self.missing(queue, error))
     }
 
     async fn take_archived(

@@ -153,6 +153,22 @@ async fn messages_are_replayed_into_another_queue() {
 }
 
 #[tokio::test]
+async fn each_replay_into_a_queue_takes_from_its_own_archive() {
+    let mut test = archive_of(3).await;
+    test.client.create("others").await;
+    test.client.send("others", r#""own""#).await;
+    test.run("SELECT pgmq.archive('others', 1)").await;
+    let one = ReplayArchivedMessagesRequest { max_messages: 1, ..replay_of("orders") };
+    let into_others = ReplayArchivedMessagesRequest { target_queue: "others".to_owned(), ..one.clone() };
+    assert_eq!(replay(&mut test.client, into_others).await, replayed(1, true));
+    assert_eq!(replay(&mut test.client, replay_of("others")).await, replayed(1, false));
+    assert_eq!(replay(&mut test.client, one).await, replayed(1, true));
+    assert_eq!(bodies(&test, "q_others").await, ["1", r#""own""#]);
+    assert_eq!(bodies(&test, "q_orders").await, ["2"]);
+    assert_eq!(bodies(&test, "a_orders").await, ["3"]);
+}
+
+#[tokio::test]
 async fn a_queue_that_is_named_like_a_mark_of_a_statement_is_replayed_as_well() {
     let mut test = Test::start().await;
     test.run("SELECT pgmq.create('{q}'); SELECT pgmq.create('{a}'); SELECT pgmq.send('{q}', '7'); SELECT pgmq.archive('{q}', 1)")
