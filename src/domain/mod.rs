@@ -3,6 +3,7 @@
 //! A value of these types that exists is valid: each is parsed once, at the edge, and is the proof from
 //! there on. Nothing here knows of gRPC or of SQL.
 
+pub mod archive;
 pub mod bounds;
 pub mod client;
 pub mod deduplication;
@@ -19,6 +20,7 @@ pub mod settlement;
 pub mod time;
 pub mod topic;
 
+pub use archive::{ArchiveFilter, ListedMessage, MessageState, TakenFromArchive};
 pub use bounds::Limits;
 pub use client::{Caller, Client, ClientRole};
 pub use deduplication::{DeduplicationId, Sent};

@@ -13,7 +13,7 @@ const DEFAULT_SIZE: i32 = 100;
 const MAX_SIZE: i32 = 1_000;
 
 /// The most bytes of a page.
-const MAX_BYTES: usize = 1_000_000;
+pub const MAX_BYTES: usize = 1_000_000;
 
 /// What an item takes beside its texts.
 const ITEM_BYTES: usize = 96;
@@ -66,6 +66,39 @@ impl Page {
         }
     }
 
+    /// As [`Page::parse`], for a list that is ordered by ids of messages.
+    ///
+    /// # Errors
+    /// Those of [`Page::parse`].
+    pub fn parse_by_id(
+        list: &str,
+        filters: &[&str],
+        size: i32,
+        token: &str,
+    ) -> Result<Self, Vec<(&'static str, Invalid)>> {
+        let page = Self::parse(list, filters, size, token)?;
+        match page.after(0).is_none_or(|key| key.parse::<i64>().is_ok()) {
+            true => Ok(page),
+            false => Err(vec![("page_token", malformed())]),
+        }
+    }
+
+    /// The id after which a page begins that is ordered by ids.
+    pub fn after_id(&self) -> i64 {
+        self.after(0).and_then(|key| key.parse().ok()).unwrap_or(i64::MIN)
+    }
+
+    /// How many items the page holds at most.
+    pub fn size(&self) -> usize {
+        usize::try_from(self.size).unwrap_or(usize::MAX)
+    }
+
+    /// A page of messages, with the token of the one that begins after an id, if another follows.
+    pub fn up_to<T>(&self, items: Vec<T>, next_after: Option<i64>) -> Paged<T> {
+        let next_page_token = next_after.map_or_else(String::new, |id| self.token(&[id.to_string()]));
+        Paged { items, next_page_token }
+    }
+
     /// How many rows to ask for: one more than the page holds, which tells whether another follows.
     pub fn rows(&self) -> i64 {
         self.size + 1
@@ -90,7 +123,7 @@ impl Page {
             left = left.saturating_sub(bytes(item) + ITEM_BYTES);
             fits
         });
-        let size = usize::try_from(self.size).unwrap_or(usize::MAX).min(fitting.count().max(1));
+        let size = self.size().min(fitting.count().max(1));
         if items.len() <= size {
             return Paged { items, next_page_token: String::new() };
         }
@@ -113,20 +146,24 @@ fn parse_token(token: &str, filter: u32) -> Result<Option<Vec<String>>, Invalid>
         return Ok(None);
     }
     let refuse = |why: &str| Invalid::new(Kind::InvalidPageToken, format!("the page token {why}"));
-    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refuse("is malformed"))?;
-    let (body, checksum) = bytes.split_last_chunk::<4>().ok_or_else(|| refuse("is malformed"))?;
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| malformed())?;
+    let (body, checksum) = bytes.split_last_chunk::<4>().ok_or_else(malformed)?;
     if crc32fast::hash(body).to_be_bytes() != *checksum {
-        return Err(refuse("is malformed"));
+        return Err(malformed());
     }
-    let (head, key) = body.split_first_chunk::<5>().ok_or_else(|| refuse("is malformed"))?;
+    let (head, key) = body.split_first_chunk::<5>().ok_or_else(malformed)?;
     if head[0] != VERSION {
         return Err(refuse("has a version that this server does not know"));
     }
     if head[1..] != filter.to_be_bytes() {
         return Err(refuse("belongs to another list or filter; begin again without a token"));
     }
-    let key = std::str::from_utf8(key).map_err(|_| refuse("is malformed"))?;
+    let key = std::str::from_utf8(key).map_err(|_| malformed())?;
     Ok(Some(key.split('\0').map(str::to_owned).collect()))
+}
+
+fn malformed() -> Invalid {
+    Invalid::new(Kind::InvalidPageToken, "the page token is malformed")
 }
 
 fn hash(list: &str, filters: &[&str]) -> u32 {
@@ -165,6 +202,18 @@ mod tests {
         let cut = opened.cut(vec![0; 2], |_| 2_000_000, |_| vec!["key".to_owned()]);
         assert_eq!(cut.items.len(), 1);
         assert!(!cut.next_page_token.is_empty());
+    }
+
+    #[test]
+    fn a_list_by_ids_takes_only_tokens_with_an_id() {
+        let open = |token: &str| Page::parse_by_id("messages", &[], 2, token);
+        let first = open("").expect("a first page");
+        assert_eq!(first.after_id(), i64::MIN);
+        let next = open(&first.up_to(vec![1, 2], Some(7)).next_page_token).expect("a next page");
+        assert_eq!(next.after_id(), 7);
+        assert!(first.up_to(vec![1, 2], None).next_page_token.is_empty());
+        let odd = first.token(&["seven".to_owned()]);
+        assert_eq!(open(&odd).expect_err("no id")[0].0, "page_token");
     }
 
     proptest! {

@@ -94,6 +94,9 @@ impl Connection {
             // Cut by time, the queue has no index on its ids, and every settle would look at all rows.
             self.change(format!("CREATE INDEX ON {table} (msg_id)")).await?;
         }
+        if found.kind == QueueKind::Partitioned {
+            self.index_archive(queue).await?;
+        }
         let settings = SETTINGS.map(|(name, value)| format!("{name} = {value}")).join(", ");
         for table in self.tables_of(queue, found, &table).await? {
             self.change(format!("ALTER TABLE {table} SET ({settings})")).await?;
@@ -102,7 +105,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Gives back to the table of a queue what pgmq had given it. The index on the ids of a queue cut by time stays.
+    /// Gives an archive an index on its ids, which pgmq makes for none that is partitioned from its beginning or by time:
+    /// listings go by it.
+    ///
+    /// # Errors
+    /// As [`Connection::set_layout`].
+    pub(super) async fn index_archive(&mut self, queue: &QueueName) -> Result<()> {
+        let archive = self.find_table(queue).await?.archive.clone();
+        if self.indexes_on(&archive, "msg_id").await?.is_empty() {
+            self.change(format!("CREATE INDEX ON {archive} (msg_id)")).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives back to the table of a queue what pgmq had given it. The indexes on ids stay.
     async fn untune(&mut self, queue: &QueueName, found: &Queue) -> Result<()> {
         let table = self.find_table(queue).await?.queue.clone();
         if found.kind != QueueKind::Partitioned {

@@ -12,7 +12,7 @@ use super::statement::{Effect, Statement};
 use super::version::Feature;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{NotificationSettings, Partitioning};
-use crate::domain::{Error, Kind, QueueName, Result, Timestamp};
+use crate::domain::{Error, Kind, QueueLayout, QueueName, Result, Timestamp};
 
 const CREATE_FIFO_INDEX: Statement = Statement::new(
     "create_fifo_index",
@@ -90,7 +90,8 @@ impl Connection {
         }
     }
 
-    /// Turns a queue's archive into a partitioned one (`pgmq.convert_archive_partitioned`); one that is stays as it is.
+    /// Turns a queue's archive into a partitioned one (`pgmq.convert_archive_partitioned`); one that is stays as it is. That
+    /// of a tuned queue gets an index on its ids.
     ///
     /// # Errors
     /// `QueueNotFound`; `QueueBusy`; `PartmanNotInstalled`; `InvalidPartitioning`.
@@ -100,7 +101,7 @@ impl Connection {
         partitioning: &Partitioning,
         leading_partition: i32,
     ) -> Result<()> {
-        self.get_queue(queue).await?;
+        let layout = self.get_queue(queue).await?.layout;
         if !self.installation().await?.partman {
             return Err(partman_not_installed());
         }
@@ -109,7 +110,11 @@ impl Connection {
             (&partitioning.retention as _, Type::TEXT),
             (&leading_partition as _, Type::INT4),
         ];
-        self.on_queue(&CONVERT_ARCHIVE, queue, &parameters).await.map_err(partitioning_refused)
+        self.on_queue(&CONVERT_ARCHIVE, queue, &parameters).await.map_err(partitioning_refused)?;
+        match layout {
+            Some(QueueLayout::Tuned) => self.index_archive(queue).await,
+            _ => Ok(()),
+        }
     }
 
     /// Notifies listeners of inserts, at most once an interval (`pgmq.enable_notify_insert`).

@@ -4,6 +4,8 @@
 //! [`Connection`] that one operation holds. What a connection can do stands in one file a subject.
 
 mod announcements;
+mod archived;
+mod browse;
 mod catalog;
 mod cleaner;
 mod clients;
@@ -38,6 +40,7 @@ mod settle;
 mod settle_many;
 mod standing;
 mod statement;
+mod texts;
 mod tls;
 mod topics;
 mod unrenderable;
@@ -48,6 +51,8 @@ mod version;
 mod watch;
 
 pub use announcements::{Announcements, Line};
+pub use archived::{ArchivedKey, TakenStep};
+pub use browse::Found;
 pub use cleaner::remove_expired_keys;
 pub use clients::{ClientRows, ClientState};
 pub use database::{Connection, Database, PoolLimits, PoolUse};

@@ -2,6 +2,7 @@
 
 mod admin;
 mod announcer;
+mod archive;
 mod batch;
 mod broker;
 mod budget;
@@ -29,6 +30,7 @@ pub use admin::{
     ListNotifications, UpdateNotifications,
 };
 pub use announcer::Announcer;
+pub use archive::{Fate, ListArchivedMessages, ListMessages, TakeArchived};
 pub use batch::{Pop, ReadBatch, Send, SendBatch};
 pub use broker::{Broker, OnConnection, Operation};
 pub use budget::Budget;

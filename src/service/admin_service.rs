@@ -6,11 +6,13 @@ use super::Service;
 use crate::proto::v1::admin_service_server::AdminService;
 use crate::proto::v1::{
     ConvertArchivePartitionedRequest, ConvertArchivePartitionedResponse, CreateFifoIndexRequest,
-    CreateFifoIndexResponse, DisableNotificationsRequest, DisableNotificationsResponse,
-    EnableNotificationsRequest, EnableNotificationsResponse, InstallPgmqRequest, InstallPgmqResponse,
-    ListClientsRequest, ListClientsResponse, ListNotificationsRequest, ListNotificationsResponse,
-    SetQueueLayoutRequest, SetQueueLayoutResponse, UpdateNotificationsRequest, UpdateNotificationsResponse,
-    UpdateQueueRequest, UpdateQueueResponse,
+    CreateFifoIndexResponse, DeleteArchivedMessagesRequest, DeleteArchivedMessagesResponse,
+    DisableNotificationsRequest, DisableNotificationsResponse, EnableNotificationsRequest,
+    EnableNotificationsResponse, InstallPgmqRequest, InstallPgmqResponse, ListArchivedMessagesRequest,
+    ListArchivedMessagesResponse, ListClientsRequest, ListClientsResponse, ListMessagesRequest,
+    ListMessagesResponse, ListNotificationsRequest, ListNotificationsResponse, ReplayArchivedMessagesRequest,
+    ReplayArchivedMessagesResponse, SetQueueLayoutRequest, SetQueueLayoutResponse,
+    UpdateNotificationsRequest, UpdateNotificationsResponse, UpdateQueueRequest, UpdateQueueResponse,
 };
 use crate::queue;
 
@@ -31,6 +33,31 @@ impl AdminService for Service {
         request: Request<SetQueueLayoutRequest>,
     ) -> Answer<SetQueueLayoutResponse> {
         self.call::<queue::SetQueueLayout, _, _>(request).await
+    }
+
+    async fn list_messages(&self, request: Request<ListMessagesRequest>) -> Answer<ListMessagesResponse> {
+        self.call::<queue::ListMessages, _, _>(request).await
+    }
+
+    async fn list_archived_messages(
+        &self,
+        request: Request<ListArchivedMessagesRequest>,
+    ) -> Answer<ListArchivedMessagesResponse> {
+        self.call::<queue::ListArchivedMessages, _, _>(request).await
+    }
+
+    async fn delete_archived_messages(
+        &self,
+        request: Request<DeleteArchivedMessagesRequest>,
+    ) -> Answer<DeleteArchivedMessagesResponse> {
+        self.call::<queue::TakeArchived, _, _>(request).await
+    }
+
+    async fn replay_archived_messages(
+        &self,
+        request: Request<ReplayArchivedMessagesRequest>,
+    ) -> Answer<ReplayArchivedMessagesResponse> {
+        self.call::<queue::TakeArchived, _, _>(request).await
     }
 
     async fn create_fifo_index(

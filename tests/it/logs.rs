@@ -130,6 +130,15 @@ async fn every_call(test: &mut Test) {
     let operation = Some(transact_operation::Operation::Send(send()));
     let operations = vec![TransactOperation { operation }];
     calls.transact(TransactRequest { operations, ..Default::default() }).await.unwrap();
+    admin.list_messages(ListMessagesRequest { queue: queue(), ..Default::default() }).await.unwrap();
+    let archived = ListArchivedMessagesRequest { queue: queue(), ..Default::default() };
+    let archived = admin.list_archived_messages(archived).await;
+    // pgmq may have been told above to begin another archive.
+    assert!(archived.unwrap().into_inner().messages.len() <= 1);
+    let replay = ReplayArchivedMessagesRequest { queue: queue(), ..Default::default() };
+    admin.replay_archived_messages(replay).await.unwrap();
+    let delete = DeleteArchivedMessagesRequest { queue: queue(), ..Default::default() };
+    admin.delete_archived_messages(delete).await.unwrap();
     let stream = ReadRequest { queue: queue(), max_messages: 1, ..Default::default() };
     let mut stream = calls.read(stream).await.unwrap().into_inner();
     while stream.message().await.unwrap().is_some() {}

@@ -4,6 +4,7 @@
 mod admin;
 mod announcements;
 mod bad_input;
+mod browse;
 mod clients;
 mod connection_age;
 mod consume;
@@ -34,6 +35,7 @@ mod produce;
 mod queues;
 mod read_batch;
 mod read_stream;
+mod replay;
 mod replicas;
 mod schema;
 mod send;

@@ -3,16 +3,23 @@
 //! `PGMQ_GRPC_TEST_POSTGRES=system` with Debian's postgresql-15-partman has it; the downloaded ones do not.
 
 use pgmq_grpc::proto::v1::{
-    ArchiveRequest, ConvertArchivePartitionedRequest, CreateQueueRequest, CreateQueueResponse, DeleteRequest,
-    DropQueueRequest, EnableNotificationsRequest, GetQueueMetricsRequest, GetQueueRequest,
-    GetServerInfoRequest, ListQueueMetricsRequest, Ordering, Outcome, Partitioning, PopRequest,
-    PurgeQueueRequest, QueueKind, ReadBatchRequest, ReadRequest, ReleaseRequest, SendRequest,
-    SendTopicRequest, SetVisibilityTimeoutRequest, TransactOperation, TransactRequest,
+    ArchiveFilter, ArchiveRequest, ConvertArchivePartitionedRequest, CreateQueueRequest, CreateQueueResponse,
+    DeleteArchivedMessagesRequest, DeleteRequest, DropQueueRequest, EnableNotificationsRequest,
+    GetQueueMetricsRequest, GetQueueRequest, GetServerInfoRequest, ListQueueMetricsRequest, Ordering,
+    Outcome, Partitioning, PopRequest, PurgeQueueRequest, QueueKind, ReadBatchRequest, ReadRequest,
+    ReleaseRequest, ReplayArchivedMessagesRequest, SendRequest, SendTopicRequest,
+    SetVisibilityTimeoutRequest, TransactOperation, TransactRequest,
     set_visibility_timeout_request::Visibility, transact_operation::Operation,
 };
 use tonic::{Code, Status};
 
-use crate::harness::{Client, Refusal, Server, Test, TestDatabase, eventually, is_old_pgmq, seconds, skip};
+use crate::browse::archive::archived_ids;
+use crate::browse::{messages_of, pages};
+use crate::harness::{
+    Client, Refusal, Server, Test, TestDatabase, default_layout, eventually, is_old_pgmq, moment_in, seconds,
+    skip,
+};
+use crate::replay::{replay, replay_of};
 
 const INSTALL: &str = "CREATE SCHEMA partman; CREATE EXTENSION pg_partman SCHEMA partman";
 
@@ -371,4 +378,72 @@ async fn an_archive_is_converted_once_and_goes_on_working() {
         assert_eq!(metrics.archive_length, Some(1));
         test.client.queue.drop_queue(DropQueueRequest { queue: queue.into() }).await.unwrap();
     }
+}
+
+/// Lists, replays and deletes on a queue with messages 1 to 30 of which the first 25 are archived.
+async fn browse_and_replay(test: &mut Test, queue: &str) {
+    let listed = pages(&mut test.client, messages_of(queue)).await.concat();
+    assert_eq!(
+        listed.iter().map(|message| message.msg_id).collect::<Vec<_>>(),
+        (26..=30).collect::<Vec<_>>()
+    );
+    let all = ArchiveFilter::default;
+    assert_eq!(archived_ids(&mut test.client, queue, all()).await, (1..=25).collect::<Vec<_>>());
+    let recent = ArchiveFilter { archived_after: Some(moment_in(-3_600)), ..all() };
+    assert_eq!(archived_ids(&mut test.client, queue, recent.clone()).await, (1..=25).collect::<Vec<_>>());
+    let some = ArchiveFilter { msg_ids: vec![3, 24, 26], ..recent };
+    assert_eq!(archived_ids(&mut test.client, queue, some.clone()).await, [3, 24]);
+
+    let request = ReplayArchivedMessagesRequest { filter: Some(some), ..replay_of(queue) };
+    assert_eq!(replay(&mut test.client, request).await.replayed_count, 2);
+    let request = ReplayArchivedMessagesRequest { max_messages: 3, ..replay_of(queue) };
+    let replayed = replay(&mut test.client, request).await;
+    assert_eq!((replayed.replayed_count, replayed.more), (3, true));
+    let bodies: Vec<String> =
+        test.client.read(queue, 100).await.into_iter().map(|message| message.message).collect();
+    assert_eq!(bodies, ["26", "27", "28", "29", "30", "3", "24", "1", "2", "4"]);
+    let request = DeleteArchivedMessagesRequest { queue: queue.into(), ..Default::default() };
+    let deleted = test.client.admin.delete_archived_messages(request).await.unwrap().into_inner();
+    assert_eq!((deleted.deleted_count, deleted.more), (20, false));
+    assert!(archived_ids(&mut test.client, queue, all()).await.is_empty());
+}
+
+async fn send_and_archive(test: &mut Test, queue: &str) {
+    let bodies: Vec<String> = (1..=30).map(|n: i32| n.to_string()).collect();
+    let bodies: Vec<&str> = bodies.iter().map(String::as_str).collect();
+    test.client.send_all(queue, &bodies).await;
+    let request = ArchiveRequest { queue: queue.into(), msg_ids: (1..=25).collect(), ..Default::default() };
+    test.client.queue.archive(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_partitioned_archive_is_listed_replayed_and_emptied_like_any() {
+    let Some(mut test) = with_partman().await else { return };
+    for (queue, interval, retention) in CUTS {
+        create(&mut test, partitioned(queue, interval, retention, 0)).await.unwrap();
+        send_and_archive(&mut test, queue).await;
+        browse_and_replay(&mut test, queue).await;
+    }
+    for (queue, interval, retention) in [("conv_ids", "10", "1000"), ("conv_days", "1 day", "7 days")] {
+        test.client.create(queue).await;
+        let partitioning =
+            Partitioning { interval: interval.into(), retention: retention.into(), premake: 0 };
+        let request = ConvertArchivePartitionedRequest {
+            queue: queue.into(),
+            partitioning: Some(partitioning),
+            ..Default::default()
+        };
+        test.client.admin.convert_archive_partitioned(request).await.unwrap();
+        send_and_archive(&mut test, queue).await;
+        browse_and_replay(&mut test, queue).await;
+    }
+    // Each has an index on ids if it is tuned; of pgmq's layout only the one that was converted by ids.
+    let indexed = "SELECT array_agg(c.relname::text ORDER BY c.relname) FROM pg_class AS c WHERE c.relkind = 'p' AND c.relname LIKE 'a\\_%'
+        AND EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+          WHERE i.indrelid = c.oid AND a.attname = 'msg_id')";
+    let expected: &[&str] = match default_layout().as_str() {
+        "tuned" => &["a_by_id", "a_by_time", "a_conv_days", "a_conv_ids"],
+        _ => &["a_conv_ids"],
+    };
+    assert_eq!(test.value::<Vec<String>>(indexed).await, expected);
 }

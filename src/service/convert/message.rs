@@ -139,6 +139,7 @@ impl From<domain::Message> for v1::Message {
             message: message.message.unwrap_or_default(),
             headers: message.headers.unwrap_or_default(),
             receipt: String::new(),
+            texts_omitted: false,
         }
     }
 }

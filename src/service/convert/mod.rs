@@ -1,6 +1,7 @@
 //! Requests into operations, and outputs into replies.
 
 mod admin;
+mod archive;
 mod clients;
 mod consume;
 mod fields;

@@ -8,8 +8,10 @@ use crate::harness::Test;
 use crate::harness::wire::{Call, call};
 
 /// Every list with a token and a filter.
-fn lists(token: &str, filter: &str) -> [Call; 5] {
+fn lists(token: &str, filter: &str) -> [Call; 7] {
     let (page_token, prefix) = (|| token.to_owned(), || filter.to_owned());
+    let queue = || "orders".to_owned();
+    let msg_ids = || if filter.is_empty() { vec![] } else { vec![1, 2] };
     [
         call(ListQueuesRequest {
             page_size: 1,
@@ -31,23 +33,38 @@ fn lists(token: &str, filter: &str) -> [Call; 5] {
             queue: prefix(),
             ..Default::default()
         }),
+        call(ListMessagesRequest {
+            queue: queue(),
+            page_size: 1,
+            page_token: page_token(),
+            msg_ids: msg_ids(),
+            ..Default::default()
+        }),
+        call(ListArchivedMessagesRequest {
+            queue: queue(),
+            page_size: 1,
+            page_token: page_token(),
+            filter: Some(ArchiveFilter { msg_ids: msg_ids(), ..Default::default() }),
+        }),
     ]
 }
 
-fn refused_everywhere(token: &str, filter: &str) -> [Case; 5] {
+fn refused_everywhere(token: &str, filter: &str) -> [Case; 7] {
     lists(token, filter).map(|call| refused(call, "INVALID_PAGE_TOKEN", "page_token"))
 }
 
 /// The tokens of the second pages of all lists without a filter.
-async fn tokens(test: &Test) -> [String; 5] {
+async fn tokens(test: &Test) -> [String; 7] {
     let mut tokens = Vec::new();
-    let [queues, metrics, bindings, notifications, clients] = lists("", "");
+    let [queues, metrics, bindings, notifications, clients, messages, archived] = lists("", "");
     let reply = async |call: Call| call.make(&test.client.channel).await.unwrap();
     tokens.push(ListQueuesResponse::decode(reply(queues).await).unwrap().next_page_token);
     tokens.push(ListQueueMetricsResponse::decode(reply(metrics).await).unwrap().next_page_token);
     tokens.push(ListTopicBindingsResponse::decode(reply(bindings).await).unwrap().next_page_token);
     tokens.push(ListNotificationsResponse::decode(reply(notifications).await).unwrap().next_page_token);
     tokens.push(ListClientsResponse::decode(reply(clients).await).unwrap().next_page_token);
+    tokens.push(ListMessagesResponse::decode(reply(messages).await).unwrap().next_page_token);
+    tokens.push(ListArchivedMessagesResponse::decode(reply(archived).await).unwrap().next_page_token);
     assert!(tokens.iter().all(|token| !token.is_empty()), "{tokens:?}");
     tokens.try_into().unwrap()
 }
@@ -61,7 +78,9 @@ async fn with_two_pages() -> Test {
         test.client.topic.bind_topic(bind).await.unwrap();
         let enable = EnableNotificationsRequest { queue: queue.to_owned(), throttle_interval: None };
         test.client.admin.enable_notifications(enable).await.unwrap();
-        test.client.send(queue, "{}").await;
+        test.client.send_all(queue, &["1", "2", "3", "4"]).await;
+        let archive = ArchiveRequest { queue: queue.to_owned(), msg_ids: vec![1, 2], ..Default::default() };
+        test.client.queue.archive(archive).await.unwrap();
     }
     test
 }
@@ -106,7 +125,7 @@ async fn a_token_belongs_to_one_list_and_one_filter() {
 #[tokio::test]
 async fn a_prefix_that_no_name_can_have_is_refused() {
     let test = Test::with_queue("orders").await;
-    let [queues, metrics, _, notifications, _] = lists("", "a\0");
+    let [queues, metrics, _, notifications, ..] = lists("", "a\0");
     let cases = [queues, metrics, notifications].map(|call| refused(call, "INVALID_QUEUE_NAME", "prefix"));
     check(&test, cases).await;
 }

@@ -168,6 +168,40 @@ async fn moments_are_refused_when_malformed_or_too_far_ahead() {
         at(i64::MAX, 999_999_999),
     ];
     type CallAt = fn(Timestamp) -> Call;
+    let by_time: [(CallAt, &str); 3] = [
+        (
+            |at| {
+                let filter = ArchiveFilter { archived_after: Some(at), ..Default::default() };
+                call(ListArchivedMessagesRequest {
+                    queue: orders(),
+                    filter: Some(filter),
+                    ..Default::default()
+                })
+            },
+            "filter.archived_after",
+        ),
+        (
+            |at| {
+                let filter = ArchiveFilter { archived_before: Some(at), ..Default::default() };
+                call(DeleteArchivedMessagesRequest { queue: orders(), filter: Some(filter), max_messages: 0 })
+            },
+            "filter.archived_before",
+        ),
+        (
+            |at| {
+                let filter = ArchiveFilter { archived_before: Some(at), ..Default::default() };
+                call(ReplayArchivedMessagesRequest {
+                    queue: orders(),
+                    filter: Some(filter),
+                    ..Default::default()
+                })
+            },
+            "filter.archived_before",
+        ),
+    ];
+    for (with, field) in by_time {
+        check(&test, malformed.map(|at| refused(with(at), "INVALID_TIMESTAMP", field))).await;
+    }
     let fields: [(CallAt, &str, i64); 4] = [
         (
             |at| call(SendRequest { schedule: Some(send_request::Schedule::VisibleAt(at)), ..good_send() }),
@@ -203,6 +237,24 @@ async fn moments_are_refused_when_malformed_or_too_far_ahead() {
 }
 
 #[tokio::test]
+async fn a_span_of_time_that_ends_before_it_begins_is_refused() {
+    let test = Test::with_queue("orders").await;
+    let (after, before) = (moment_in(0), moment_in(-1));
+    let cases = [(after, before), (before, before)].into_iter().flat_map(|(after, before)| {
+        let times = (Some(after), Some(before));
+        let filter = || {
+            Some(ArchiveFilter { archived_after: times.0, archived_before: times.1, ..Default::default() })
+        };
+        [
+            call(ListArchivedMessagesRequest { queue: orders(), filter: filter(), ..Default::default() }),
+            call(DeleteArchivedMessagesRequest { queue: orders(), filter: filter(), max_messages: 0 }),
+            call(ReplayArchivedMessagesRequest { queue: orders(), filter: filter(), ..Default::default() }),
+        ]
+    });
+    check(&test, cases.map(|call| refused(call, "INVALID_TIMESTAMP", "filter.archived_before"))).await;
+}
+
+#[tokio::test]
 async fn counts_are_refused_when_negative_or_over_their_limit() {
     let test = Test::with_queue("orders").await;
     let read_batch =
@@ -220,6 +272,13 @@ async fn counts_are_refused_when_negative_or_over_their_limit() {
         cases.push(refused(in_flight(bad), "INVALID_COUNT", "max_in_flight").with("limit", 1_000));
         cases.push(refused(pop(bad), "INVALID_COUNT", "max_messages").with("limit", 1_000));
     }
+    for max_messages in [-1, i32::MIN, 1_000_001, i32::MAX] {
+        let delete = DeleteArchivedMessagesRequest { queue: orders(), filter: None, max_messages };
+        let replay = ReplayArchivedMessagesRequest { queue: orders(), max_messages, ..Default::default() };
+        for call in [call(delete), call(replay)] {
+            cases.push(refused(call, "INVALID_COUNT", "max_messages").with("limit", 1_000_000));
+        }
+    }
     for bad in [-1, i32::MIN] {
         cases.push(refused(read(bad), "INVALID_COUNT", "max_messages").with("limit", i32::MAX));
         cases.push(refused(convert(bad), "INVALID_COUNT", "leading_partition").with("limit", i32::MAX));
@@ -232,8 +291,10 @@ async fn counts_are_refused_when_negative_or_over_their_limit() {
     }
 }
 
-fn lists(page_size: i32) -> [Call; 5] {
+fn lists(page_size: i32) -> [Call; 7] {
     [
+        call(ListMessagesRequest { queue: orders(), page_size, ..Default::default() }),
+        call(ListArchivedMessagesRequest { queue: orders(), page_size, ..Default::default() }),
         call(ListQueuesRequest { page_size, ..Default::default() }),
         call(ListQueueMetricsRequest { page_size, ..Default::default() }),
         call(ListTopicBindingsRequest { page_size, ..Default::default() }),
@@ -247,6 +308,7 @@ fn lists_of_items(items: usize) -> Vec<(Call, &'static str)> {
     let messages = || vec![good_message(); items];
     let msg_ids: Vec<i64> = (1..).take(items).collect();
     let receipts = || vec![super::receipts::never_given("orders"); items];
+    let filter = Some(ArchiveFilter { msg_ids: msg_ids.clone(), ..Default::default() });
     vec![
         (call(SendBatchRequest { queue: orders(), messages: messages() }), "messages"),
         (
@@ -262,6 +324,26 @@ fn lists_of_items(items: usize) -> Vec<(Call, &'static str)> {
         (call(ArchiveRequest { queue: orders(), receipts: receipts(), msg_ids: vec![] }), "receipts"),
         (call(DeleteRequest { msg_ids: msg_ids.clone(), ..good_delete() }), "msg_ids"),
         (call(ArchiveRequest { queue: orders(), msg_ids: msg_ids.clone(), receipts: vec![] }), "msg_ids"),
+        (
+            call(ListMessagesRequest { queue: orders(), msg_ids: msg_ids.clone(), ..Default::default() }),
+            "msg_ids",
+        ),
+        (
+            call(ListArchivedMessagesRequest {
+                queue: orders(),
+                filter: filter.clone(),
+                ..Default::default()
+            }),
+            "filter.msg_ids",
+        ),
+        (
+            call(DeleteArchivedMessagesRequest { queue: orders(), filter: filter.clone(), max_messages: 0 }),
+            "filter.msg_ids",
+        ),
+        (
+            call(ReplayArchivedMessagesRequest { queue: orders(), filter, ..Default::default() }),
+            "filter.msg_ids",
+        ),
         (
             call(SetVisibilityTimeoutRequest {
                 msg_ids,
@@ -304,6 +386,8 @@ async fn numbers_of_enums_that_nobody_knows_are_refused() {
         cases.push(refused(call(create), "INVALID_ENUM", "kind"));
         cases.push(refused(call(batch), "INVALID_ENUM", "ordering"));
         cases.push(refused(call(stream), "INVALID_ENUM", "ordering"));
+        let list = ListMessagesRequest { queue: orders(), state: number, ..Default::default() };
+        cases.push(refused(call(list), "INVALID_ENUM", "state"));
     }
     check(&test, cases).await;
 }

@@ -1,0 +1,99 @@
+//! Deletes from an archive.
+
+use nix::sys::signal::Signal;
+use pgmq_grpc::proto::v1::{ArchiveFilter, DeleteArchivedMessagesRequest, DeleteArchivedMessagesResponse};
+
+use super::archive_of;
+use crate::browse::archive::{archived_ids, day, with_archive};
+use crate::harness::{Client, Test, eventually};
+
+fn delete_of(filter: ArchiveFilter) -> DeleteArchivedMessagesRequest {
+    DeleteArchivedMessagesRequest { queue: "orders".to_owned(), filter: Some(filter), ..Default::default() }
+}
+
+async fn delete(client: &mut Client, request: DeleteArchivedMessagesRequest) -> (i64, bool) {
+    let deleted = client.admin.delete_archived_messages(request).await.expect("a delete");
+    let DeleteArchivedMessagesResponse { deleted_count, more } = deleted.into_inner();
+    (deleted_count, more)
+}
+
+#[tokio::test]
+async fn a_delete_takes_what_its_filter_means_and_leaves_the_rest() {
+    let mut test = with_archive(9).await;
+    test.client.send("orders", "10").await;
+    let by =
+        |msg_ids, archived_after, archived_before| ArchiveFilter { msg_ids, archived_after, archived_before };
+    for (filter, deleted, left) in [
+        (by(vec![], None, day(4)), 3, vec![4, 5, 6, 7, 8, 9]),
+        (by(vec![], None, day(4)), 0, vec![4, 5, 6, 7, 8, 9]),
+        (by(vec![5, 7, 77, 10], None, None), 2, vec![4, 6, 8, 9]),
+        (by(vec![4, 9], day(9), None), 1, vec![4, 6, 8]),
+        (by(vec![], day(6), day(7)), 1, vec![4, 8]),
+        (ArchiveFilter::default(), 2, vec![]),
+    ] {
+        assert_eq!(delete(&mut test.client, delete_of(filter)).await, (deleted, false));
+        assert_eq!(archived_ids(&mut test.client, "orders", ArchiveFilter::default()).await, left);
+    }
+    assert_eq!(test.client.read_one("orders").await.message, "10");
+}
+
+#[tokio::test]
+async fn a_delete_takes_no_more_than_it_may_lowest_ids_first() {
+    let mut test = archive_of(2_500).await;
+    let up_to = |max_messages| DeleteArchivedMessagesRequest {
+        queue: "orders".to_owned(),
+        max_messages,
+        ..Default::default()
+    };
+    assert_eq!(delete(&mut test.client, up_to(1_200)).await, (1_200, true));
+    assert_eq!(test.value::<i64>("SELECT min(msg_id) FROM pgmq.a_orders").await, 1_201);
+    assert_eq!(delete(&mut test.client, up_to(0)).await, (1_300, false));
+    assert_eq!(delete(&mut test.client, up_to(0)).await, (0, false));
+}
+
+#[tokio::test]
+async fn by_default_a_delete_takes_ten_thousand() {
+    let mut test = archive_of(10_001).await;
+    assert_eq!(delete(&mut test.client, delete_of(ArchiveFilter::default())).await, (10_000, true));
+    assert_eq!(delete(&mut test.client, delete_of(ArchiveFilter::default())).await, (1, false));
+}
+
+#[tokio::test]
+async fn a_message_that_somebody_has_locked_is_passed_over_and_told() {
+    let mut test = archive_of(5).await;
+    let holder = test.database.connect().await;
+    holder.batch_execute("BEGIN; SELECT FROM pgmq.a_orders WHERE msg_id = 3 FOR UPDATE").await.unwrap();
+    assert_eq!(delete(&mut test.client, delete_of(ArchiveFilter::default())).await, (4, true));
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(delete(&mut test.client, delete_of(ArchiveFilter::default())).await, (1, false));
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_has_deleted_whole_steps() {
+    const ALL: i64 = 50_000;
+    let test = archive_of(ALL).await;
+    let mut client = test.client.clone();
+    let request = DeleteArchivedMessagesRequest {
+        queue: "orders".to_owned(),
+        max_messages: 1_000_000,
+        ..Default::default()
+    };
+    let deleting = tokio::spawn(async move { client.admin.delete_archived_messages(request).await });
+    let left = "SELECT count(*) FROM pgmq.a_orders";
+    eventually("a first step", async || (test.value::<i64>(left).await < ALL).then_some(())).await;
+    test.server.signal(Signal::SIGKILL);
+    let _ = deleting.await.unwrap();
+    until_nothing_runs(&test).await;
+    let left: i64 = test.value(left).await;
+    assert_eq!(left % 1_000, 0, "{left}");
+    let highest: Option<i64> = test.value("SELECT max(msg_id) FROM pgmq.a_orders").await;
+    assert!(highest.is_none_or(|highest| highest == ALL), "{highest:?}");
+}
+
+/// Waits until the connections of a server that was killed are gone.
+pub(super) async fn until_nothing_runs(test: &Test) {
+    let others = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> 'test'";
+    eventually("an end of all connections", async || (test.value::<i64>(others).await == 0).then_some(()))
+        .await;
+}
