@@ -1,9 +1,9 @@
-//! Which calls wait for the database, and so cost the processor nothing.
+//! Which calls wait for the database or for their callers, and so cost the processor nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the calls that wait for the database.
+/// Counts the calls that wait for something else than the processor.
 #[derive(Debug, Clone, Default)]
 pub struct Parked(Arc<AtomicUsize>);
 

@@ -2,11 +2,11 @@
 //!
 //! Behind merged statements ten thousand callers are no trouble for the database, but each of them costs the processor
 //! the same, for HTTP/2 above all. What comes faster waits for it: to be read, and to be answered, where no lane sees it.
-//! So the calls are counted that do not wait for the database; how many come a second tells how long each of them waits. A
+//! So the calls are counted that wait for nothing else; how many come a second tells how long each of them waits. A
 //! burst is let in and done. When they wait too long for a second, only so many are let in as will not, and the others are
 //! refused at once, before any work was spent on them. Refusing costs time too, so the more are refused, the later they are
-//! asked to come again. Calls that wait for the database, whatever for, take nobody's place here: lanes have limits of
-//! their own.
+//! asked to come again. Calls that wait for the database or for the rest of their request take nobody's place here: both have
+//! limits of their own.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +43,7 @@ const SELDOM: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct InFlight {
     calls: AtomicUsize,
-    /// Those of them that wait for the database.
+    /// Those of them that wait for something else.
     parked: Parked,
     /// How many were ever let in.
     entered: AtomicUsize,
@@ -85,7 +85,7 @@ struct Looked {
 }
 
 impl InFlight {
-    /// No calls yet; those that wait for the database are counted elsewhere.
+    /// No calls yet; those that wait for the database are parked by whom they wait for.
     pub(super) fn new(parked: Parked) -> Arc<Self> {
         Arc::new(Self {
             calls: AtomicUsize::new(0),
@@ -94,6 +94,11 @@ impl InFlight {
             most: AtomicUsize::new(usize::MAX),
             refused: Mutex::default(),
         })
+    }
+
+    /// Where calls are parked that wait for something else than the processor.
+    pub(super) fn parked(&self) -> &Parked {
+        &self.parked
     }
 
     /// Lets in a call.

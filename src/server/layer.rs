@@ -79,7 +79,11 @@ impl hyper::service::Service<Request<Incoming>> for Around {
             true => Received::in_commands(body, &self.receiving, request_id.clone()),
             false => {
                 let deadline = deadline.unwrap_or_else(|| Deadline::within(self.default_deadline));
-                Received::whole(body, &self.receiving, request_id.clone(), deadline)
+                let body = Received::whole(body, &self.receiving, request_id.clone(), deadline);
+                match entered {
+                    Some(_) => body.parking(self.in_flight.parked()),
+                    None => body,
+                }
             }
         }));
         // Short calls run in their connection's task; what may take long must not hold up the connection's other calls.

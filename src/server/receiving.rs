@@ -18,7 +18,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until};
 
 use crate::domain::{Deadline, Error, Kind};
-use crate::engine::Refusals;
+use crate::engine::{Parked, ParkedCall, Refusals};
 use crate::service::{RequestId, to_status};
 
 /// The most bytes of all requests that are not there as a whole yet: sixteen of the largest.
@@ -53,8 +53,10 @@ struct Part {
     reads: Reads,
     counted: usize,
     request_id: RequestId,
-    /// Ends a wait for more.
-    late: Option<Pin<Box<Sleep>>>,
+    /// Where the call is parked while it waits for more.
+    parked: Option<Parked>,
+    /// A wait for more, and what ends it.
+    late: Option<(Pin<Box<Sleep>>, Option<ParkedCall>)>,
 }
 
 /// What has come and is not worked off.
@@ -83,8 +85,16 @@ impl<B> Received<B> {
     }
 
     fn new(body: B, all: &Arc<Receiving>, request_id: RequestId, reads: Reads) -> Self {
-        let part = Part { all: Arc::clone(all), reads, counted: 0, request_id, late: None };
+        let part = Part { all: Arc::clone(all), reads, counted: 0, request_id, parked: None, late: None };
         Self { body, part: Some(part) }
+    }
+
+    /// The call is parked while it waits for more of its body.
+    pub(super) fn parking(mut self, parked: &Parked) -> Self {
+        if let Some(part) = &mut self.part {
+            part.parked = Some(parked.clone());
+        }
+        self
     }
 }
 
@@ -148,9 +158,10 @@ impl Part {
             Reads::Commands(_) => None,
             Reads::Whole { deadline, .. } => Some(*deadline),
         };
-        let late = self.late.get_or_insert_with(|| {
+        let (late, _) = self.late.get_or_insert_with(|| {
             let silent = Deadline::within(SILENCE);
-            Box::pin(sleep_until(deadline.map_or(silent, |deadline| deadline.min(silent)).instant()))
+            let late = sleep_until(deadline.map_or(silent, |deadline| deadline.min(silent)).instant());
+            (Box::pin(late), self.parked.as_ref().map(Parked::park))
         });
         ready!(late.as_mut().poll(context));
         let why = "the rest did not come in time; nothing was applied of the part that came";
@@ -382,5 +393,19 @@ mod tests {
             Received::in_commands(body(vec![Bytes::from_static(&[0; HEAD])]), &all, request_id());
         stream.frame().await.expect("a frame").expect("room");
         assert!(tokio::time::timeout(SILENCE * 10, stream.frame()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_parked_while_it_waits_for_more() {
+        let (all, parked) = (Arc::new(Receiving::default()), Parked::default());
+        let frames = vec![Bytes::from(vec![0; FRAME])];
+        let request = Received::whole(body(frames), &all, request_id(), Deadline::within(SILENCE));
+        let mut request = request.parking(&parked);
+        request.frame().await.expect("a frame").expect("a good one");
+        assert_eq!(parked.count(), 0);
+        let more = tokio::time::timeout(SILENCE / 2, request.frame()).await;
+        assert!(more.is_err() && parked.count() == 1);
+        request.frame().await.expect("an end").expect_err("a refusal");
+        assert_eq!(parked.count(), 0);
     }
 }

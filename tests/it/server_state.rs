@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use pgmq_grpc::proto::v1::{
     DeleteRequest, GetQueueRequest, GetServerInfoRequest, ReadRequest, SendRequest, ServerState, WatchRequest,
 };
 
 use crate::consume::{Consumer, start};
-use crate::harness::{Client, Gate, Server, Test, eventually};
+use crate::harness::{Client, Test, eventually};
 use crate::transaction::Open;
 
 async fn state(client: &Client) -> ServerState {
@@ -151,56 +149,4 @@ async fn calls_that_wait_for_a_connection_are_counted() {
     // It has its turn, unless it has waited for too long on a slow machine.
     let _ = waiting.await.unwrap();
     eventually_shows(&test.client, "no waiting call", |state| state.calls_waiting_for_database == 0).await;
-}
-
-/// Stops a server again and again for some seconds, so that it falls behind on any machine.
-async fn hold_back(server: &Server) {
-    let server = Pid::from_raw(i32::try_from(server.pid()).unwrap());
-    // On a thread of its own, for it has to be stopped again before a sleep of 20 ms is over.
-    let stopping = std::thread::spawn(move || {
-        for (signal, millis) in [(Signal::SIGSTOP, 80), (Signal::SIGCONT, 10)].into_iter().cycle().take(120) {
-            kill(server, signal).unwrap();
-            #[expect(clippy::disallowed_methods, reason = "on a thread that may wait")]
-            std::thread::sleep(Duration::from_millis(millis));
-        }
-    });
-    tokio::task::spawn_blocking(|| stopping.join()).await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn a_server_that_falls_behind_shows_that_it_refuses_calls() {
-    // A lane takes 300 sends. More wait at the gate than are worth a measurement, and others come and are refused.
-    let mut test = Test::start_with(&["--max-waiting-messages", "600"]).await;
-    test.client.create("orders").await;
-    let gate = Gate::close(&test, "orders", "INSERT").await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut callers = Vec::new();
-    for _ in 0..2 {
-        let client = test.fresh_client().await;
-        callers.extend((0..152).map(|_| {
-            let (mut client, stop) = (client.clone(), Arc::clone(&stop));
-            tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let (queue, message) = ("orders".to_owned(), "1".to_owned());
-                    let _ = client.queue.send(SendRequest { queue, message, ..Default::default() }).await;
-                }
-            })
-        }));
-    }
-    eventually_shows(&test.client, "a crowd", |state| state.merged_calls >= 300).await;
-    eventually("refusals", async || {
-        hold_back(&test.server).await;
-        state(&test.client).await.merged_calls_refused.then_some(())
-    })
-    .await;
-
-    stop.store(true, Ordering::Relaxed);
-    gate.open(&test).await;
-    for caller in callers {
-        caller.await.unwrap();
-    }
-    eventually_shows(&test.client, "no refusals", |state| {
-        !state.merged_calls_refused && state.merged_calls == 0
-    })
-    .await;
 }

@@ -118,7 +118,7 @@ async fn more_held_ids_than_a_flush_searches_for_keep_nobody_from_an_answer() {
 }
 
 #[tokio::test]
-async fn nobody_is_refused_for_ids_of_others_however_many_are_held() {
+async fn strangers_are_stored_beside_hundreds_of_held_ids() {
     let test = Test::with_queue("orders").await;
     let ids: Vec<String> = (0..600).map(|number| format!("held {number}")).collect();
     let other = hold(&test, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
