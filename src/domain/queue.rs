@@ -132,6 +132,25 @@ fn looks_like_a_span(text: &str) -> bool {
         })
 }
 
+/// How many messages of a queue were moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MoveCounts {
+    /// Out of it, into a dead-letter queue.
+    pub dead_lettered: u64,
+    /// Into it, out of a dead-letter queue.
+    pub redriven: u64,
+    /// Into it, out of an archive.
+    pub replayed: u64,
+}
+
+impl std::ops::AddAssign for MoveCounts {
+    fn add_assign(&mut self, more: Self) {
+        self.dead_lettered += more.dead_lettered;
+        self.redriven += more.redriven;
+        self.replayed += more.replayed;
+    }
+}
+
 /// The measures of one queue: those of `pgmq.metrics` and the split of what is not visible.
 #[derive(Debug, Clone)]
 pub struct Metrics {
