@@ -16,15 +16,20 @@ const CAPACITY: usize = 10_000;
 /// How many bytes the statements may take that were made for them.
 const TEXT_BYTES: u64 = 16 << 20;
 
-/// Exact names only: pgmq folds table names to lower case, and so would answer for a queue of another name.
+/// Exact names only: pgmq folds table names to lower case, and so would answer for a queue of another name. The sequence is
+/// looked up as `pg_get_serial_sequence` does it, which fails for a table that is dropped at that moment.
 const FIND: Statement = Statement::new(
     "find_queue",
     Effect::Reads,
     "-- pgmq-grpc: find_queue
 SELECT format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_table,
   format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table, m.is_unlogged,
-  (SELECT pg_get_serial_sequence(format('pgmq.%I', c.relname), 'msg_id') FROM pg_class AS c
-   WHERE c.oid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))) AS sequence,
+  (SELECT format('%I.%I', n.nspname, s.relname) FROM pg_depend AS d JOIN pg_class AS s ON s.oid = d.objid
+     JOIN pg_namespace AS n ON n.oid = s.relnamespace
+     JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+   WHERE d.refobjid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))
+     AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+     AND s.relkind = 'S' AND a.attname = 'msg_id') AS sequence,
   (SELECT c.relkind = 'p' FROM pg_class AS c
    WHERE c.oid = to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')))) IS TRUE AS partitioned
 FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
