@@ -34,6 +34,7 @@ mod produce;
 mod queues;
 mod read_batch;
 mod read_stream;
+mod redrive;
 mod replay;
 mod replicas;
 mod schema;

@@ -8,6 +8,7 @@ mod fields;
 mod message;
 mod queues;
 mod read;
+mod redrive;
 mod settle;
 mod time;
 mod topics;
