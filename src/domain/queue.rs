@@ -166,6 +166,8 @@ pub struct Metrics {
     pub newest_message_age: Option<Duration>,
     /// Age of the oldest message; none in an empty queue.
     pub oldest_message_age: Option<Duration>,
+    /// Age of the oldest message that a read would give now; none if there is none.
+    pub oldest_visible_message_age: Option<Duration>,
     /// Messages ever sent.
     pub total_messages: i64,
     /// Planner's estimate of messages in the default partitions; partitioned queues on pgmq 1.13 only.
@@ -174,6 +176,10 @@ pub struct Metrics {
     pub archive_length: Option<i64>,
     /// When this was measured, by the database's clock.
     pub scraped_at: Timestamp,
+    /// When the queue was made.
+    pub created_at: Timestamp,
+    /// How many messages this server has moved.
+    pub moved: MoveCounts,
 }
 
 /// One queue's place in a list of measures: what was measured, or why it could not be.
