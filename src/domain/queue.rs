@@ -141,6 +141,25 @@ fn looks_like_a_span(text: &str) -> bool {
         })
 }
 
+/// How many messages of a queue were moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MoveCounts {
+    /// Out of it, into a dead-letter queue.
+    pub dead_lettered: u64,
+    /// Into it, out of a dead-letter queue.
+    pub redriven: u64,
+    /// Into it, out of an archive.
+    pub replayed: u64,
+}
+
+impl std::ops::AddAssign for MoveCounts {
+    fn add_assign(&mut self, more: Self) {
+        self.dead_lettered += more.dead_lettered;
+        self.redriven += more.redriven;
+        self.replayed += more.replayed;
+    }
+}
+
 /// The measures of one queue: those of `pgmq.metrics` and the split of what is not visible.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -156,6 +175,8 @@ pub struct Metrics {
     pub newest_message_age: Option<Duration>,
     /// Age of the oldest message; none in an empty queue.
     pub oldest_message_age: Option<Duration>,
+    /// Age of the oldest message that a read would give now; none if there is none.
+    pub oldest_visible_message_age: Option<Duration>,
     /// Messages ever sent.
     pub total_messages: i64,
     /// Planner's estimate of messages in the default partitions; partitioned queues on pgmq 1.13 only.
@@ -164,6 +185,10 @@ pub struct Metrics {
     pub archive_length: Option<i64>,
     /// When this was measured, by the database's clock.
     pub scraped_at: Timestamp,
+    /// When the queue was made.
+    pub created_at: Timestamp,
+    /// How many messages this server has moved.
+    pub moved: MoveCounts,
 }
 
 /// One queue's place in a list of measures: what was measured, or why it could not be.

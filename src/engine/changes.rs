@@ -1,12 +1,13 @@
 //! What a call or a transaction has changed, told to those who wait once it is committed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::events::Events;
 use crate::domain::message::Schedule;
+use crate::domain::queue::MoveCounts;
 use crate::domain::{QueueName, Receipt};
 
 /// The most settled messages that are named one by one; beyond them windows are asked to look for themselves.
@@ -21,6 +22,7 @@ pub struct Changes {
     policies: bool,
     /// Queues whose messages were read.
     read: BTreeSet<QueueName>,
+    moved: BTreeMap<QueueName, MoveCounts>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -112,6 +114,11 @@ impl Changes {
         }
     }
 
+    /// Messages were moved out of the queue or into it, which is counted.
+    pub fn moved(&mut self, queue: &QueueName, counts: MoveCounts) {
+        *self.moved.entry(queue.clone()).or_default() += counts;
+    }
+
     /// Messages were read: until the end, others pass over them.
     pub fn read(&mut self, queue: &QueueName) {
         self.read.insert(queue.clone());
@@ -148,6 +155,9 @@ impl Changes {
     pub fn tell(self, events: &Events) {
         for queue in &self.remade {
             events.remade(queue);
+        }
+        for (queue, counts) in &self.moved {
+            events.moved(queue, *counts);
         }
         for change in self.changes {
             match change {

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
+use super::moves::Moves;
 use super::wake::Wake;
 use super::window::Window;
-use crate::domain::{QueueName, Receipt};
+use crate::domain::queue::MoveCounts;
+use crate::domain::{QueueName, Receipt, Timestamp};
 
 /// How many reads of one queue may be under way: a slow one must not hold up the others, and more of them than that
 /// would only be in each other's way.
@@ -26,6 +28,7 @@ struct Shared {
     /// What other replicas were not told yet; nothing is kept while nobody asks for it.
     untold: Mutex<Option<HashMap<QueueName, Untold>>>,
     told: Notify,
+    moves: Moves,
 }
 
 /// What other replicas were not told of a queue yet.
@@ -146,8 +149,19 @@ impl Events {
         }
     }
 
+    /// Counts messages that were moved.
+    pub fn moved(&self, queue: &QueueName, moved: MoveCounts) {
+        self.shared.moves.add(queue, moved);
+    }
+
+    /// How many messages this replica has moved of the queue that was made at a moment.
+    pub fn move_counts(&self, queue: &QueueName, created_at: Timestamp) -> MoveCounts {
+        self.shared.moves.of(queue, created_at)
+    }
+
     /// Tells that the queue was made or dropped.
     pub fn remade(&self, queue: &QueueName) {
+        self.shared.moves.remade(queue);
         self.rescheduled(queue);
         self.note(queue, Happening::Remade);
     }
@@ -163,6 +177,9 @@ impl Events {
 
     /// Takes over what another replica told, which is not told on.
     pub fn heard(&self, queue: &QueueName, happening: Happening) {
+        if happening == Happening::Remade {
+            self.shared.moves.remade(queue);
+        }
         if let Some(followed) = self.followed(queue) {
             for window in followed.windows() {
                 window.suspect();

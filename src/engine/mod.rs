@@ -6,6 +6,7 @@ pub mod clients;
 pub mod dispatch;
 mod events;
 pub mod merge;
+mod moves;
 mod parked;
 mod refusals;
 mod streams;

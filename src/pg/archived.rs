@@ -2,7 +2,6 @@
 
 use tokio_postgres::types::Type;
 
-use super::catalog::QueueTable;
 use super::database::{Connection, Parameter};
 use super::row::column;
 use super::statement::{Effect, Statement};
@@ -96,10 +95,8 @@ impl Connection {
         repeatable: bool,
     ) -> Result<TakenStep> {
         let source = self.table(queue).await?;
-        let table = self.table(target).await?.with_archive_of(&source);
-        // A text of its own is not kept among those of the target, whose archive is another one.
-        let text = String::from(&*REPLAY_ARCHIVED.text).into();
-        let mut statement = Statement { text, ..REPLAY_ARCHIVED }.on(&table);
+        let table = self.table(target).await?;
+        let mut statement = REPLAY_ARCHIVED.on_pair(&table, &source.archive);
         // After a crash, an unlogged queue gives its ids again.
         if repeatable && !source.unlogged {
             statement.effect = Effect::Repeatable;
@@ -141,20 +138,5 @@ impl Connection {
         let tried = last_tried.map_or(keys.len(), |last| keys.partition_point(|&(msg_id, _)| msg_id <= last));
         let count = usize::try_from(column::<i64>(row, "taken")?).unwrap_or(0);
         Ok(TakenStep { count, tried: tried.max(1) })
-    }
-}
-
-impl QueueTable {
-    /// This queue's table beside another's archive.
-    fn with_archive_of(&self, other: &Self) -> Self {
-        Self {
-            queue: self.queue.clone(),
-            archive: other.archive.clone(),
-            unlogged: self.unlogged,
-            sequence: self.sequence.clone(),
-            fenced_by_read_time: self.fenced_by_read_time,
-            partitioned: self.partitioned,
-            texts: self.texts.clone(),
-        }
     }
 }

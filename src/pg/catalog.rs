@@ -17,13 +17,18 @@ const CAPACITY: usize = 10_000;
 const TEXT_BYTES: u64 = 16 << 20;
 
 /// Exact names only: pgmq folds table names to lower case, and so would answer for a queue of another name. Names are made
-/// once, before `pg_class` is searched: pgmq's function is volatile, so a condition with it is tried on each table there is.
+/// once, before `pg_class` is searched: pgmq's function is volatile, so a condition with it is tried on each table there is. The
+/// sequence is looked up as `pg_get_serial_sequence` does it, which fails for a table that is dropped at that moment.
 const FIND: Statement = Statement::new(
     "find_queue",
     Effect::Reads,
     "-- pgmq-grpc: find_queue
 SELECT m.queue_table, m.archive_table, m.is_unlogged, (c.relkind = 'p') IS TRUE AS partitioned,
-  CASE WHEN c.oid IS NOT NULL THEN pg_get_serial_sequence(m.queue_table, 'msg_id') END AS sequence
+  (SELECT format('%I.%I', n.nspname, s.relname) FROM pg_depend AS d JOIN pg_class AS s ON s.oid = d.objid
+     JOIN pg_namespace AS n ON n.oid = s.relnamespace
+     JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+   WHERE d.refobjid = m.table_id AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+     AND d.deptype IN ('a', 'i') AND s.relkind = 'S' AND a.attname = 'msg_id') AS sequence
 FROM (SELECT n.queue_table, n.archive_table, n.is_unlogged, to_regclass(n.queue_table)::oid AS table_id
   FROM (SELECT format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_table,
       format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table, m.is_unlogged

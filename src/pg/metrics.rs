@@ -8,7 +8,7 @@ use super::database::Connection;
 use super::row::column;
 use super::statement::{Effect, Statement};
 use super::version::Feature;
-use crate::domain::queue::Metrics;
+use crate::domain::queue::{Metrics, MoveCounts};
 use crate::domain::{Error, QueueName, Result};
 
 /// `pgmq.metrics` and the split of a queue; `$1` name. `{partition}` is a column that pgmq has since 1.13; pgmq takes
@@ -18,11 +18,13 @@ const METRICS: Statement = Statement::new(
     Effect::Reads,
     "-- pgmq-grpc: metrics
 SELECT r.queue_length, r.newest_msg_age_sec, r.oldest_msg_age_sec, r.total_messages, r.scrape_time,
-  CASE WHEN m.is_partitioned THEN {partition} END AS default_partition_length, s.visible, s.in_flight, s.delayed
+  CASE WHEN m.is_partitioned THEN {partition} END AS default_partition_length, s.visible, s.in_flight, s.delayed,
+  floor(extract(epoch FROM r.scrape_time - s.oldest_visible))::bigint AS oldest_visible_age_sec, m.created_at
 FROM pgmq.meta AS m CROSS JOIN LATERAL pgmq.metrics(queue_name => m.queue_name::text) AS r CROSS JOIN (
   SELECT count(*) FILTER (WHERE q.vt <= now()) AS visible,
     count(*) FILTER (WHERE q.vt > now() AND q.read_ct > 0) AS in_flight,
-    count(*) FILTER (WHERE q.vt > now() AND q.read_ct = 0) AS delayed FROM {q} AS q) AS s
+    count(*) FILTER (WHERE q.vt > now() AND q.read_ct = 0) AS delayed,
+    min(q.enqueued_at) FILTER (WHERE q.vt <= now()) AS oldest_visible FROM {q} AS q) AS s
 WHERE m.queue_name = $1::text",
 );
 
@@ -57,12 +59,15 @@ impl Connection {
             visible_length: column(row, "visible")?,
             in_flight_length: column(row, "in_flight")?,
             delayed_length: column(row, "delayed")?,
-            newest_message_age: age(column(row, "newest_msg_age_sec")?),
-            oldest_message_age: age(column(row, "oldest_msg_age_sec")?),
+            newest_message_age: age(column::<Option<i32>>(row, "newest_msg_age_sec")?.map(i64::from)),
+            oldest_message_age: age(column::<Option<i32>>(row, "oldest_msg_age_sec")?.map(i64::from)),
+            oldest_visible_message_age: age(column(row, "oldest_visible_age_sec")?),
             total_messages: column(row, "total_messages")?,
             default_partition_length: column(row, "default_partition_length")?,
             archive_length,
             scraped_at: column(row, "scrape_time")?,
+            created_at: column(row, "created_at")?,
+            moved: MoveCounts::default(),
         })
     }
 
@@ -74,6 +79,6 @@ impl Connection {
     }
 }
 
-fn age(seconds: Option<i32>) -> Option<Duration> {
+fn age(seconds: Option<i64>) -> Option<Duration> {
     seconds.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }

@@ -164,8 +164,8 @@ impl Statement {
     /// The statement for one queue's tables.
     pub(super) fn on(&self, table: &QueueTable) -> Self {
         let text = match &self.text {
-            Text::Fixed(fixed) => table.texts.get(fixed, || for_table(fixed, table)),
-            Text::Made(text) => for_table(text, table).into(),
+            Text::Fixed(fixed) => table.texts.get(fixed, || for_table(fixed, table, &table.archive)),
+            Text::Made(text) => for_table(text, table, &table.archive).into(),
         };
         let plan = match self.plan {
             // The size of a table with partitions is not its own.
@@ -174,9 +174,15 @@ impl Statement {
         };
         Self { text: Text::Made(text), plan, ..*self }
     }
+
+    /// The statement for one queue's table beside another table in the place of its archive. Its text is not kept: there may
+    /// be as many as pairs of queues.
+    pub(super) fn on_pair(&self, table: &QueueTable, archive: &str) -> Self {
+        Self { text: for_table(&self.text, table, archive).into(), plan: Plan::Once, ..*self }
+    }
 }
 
-fn for_table(text: &str, table: &QueueTable) -> String {
+fn for_table(text: &str, table: &QueueTable, archive: &str) -> String {
     let fenced = match table.fenced_by_read_time {
         true => text.to_owned(),
         false => without_last_read_at(text),
@@ -184,7 +190,7 @@ fn for_table(text: &str, table: &QueueTable) -> String {
     let text = table.row_marks().iter().fold(fenced, |text, (mark, part)| text.replace(mark, part));
     // In one pass: a queue may be named like a mark.
     let with_names = |text: &str| {
-        let parts = text.split("{q}").map(|part| part.replace("{a}", &table.archive));
+        let parts = text.split("{q}").map(|part| part.replace("{a}", archive));
         parts.collect::<Vec<_>>().join(&table.queue)
     };
     // The name as a constant is looked up when the statement is planned, and not in each run.

@@ -3,6 +3,7 @@
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::doc_lazy_continuation,
+    clippy::large_enum_variant,
     unused_qualifications,
     reason = "generated code"
 )]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Broker, OnConnection, Operation};
 use crate::domain::error::Applied;
 use crate::domain::page::{Page, Paged};
+use crate::domain::queue::MoveCounts;
 use crate::domain::{
     ArchiveFilter, Deadline, ListedMessage, MessageState, QueueName, Result, TakenFromArchive,
 };
@@ -216,6 +217,8 @@ impl OnConnection for TakeStep {
             && taken.count > 0
         {
             changes.arrived(target);
+            let replayed = u64::try_from(taken.count).unwrap_or(u64::MAX);
+            changes.moved(target, MoveCounts { replayed, ..MoveCounts::default() });
         }
     }
 }

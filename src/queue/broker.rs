@@ -100,6 +100,9 @@ pub trait OnConnection: Send + Sync + 'static {
     /// Does it on a connection.
     fn apply(&self, connection: &mut Connection) -> impl Future<Output = Result<Self::Output>> + Send;
 
+    /// Adds to what the database gave what this server knows by itself.
+    fn complete(_output: &mut Self::Output, _broker: &Broker) {}
+
     /// Says what has changed, for those who wait; they hear of it after the commit.
     fn tell(&self, _output: &Self::Output, _changes: &mut Changes) {}
 
@@ -130,7 +133,7 @@ impl<T: OnConnection> Operation for T {
     async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Self::Output> {
         let mut connection = broker.database.connect(T::NAME, deadline).await?;
         let mut attempt = 1;
-        let output = loop {
+        let mut output = loop {
             match self.apply(&mut connection).await {
                 Err(error) if error.kind() == Kind::Conflict && attempt < ATTEMPTS => attempt += 1,
                 done => break done,
@@ -138,8 +141,9 @@ impl<T: OnConnection> Operation for T {
         };
         drop(connection);
         let mut changes = Changes::default();
-        match &output {
+        match &mut output {
             Ok(output) => {
+                Self::complete(output, broker);
                 self.tell(output, &mut changes);
                 broker.tell(changes).await;
             }

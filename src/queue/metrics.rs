@@ -1,6 +1,6 @@
 //! Measures of one queue and of all.
 
-use super::OnConnection;
+use super::{Broker, OnConnection};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::MeasuredQueue;
 use crate::domain::{Error, Kind, QueueName, Result};
@@ -22,6 +22,10 @@ impl OnConnection for GetQueueMetrics {
     async fn apply(&self, connection: &mut Connection) -> Result<MeasuredQueue> {
         let measured = connection.metrics(&self.queue, self.include_archive).await?;
         Ok(MeasuredQueue { name: self.queue.to_string(), measured: Ok(measured) })
+    }
+
+    fn complete(measured: &mut MeasuredQueue, broker: &Broker) {
+        count_moves(measured, broker);
     }
 }
 
@@ -62,5 +66,15 @@ impl OnConnection for ListQueueMetrics {
             }
         }
         Ok(Paged { items: measured, next_page_token: queues.next_page_token })
+    }
+
+    fn complete(measured: &mut Self::Output, broker: &Broker) {
+        measured.items.iter_mut().for_each(|measured| count_moves(measured, broker));
+    }
+}
+
+fn count_moves(measured: &mut MeasuredQueue, broker: &Broker) {
+    if let (Ok(metrics), Ok(queue)) = (&mut measured.measured, QueueName::try_from(measured.name.clone())) {
+        metrics.moved = broker.events.move_counts(&queue, metrics.created_at);
     }
 }

@@ -12,6 +12,7 @@ mod info;
 mod merged;
 mod metrics;
 mod queues;
+mod redrive;
 mod rules;
 mod settle;
 mod source;
@@ -45,6 +46,7 @@ pub use metrics::{GetQueueMetrics, ListQueueMetrics};
 pub use queues::{
     CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue, SetQueueLayout, UpdateQueue,
 };
+pub use redrive::{RedriveMessages, Redriven};
 pub use rules::{Rules, SendTerms};
 pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};
 pub use state::{MergedCalls, ServerState};

@@ -71,7 +71,8 @@ impl<T: OnConnection> InTransaction for T {
     type Output = T::Output;
 
     async fn run_in(self, transaction: &mut Transaction) -> Result<Self::Output> {
-        let output = self.apply(&mut transaction.connection).await?;
+        let mut output = self.apply(&mut transaction.connection).await?;
+        Self::complete(&mut output, &transaction.broker);
         self.tell(&output, &mut transaction.changes);
         Ok(output)
     }

@@ -10,9 +10,10 @@ use crate::proto::v1::{
     DisableNotificationsRequest, DisableNotificationsResponse, EnableNotificationsRequest,
     EnableNotificationsResponse, InstallPgmqRequest, InstallPgmqResponse, ListArchivedMessagesRequest,
     ListArchivedMessagesResponse, ListClientsRequest, ListClientsResponse, ListMessagesRequest,
-    ListMessagesResponse, ListNotificationsRequest, ListNotificationsResponse, ReplayArchivedMessagesRequest,
-    ReplayArchivedMessagesResponse, SetQueueLayoutRequest, SetQueueLayoutResponse,
-    UpdateNotificationsRequest, UpdateNotificationsResponse, UpdateQueueRequest, UpdateQueueResponse,
+    ListMessagesResponse, ListNotificationsRequest, ListNotificationsResponse, RedriveMessagesRequest,
+    RedriveMessagesResponse, ReplayArchivedMessagesRequest, ReplayArchivedMessagesResponse,
+    SetQueueLayoutRequest, SetQueueLayoutResponse, UpdateNotificationsRequest, UpdateNotificationsResponse,
+    UpdateQueueRequest, UpdateQueueResponse,
 };
 use crate::queue;
 
@@ -58,6 +59,13 @@ impl AdminService for Service {
         request: Request<ReplayArchivedMessagesRequest>,
     ) -> Answer<ReplayArchivedMessagesResponse> {
         self.call::<queue::TakeArchived, _, _>(request).await
+    }
+
+    async fn redrive_messages(
+        &self,
+        request: Request<RedriveMessagesRequest>,
+    ) -> Answer<RedriveMessagesResponse> {
+        self.call::<queue::RedriveMessages, _, _>(request).await
     }
 
     async fn create_fifo_index(

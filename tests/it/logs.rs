@@ -139,6 +139,8 @@ async fn every_call(test: &mut Test) {
     admin.replay_archived_messages(replay).await.unwrap();
     let delete = DeleteArchivedMessagesRequest { queue: queue(), ..Default::default() };
     admin.delete_archived_messages(delete).await.unwrap();
+    let redrive = RedriveMessagesRequest { dead_letter_queue: queue(), ..Default::default() };
+    admin.redrive_messages(redrive).await.unwrap();
     let stream = ReadRequest { queue: queue(), max_messages: 1, ..Default::default() };
     let mut stream = calls.read(stream).await.unwrap().into_inner();
     while stream.message().await.unwrap().is_some() {}

@@ -35,6 +35,7 @@ mod produce;
 mod queues;
 mod read_batch;
 mod read_stream;
+mod redrive;
 mod replay;
 mod replicas;
 mod schema;

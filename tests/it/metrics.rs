@@ -1,16 +1,21 @@
 //! Metrics: what is counted where, and what is not.
 
 use pgmq_grpc::proto::v1::{
-    ArchiveRequest, GetQueueMetricsRequest, ListQueueMetricsRequest, PopRequest, QueueMetrics,
-    ReleaseRequest, SendRequest, send_request,
+    ArchiveRequest, DropQueueRequest, GetQueueMetricsRequest, ListQueueMetricsRequest, PopRequest,
+    QueueMetrics, RedriveMessagesRequest, ReleaseRequest, ReplayArchivedMessagesRequest, SendRequest,
+    send_request,
 };
 use tonic::Code;
 
-use crate::harness::{Refusal, Test, moment_in, seconds};
+use crate::harness::{Client, Refusal, Server, Test, moment_in, seconds};
 
 async fn measure(test: &mut Test, queue: &str, include_archive: bool) -> QueueMetrics {
+    measure_by(&mut test.client, queue, include_archive).await
+}
+
+async fn measure_by(client: &mut Client, queue: &str, include_archive: bool) -> QueueMetrics {
     let request = GetQueueMetricsRequest { queue: queue.to_owned(), include_archive };
-    let reply = test.client.queue.get_queue_metrics(request).await.expect("metrics");
+    let reply = client.queue.get_queue_metrics(request).await.expect("metrics");
     reply.into_inner().metrics.expect("metrics")
 }
 
@@ -97,6 +102,74 @@ async fn ages_are_those_of_the_newest_and_the_oldest_message_in_the_queue() {
     test.client.queue.pop(PopRequest { queue: "orders".into(), max_messages: 1 }).await.unwrap();
     let (_, oldest) = ages(&measure(&mut test, "orders", false).await);
     assert!((3_600..3_630).contains(&oldest), "{oldest}");
+}
+
+#[tokio::test]
+async fn the_oldest_visible_message_is_not_one_that_somebody_holds_or_that_waits() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send_all("orders", &["1", "2", "3", "4"]).await;
+    test.run("UPDATE pgmq.q_orders SET enqueued_at = now() - (10 - msg_id) * interval '1 hour'").await;
+    let hours = |age: Option<prost_types::Duration>| age.map(|age| age.seconds / 3_600);
+    assert_eq!(hours(measure(&mut test, "orders", false).await.oldest_visible_message_age), Some(9));
+    test.client.read_one("orders").await;
+    test.run("UPDATE pgmq.q_orders SET vt = now() + interval '1 hour' WHERE msg_id = 2").await;
+    let metrics = measure(&mut test, "orders", false).await;
+    assert_eq!(hours(metrics.oldest_visible_message_age), Some(7));
+    assert_eq!(hours(metrics.oldest_message_age), Some(9));
+    test.client.read("orders", 10).await;
+    assert_eq!(measure(&mut test, "orders", false).await.oldest_visible_message_age, None);
+}
+
+/// The counts of `orders` as a server tells them: dead-lettered, redriven, replayed.
+async fn moves(client: &mut Client) -> (i64, i64, i64) {
+    let metrics = measure_by(client, "orders", false).await;
+    let list = ListQueueMetricsRequest { prefix: "orders".into(), ..Default::default() };
+    let listed = client.queue.list_queue_metrics(list).await.unwrap().into_inner().metrics.remove(0);
+    let counts = |metrics: &QueueMetrics| {
+        (metrics.dead_lettered_count, metrics.redriven_count, metrics.replayed_count)
+    };
+    assert_eq!(counts(&metrics), counts(&listed));
+    counts(&metrics)
+}
+
+/// Redrives two messages to `orders`, and replays three.
+async fn redrive_and_replay(test: &mut Test) {
+    test.run(
+        r#"INSERT INTO pgmq.q_dead (vt, message, headers)
+             SELECT now(), '1', '{"x-pgmq-dead-letter": {"queue": "orders"}}' FROM generate_series(1, 2);
+           SELECT pgmq.send_batch('orders', ARRAY['1', '2', '3']::jsonb[]);
+           WITH sent AS (SELECT msg_id FROM pgmq.q_orders) SELECT pgmq.archive('orders', array_agg(msg_id)) FROM sent"#,
+    )
+    .await;
+    let redrive = RedriveMessagesRequest { dead_letter_queue: "dead".into(), ..Default::default() };
+    let replay =
+        ReplayArchivedMessagesRequest { queue: "orders".into(), max_messages: 3, ..Default::default() };
+    assert_eq!(test.client.admin.redrive_messages(redrive).await.unwrap().into_inner().moved_count, 2);
+    let replayed = test.client.admin.replay_archived_messages(replay).await.unwrap().into_inner();
+    assert_eq!(replayed.replayed_count, 3);
+}
+
+#[tokio::test]
+async fn a_server_counts_what_it_moves_until_the_queue_is_another_one() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.create("dead").await;
+    let other = Server::start_on(&test.database, &[]).await;
+    let mut elsewhere = Client::connect(&other).await;
+    assert_eq!(moves(&mut test.client).await, (0, 0, 0));
+    redrive_and_replay(&mut test).await;
+    assert_eq!(moves(&mut test.client).await, (0, 2, 3));
+    assert_eq!(moves(&mut elsewhere).await, (0, 0, 0));
+    // It is there already.
+    test.client.create("orders").await;
+    redrive_and_replay(&mut test).await;
+    assert_eq!(moves(&mut test.client).await, (0, 4, 6));
+
+    test.client.queue.drop_queue(DropQueueRequest { queue: "orders".into() }).await.unwrap();
+    test.client.create("orders").await;
+    redrive_and_replay(&mut test).await;
+    assert_eq!(moves(&mut test.client).await, (0, 2, 3));
+    test.run("SELECT pgmq.drop_queue('orders'); SELECT pgmq.create('orders')").await;
+    assert_eq!(moves(&mut test.client).await, (0, 0, 0));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use pgmq_grpc::proto::v1::{
     DeleteArchivedMessagesRequest, DeleteRequest, DropQueueRequest, EnableNotificationsRequest,
     GetQueueMetricsRequest, GetQueueRequest, GetServerInfoRequest, ListQueueMetricsRequest, Ordering,
     Outcome, Partitioning, PopRequest, PurgeQueueRequest, QueueKind, ReadBatchRequest, ReadRequest,
-    ReleaseRequest, ReplayArchivedMessagesRequest, SendRequest, SendTopicRequest,
+    RedriveMessagesRequest, ReleaseRequest, ReplayArchivedMessagesRequest, SendRequest, SendTopicRequest,
     SetVisibilityTimeoutRequest, TransactOperation, TransactRequest,
     set_visibility_timeout_request::Visibility, transact_operation::Operation,
 };
@@ -292,6 +292,30 @@ async fn a_partitioned_queue_takes_part_in_transactions_and_topics() {
     let copies = test.client.topic.send_topic(request).await.unwrap().into_inner().copies;
     let queues: Vec<_> = copies.iter().map(|copy| (copy.queue.as_str(), copy.msg_id)).collect();
     assert_eq!(queues, [("by_id", 2), ("by_time", 2)]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_moved_out_of_a_partitioned_queue_and_into_one() {
+    let Some(mut test) = with_partman().await else { return };
+    for (queue, interval, retention) in CUTS {
+        create(&mut test, partitioned(queue, interval, retention, 0)).await.unwrap();
+    }
+    for (dead_letter_queue, source) in [("by_id", "by_time"), ("by_time", "by_id")] {
+        test.run(&format!(
+            r#"INSERT INTO pgmq.q_{dead_letter_queue} (vt, message, headers)
+               SELECT now(), to_jsonb(n), '{{"x-pgmq-dead-letter": {{"queue": "{source}"}}}}' FROM generate_series(1, 120) AS n"#
+        ))
+        .await;
+        let request =
+            RedriveMessagesRequest { dead_letter_queue: dead_letter_queue.into(), ..Default::default() };
+        let done = test.client.admin.redrive_messages(request).await.unwrap().into_inner();
+        assert_eq!((done.moved_count, done.more), (120, false));
+        let bodies = format!("SELECT array_agg(message::text::bigint ORDER BY msg_id) FROM pgmq.q_{source}");
+        assert!(test.value::<Vec<i64>>(&bodies).await.into_iter().eq(1..=120));
+        let request = PurgeQueueRequest { queue: source.into() };
+        test.client.queue.purge_queue(request).await.unwrap();
+        assert_eq!(test.value::<i64>(&format!("SELECT count(*) FROM pgmq.q_{dead_letter_queue}")).await, 0);
+    }
 }
 
 #[tokio::test]

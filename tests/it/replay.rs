@@ -1,6 +1,6 @@
 //! `ReplayArchivedMessages` and `DeleteArchivedMessages`: messages out of an archive, in steps.
 
-mod delete;
+pub(crate) mod delete;
 mod faults;
 mod together;
 

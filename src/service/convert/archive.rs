@@ -10,7 +10,7 @@ use crate::domain::{
 use crate::proto::v1;
 use crate::queue::{self, Fate, Rules, TakeArchived};
 
-/// How many messages a call takes out of an archive unless told otherwise, and at most.
+/// How many messages a call takes out of an archive or a dead-letter queue unless told otherwise, and at most.
 const DEFAULT_TAKEN: i32 = 10_000;
 const MAX_TAKEN: i32 = 1_000_000;
 
@@ -29,7 +29,8 @@ fn filter(fields: &mut Fields, given: Option<v1::ArchiveFilter>) -> Option<Archi
     })
 }
 
-fn max_messages(fields: &mut Fields, given: i32) -> Option<usize> {
+/// The field `max_messages` of calls that move or delete many.
+pub(super) fn max_messages(fields: &mut Fields, given: i32) -> Option<usize> {
     let count = fields.take("max_messages", bounds::count(given, DEFAULT_TAKEN, MAX_TAKEN))?;
     usize::try_from(count).ok()
 }

@@ -9,6 +9,7 @@ mod message;
 mod policy;
 mod queues;
 mod read;
+mod redrive;
 mod settle;
 mod time;
 mod topics;

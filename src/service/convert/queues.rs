@@ -209,6 +209,7 @@ impl From<MeasuredQueue> for v1::QueueMetrics {
 
 impl From<Metrics> for v1::QueueMetrics {
     fn from(metrics: Metrics) -> Self {
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         Self {
             queue: String::new(),
             queue_length: metrics.queue_length,
@@ -222,6 +223,10 @@ impl From<Metrics> for v1::QueueMetrics {
             archive_length: metrics.archive_length,
             scraped_at: Some(timestamp(metrics.scraped_at)),
             error: None,
+            oldest_visible_message_age: metrics.oldest_visible_message_age.and_then(duration),
+            dead_lettered_count: count(metrics.moved.dead_lettered),
+            redriven_count: count(metrics.moved.redriven),
+            replayed_count: count(metrics.moved.replayed),
         }
     }
 }

@@ -9,7 +9,7 @@ use pgmq_grpc::proto::v1::transact_operation::Operation;
 use pgmq_grpc::proto::v1::validate_name_request::Name;
 use pgmq_grpc::proto::v1::*;
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FieldDescriptorProto, FileDescriptorSet};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -66,6 +66,10 @@ fn uses_of(queue: &str) -> Vec<(Call, &'static str)> {
         (call(ListArchivedMessagesRequest { queue: queue(), ..Default::default() }), "queue"),
         (call(DeleteArchivedMessagesRequest { queue: queue(), ..Default::default() }), "queue"),
         (call(ReplayArchivedMessagesRequest { queue: queue(), ..Default::default() }), "queue"),
+        (
+            call(RedriveMessagesRequest { dead_letter_queue: queue(), ..Default::default() }),
+            "dead_letter_queue",
+        ),
         (call(CreateFifoIndexRequest { target: Some(Target::Queue(queue())) }), "queue"),
         (call(ConvertArchivePartitionedRequest { queue: queue(), ..Default::default() }), "queue"),
         (call(EnableNotificationsRequest { queue: queue(), throttle_interval: None }), "queue"),
@@ -97,12 +101,17 @@ fn refused_in_all(reason: &'static str, uses: Vec<(Call, &'static str)>) -> Vec<
     uses.into_iter().map(|(call, field)| refused(call, reason, field)).collect()
 }
 
+/// Whether a field names the queue that a call is about: by its name, or as a queue in the first place.
+fn is_a_queue(field: &FieldDescriptorProto) -> bool {
+    field.name() == "queue" || field.number() == 1 && field.name().ends_with("_queue")
+}
+
 #[test]
 fn the_tables_here_have_every_rpc_with_a_queue() {
     let descriptors = FileDescriptorSet::decode(DESCRIPTORS).unwrap();
     let messages = || descriptors.file.iter().flat_map(|file| &file.message_type);
     let with_queue: BTreeSet<String> = messages()
-        .filter(|message| message.field.iter().any(|field| field.name() == "queue"))
+        .filter(|message| message.field.iter().any(is_a_queue))
         .map(|message| format!(".pgmq.v1.{}", message.name()))
         .collect();
     let mut wanted = BTreeSet::new();

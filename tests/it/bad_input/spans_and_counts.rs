@@ -275,7 +275,9 @@ async fn counts_are_refused_when_negative_or_over_their_limit() {
     for max_messages in [-1, i32::MIN, 1_000_001, i32::MAX] {
         let delete = DeleteArchivedMessagesRequest { queue: orders(), filter: None, max_messages };
         let replay = ReplayArchivedMessagesRequest { queue: orders(), max_messages, ..Default::default() };
-        for call in [call(delete), call(replay)] {
+        let redrive =
+            RedriveMessagesRequest { dead_letter_queue: orders(), max_messages, ..Default::default() };
+        for call in [call(delete), call(replay), call(redrive)] {
             cases.push(refused(call, "INVALID_COUNT", "max_messages").with("limit", 1_000_000));
         }
     }
@@ -343,6 +345,14 @@ fn lists_of_items(items: usize) -> Vec<(Call, &'static str)> {
         (
             call(ReplayArchivedMessagesRequest { queue: orders(), filter, ..Default::default() }),
             "filter.msg_ids",
+        ),
+        (
+            call(RedriveMessagesRequest {
+                dead_letter_queue: orders(),
+                msg_ids: msg_ids.clone(),
+                ..Default::default()
+            }),
+            "msg_ids",
         ),
         (
             call(SetVisibilityTimeoutRequest {

@@ -66,6 +66,7 @@ rpcs! {
     ListArchivedMessagesRequest => AdminService/ListArchivedMessages,
     DeleteArchivedMessagesRequest => AdminService/DeleteArchivedMessages,
     ReplayArchivedMessagesRequest => AdminService/ReplayArchivedMessages,
+    RedriveMessagesRequest => AdminService/RedriveMessages,
     CreateFifoIndexRequest => AdminService/CreateFifoIndex,
     ConvertArchivePartitionedRequest => AdminService/ConvertArchivePartitioned,
     EnableNotificationsRequest => AdminService/EnableNotifications,

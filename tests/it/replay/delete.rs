@@ -91,7 +91,7 @@ async fn a_server_that_is_killed_has_deleted_whole_steps() {
 }
 
 /// Waits until the connections of a server that was killed are gone.
-pub(super) async fn until_nothing_runs(test: &Test) {
+pub(crate) async fn until_nothing_runs(test: &Test) {
     let others = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> 'test'";
     eventually("an end of all connections", async || (test.value::<i64>(others).await == 0).then_some(()))

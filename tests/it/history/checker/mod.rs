@@ -5,7 +5,7 @@
 //!
 //! | promise | rules |
 //! |---|---|
-//! | 1. What is acknowledged is delivered, archived or there at the end, under its id | `nothing_is_lost`, `ids_belong_to_their_bodies`, `each_send_is_stored_once` |
+//! | 1. What is acknowledged is delivered, archived or there at the end, under its id | `nothing_is_lost`, `ids_belong_to_their_bodies`, `each_send_is_stored_once`, `what_is_redriven_arrives` |
 //! | 2. What fails for certain is never delivered; transactions happen whole or not at all | `nothing_comes_from_nowhere`, `whole_calls_happen_whole` |
 //! | 3. One delivery reaches one call; one that was rolled back settles nothing | `a_delivery_reaches_one_call`, `rolled_back_reads_settle_nothing` |
 //! | 4. A message is removed once, by its newest delivery | `a_message_is_removed_once`, `only_the_newest_delivery_settles`, `nothing_returns_once_removed` |
@@ -25,6 +25,7 @@ mod deliveries;
 mod groups;
 mod index;
 mod keys;
+mod moves;
 mod neighbours;
 mod purges;
 mod sends;
@@ -72,6 +73,7 @@ const RULES: &[(&str, Rule)] = &[
     ("each_send_is_stored_once", sends::each_send_is_stored_once),
     ("ids_belong_to_their_bodies", sends::ids_belong_to_their_bodies),
     ("whole_calls_happen_whole", sends::whole_calls_happen_whole),
+    ("what_is_redriven_arrives", moves::what_is_redriven_arrives),
     ("one_key_has_one_id", keys::one_key_has_one_id),
     ("a_keyed_call_is_applied_once", keys::a_keyed_call_is_applied_once),
     ("a_delivery_reaches_one_call", deliveries::a_delivery_reaches_one_call),

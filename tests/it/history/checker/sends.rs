@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::{Id, Index, Message, Sent, Settled};
+use super::moves::is_redrive;
 use super::{Violation, violation};
 use crate::history::record::{Call, Part};
 
@@ -76,7 +77,7 @@ pub(super) fn nothing_comes_from_nowhere(index: &Index<'_>) -> Vec<Violation> {
 }
 
 /// The ids that each body was seen under, whoever saw them.
-fn ids_of_bodies<'a>(index: &Index<'a>) -> BTreeMap<(&'a str, &'a str), BTreeSet<i64>> {
+pub(super) fn ids_of_bodies<'a>(index: &Index<'a>) -> BTreeMap<(&'a str, &'a str), BTreeSet<i64>> {
     let mut ids: BTreeMap<(&str, &str), BTreeSet<i64>> = BTreeMap::new();
     for (&(queue, msg_id), message) in &index.messages {
         let delivered =
@@ -89,15 +90,16 @@ fn ids_of_bodies<'a>(index: &Index<'a>) -> BTreeMap<(&'a str, &'a str), BTreeSet
     ids
 }
 
-/// A send without a deduplication id makes at most one message, whatever its caller was told.
+/// A send without a deduplication id makes at most one message, whatever its caller was told; so does a redrive.
 pub(super) fn each_send_is_stored_once(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for ((queue, body), ids) in ids_of_bodies(index) {
         let sends = index.bodies.get(&(queue, body)).map(Vec::as_slice).unwrap_or_default();
         let keyed = |sent: &Sent<'_>| sent.send.key.is_some() || sent.call.key.is_some();
-        if ids.len() > 1 && !sends.iter().any(keyed) {
+        let most = sends.iter().filter(|sent| !sent.call.is_refused()).count().max(1);
+        if ids.len() > most && !sends.iter().any(keyed) {
             let calls: Vec<&Call> = sends.iter().map(|sent| sent.call).collect();
-            let what = format!("{body} was sent to {queue} once and stored as {ids:?}");
+            let what = format!("{body} was sent to {queue} {most} times and stored as {ids:?}");
             found.push(violation("each_send_is_stored_once", what, &calls));
         }
     }
@@ -155,6 +157,9 @@ pub(super) fn whole_calls_happen_whole(index: &Index<'_>) -> Vec<Violation> {
         // What has a key of its own may have been stored by another call.
         let own = call.sends().filter(|send| send.key.is_none());
         let sends = own.map(|send| (send.queue.as_str(), send.body.as_str()));
+        // What came back to a queue was there before, too.
+        let sends =
+            sends.filter(|send| !index.bodies.get(send).is_some_and(|sends| sends.iter().any(is_redrive)));
         let (seen, unseen): (Vec<_>, Vec<_>) = sends.partition(|send| ids.contains_key(send));
         // What was popped by a call that nobody heard of was never seen by anybody.
         let unseen = unseen.into_iter().find(|(queue, _)| {

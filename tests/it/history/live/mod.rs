@@ -2,7 +2,7 @@
 //!
 //! Callers send by every way there is, unary, in batches, to topics, in transactions, over `Produce`, with deduplication ids and
 //! without; they read by `ReadBatch`, `Read`, `Consume` and `Pop`, and settle, too late, twice, or never. Others purge and
-//! drop queues, lay them out anew, and use plain SQL. Each kind is done to its end once at least, or the run fails.
+//! drop queues, lay them out anew, set messages aside and redrive them, and use plain SQL. Each kind is done to its end once at least, or the run fails.
 //!
 //! `PGMQ_GRPC_TEST_SEED` repeats a run's random decisions; what the machine's timing makes of them differs. Each run takes
 //! `PGMQ_GRPC_TEST_SECONDS`, 8 by default, and as long again at most until its queues are empty.
@@ -10,6 +10,7 @@
 mod consumers;
 mod faults;
 mod keyed;
+mod movers;
 mod owners;
 mod plain_sql;
 mod producers;
@@ -55,7 +56,13 @@ const RESULTS: &str = "results";
 /// The queue in which little happens, so that who waits for it waits long.
 const QUIET: &str = "quiet";
 
-const QUEUES: [&str; 7] = [ORDERS, GROUPS, KEYED, CONSUMED, POPS, RESULTS, QUIET];
+/// The queue whose messages go aside and come back.
+const HOMES: &str = "homes";
+
+/// Where they are meanwhile.
+const ASIDE: &str = "aside";
+
+const QUEUES: [&str; 9] = [ORDERS, GROUPS, KEYED, CONSUMED, POPS, RESULTS, QUIET, HOMES, ASIDE];
 
 /// What is sent with this key goes to [`KEYED`] and [`RESULTS`].
 const ROUTING_KEY: &str = "audit.all";
@@ -64,7 +71,7 @@ const ROUTING_KEY: &str = "audit.all";
 const WINDOW: &str = "2s";
 
 /// What each run does to its end at least once, however slow the machine is; see [`report::reached`].
-const KINDS: [&str; 27] = [
+const KINDS: [&str; 29] = [
     "Archive",
     "Consume",
     "CreateQueue",
@@ -77,6 +84,7 @@ const KINDS: [&str; 27] = [
     "PurgeQueue",
     "Read",
     "ReadBatch",
+    "RedriveMessages",
     "Release",
     "Send",
     "SendBatch",
@@ -85,6 +93,7 @@ const KINDS: [&str; 27] = [
     "SetVisibilityTimeout",
     "Settle",
     "Transact",
+    "a dead letter by SQL",
     "pgmq.delete",
     "pgmq.read",
     "pgmq.send",
@@ -144,6 +153,7 @@ impl Callers {
         callers.add("quiet-sender", 1, send_quietly);
         callers.add("quiet-sql", 1, plain_sql::quietly);
         callers.add("waiter", 2, wait_for_the_quiet);
+        callers.add("mover", 2, movers::back_and_forth);
         callers.add("owner", 2, owners::make_and_drop);
         callers.add("purger", 1, owners::purge_results);
         callers.add("layouter", 1, owners::lay_out);

@@ -69,7 +69,7 @@ pub(super) async fn tables(run: &Run) -> BTreeMap<String, Tables> {
     eventually("the end of all statements", async || {
         let sql =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'
-            AND pid <> pg_backend_pid() AND query ~ '^-- pgmq-grpc: (send|delete|archive|set_vt|give_back)'";
+            AND pid <> pg_backend_pid() AND query ~ '^-- pgmq-grpc: (send|delete|archive|set_vt|give_back|redrive)'";
         let busy = client.query_one(sql, &[]).await.expect("the activity").get::<_, i64>(0);
         (busy == 0).then_some(())
     })

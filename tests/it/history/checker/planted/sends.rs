@@ -1,7 +1,7 @@
 //! Lost messages, ghosts, and ids and keys that are mixed up.
 
 use super::super::story::{QUEUE, SECOND, Story, read, refused, send, settle, unknown};
-use crate::history::record::{Action, Delivery, Outcome, Part, Read, Send, Verdict};
+use crate::history::record::{Action, Delivery, Outcome, Part, Read, Send, Settle, Target, Verdict};
 
 #[test]
 fn an_acknowledged_message_that_is_nowhere_is_lost() {
@@ -282,6 +282,46 @@ fn a_replay_must_not_keep_its_id() {
     tell(1, "a").breaks("a_message_is_removed_once");
     tell(1, "a").breaks("read_counts_count_deliveries");
     tell(2, "b").is_healthy();
+}
+
+/// A message goes aside, comes back by a redrive, and is read under these ids.
+fn redriven(verdict: &Verdict, came_as: &[i64]) -> Story {
+    let outcome = Some(Outcome::Done).filter(|_| *verdict == Verdict::Done);
+    let aside = |outcome| Settle {
+        queue: "aside".to_owned(),
+        action: Action::Delete,
+        target: Target::Id(7),
+        outcome,
+        vt: None,
+    };
+    let mut story = Story::new();
+    story.sent(1, "a");
+    story.read(1, "a", 1);
+    let Part::Send(sent) = send("a", Some(7)) else { unreachable!("a send") };
+    let parts = vec![
+        settle(Action::Delete, Target::Id(1), Some(Outcome::Done)),
+        Part::Send(Send { queue: "aside".to_owned(), ..sent }),
+    ];
+    story.whole(Verdict::Done, parts);
+    let parts = vec![Part::Settle(aside(outcome)), send("a", None)];
+    story.call("RedriveMessages", verdict.clone(), parts).whole = true;
+    for &msg_id in came_as {
+        let again = story.read(msg_id, "a", 1);
+        story.settled(Action::Delete, &again, Outcome::Done);
+    }
+    story
+}
+
+#[test]
+fn a_redriven_message_must_arrive_once_and_under_a_new_id() {
+    redriven(&Verdict::Done, &[2]).is_healthy();
+    redriven(&Verdict::Done, &[]).breaks("what_is_redriven_arrives");
+    redriven(&Verdict::Done, &[2, 3]).breaks("each_send_is_stored_once");
+    redriven(&Verdict::Done, &[1]).breaks("nothing_returns_once_removed");
+    redriven(&Verdict::Done, &[1]).breaks("what_is_redriven_arrives");
+    redriven(&unknown(), &[]).is_healthy();
+    redriven(&unknown(), &[2]).is_healthy();
+    redriven(&unknown(), &[2, 3]).breaks("each_send_is_stored_once");
 }
 
 #[test]
