@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use pgmq_grpc::proto::v1::{
     DeleteRequest, GetQueueRequest, GetServerInfoRequest, ReadRequest, SendRequest, ServerState, WatchRequest,
