@@ -2,6 +2,7 @@
 
 mod conditions;
 mod consumes;
+mod policies;
 mod sends;
 
 use std::path::Path;
@@ -53,7 +54,7 @@ pub const SHORT: usize = 22;
 pub const SIZES_MEASURE: Duration = Duration::from_secs(2);
 
 /// All groups, in the order in which they run.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "sends",
     "lone sender",
     "batches",
@@ -61,6 +62,7 @@ const NAMES: [&str; 12] = [
     "latency",
     "mixed",
     "queues",
+    "policies",
     "idle consumers",
     "backlog",
     "sizes",
@@ -132,6 +134,7 @@ async fn group(name: &str, lab: &Lab, pace: Pace) -> Result<Group> {
         "latency" => conditions::latency(lab, pace).await,
         "mixed" => conditions::mixed(lab, pace).await,
         "queues" => conditions::queues(lab, pace).await,
+        "policies" => policies::group(lab, pace).await,
         "idle consumers" => conditions::idle(lab, pace).await,
         "backlog" => conditions::backlog(lab, pace).await,
         "sizes" => sends::sizes(lab, pace).await,
