@@ -199,6 +199,14 @@ pub enum Ordering {
     GroupedHead,
 }
 
+impl Ordering {
+    /// Whether what is read together stays together, because it can be of one group. Heads of groups are independent of
+    /// each other.
+    pub fn reads_groups_together(self) -> bool {
+        matches!(self, Self::Grouped | Self::GroupedRoundRobin)
+    }
+}
+
 /// A message as a queue holds it.
 #[derive(Debug, Clone)]
 pub struct Message {

@@ -4,8 +4,10 @@
 //! there on. Nothing here knows of gRPC or of SQL.
 
 pub mod archive;
+mod backoff;
 pub mod bounds;
 pub mod client;
+pub mod dead_letter;
 pub mod deduplication;
 pub mod error;
 pub mod json;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::bounds::VisibilityTimeout;
+use super::dead_letter::SetAside;
 use super::{Delivery, Ordering, QueueName, Timestamp};
 
 /// What is to be read. Those who read alike can share one read.
@@ -27,8 +28,10 @@ pub struct Taken {
     pub queue_created_at: Timestamp,
     /// The database's clock from before the read.
     pub before_read: Timestamp,
-    /// More messages were visible than fit.
+    /// More messages were visible than are here.
     pub cut: bool,
+    /// Messages that the read moved out of the queue instead.
+    pub set_aside: Vec<SetAside>,
 }
 
 /// What one look at many queues saw.

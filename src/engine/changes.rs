@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::events::Events;
+use crate::domain::dead_letter::SetAside;
 use crate::domain::message::Schedule;
 use crate::domain::queue::MoveCounts;
 use crate::domain::{QueueName, Receipt};
@@ -98,6 +99,16 @@ impl Changes {
         } else if !receipts.is_empty() {
             self.push(Change::Released(queue.clone(), receipts));
             self.sent(queue, std::iter::once(Schedule::AfterMillis(delay_ms)));
+        }
+    }
+
+    /// Messages left a queue without being settled: for another queue, or for the archive.
+    pub fn set_aside(&mut self, queue: &QueueName, aside: &SetAside) {
+        self.settled(queue, aside.msg_ids.iter().copied());
+        if let Some(to) = &aside.to {
+            self.arrived(to);
+            let dead_lettered = aside.msg_ids.len() as u64;
+            self.moved(queue, MoveCounts { dead_lettered, ..MoveCounts::default() });
         }
     }
 

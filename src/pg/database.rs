@@ -316,8 +316,8 @@ impl Connection {
     }
 
     /// The policies of the queues.
-    pub(super) fn policies(&self) -> &Policies {
-        self.database.policies()
+    pub fn policies(&self) -> Policies {
+        self.database.policies().clone()
     }
 
     /// Sets anew until when statements may run, so that the wait for the connection does not count.

@@ -11,6 +11,7 @@ mod cleaner;
 mod clients;
 mod counts;
 mod database;
+mod dead_letter;
 pub mod embedded;
 mod error;
 mod failures;

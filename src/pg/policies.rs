@@ -215,13 +215,16 @@ impl Policies {
         *self.shared.generation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what was read, unless it is of a database that was left since.
-    fn keep(&self, known: Known, read_in: u64) -> Result<()> {
+    /// Keeps what was read, unless it is of a database that was left since, or something is known and this does not replace
+    /// it.
+    fn keep(&self, known: Known, read_in: u64, replaces: bool) -> Result<()> {
         let generation = self.shared.generation.lock().unwrap_or_else(PoisonError::into_inner);
         if *generation != read_in {
             return Err(super::error::superseded(Effect::Reads));
         }
-        self.shared.known.store(Some(Arc::new(known)));
+        if replaces || !self.are_known() {
+            self.shared.known.store(Some(Arc::new(known)));
+        }
         Ok(())
     }
 }
@@ -255,25 +258,8 @@ impl Database {
     }
 
     async fn look_at_policies(&self) -> Result<()> {
-        let shared = &self.policies().shared;
         let mut connection = self.connect("policies", Deadline::within(LOOK_TIME)).await?;
-        let generation = self.policies().generation();
-        let known = shared.known.load_full();
-        let mark = known.as_ref().and_then(|known| known.mark.as_deref());
-        match connection.read_policies(mark).await {
-            Ok(None) => {}
-            Ok(Some(changed)) => self.policies().keep(changed, generation)?,
-            // A server without its schema has no policies, and may get it later.
-            Err(error) if is_out_of_reach(&error) => {
-                tracing::debug!(
-                    cause = error::chain(&error),
-                    "policies cannot be read, as if there were none"
-                );
-                self.policies().keep(Known::default(), generation)?;
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        connection.take_over_policies(true).await
     }
 }
 
@@ -302,6 +288,38 @@ pub async fn follow_policies(database: Database, stop: CancellationToken) {
 }
 
 impl Connection {
+    /// Reads the policies if they are not known, as after a change to another database.
+    ///
+    /// # Errors
+    /// As any statement that reads.
+    pub(super) async fn learn_policies(&mut self) -> Result<()> {
+        match self.policies().are_known() {
+            true => Ok(()),
+            // Another look may see more, and be done sooner.
+            false => self.take_over_policies(false).await,
+        }
+    }
+
+    async fn take_over_policies(&mut self, replaces: bool) -> Result<()> {
+        let policies = self.policies();
+        let generation = policies.generation();
+        let known = policies.shared.known.load_full();
+        let mark = known.as_ref().and_then(|known| known.mark.as_deref());
+        match self.read_policies(mark).await {
+            Ok(None) => Ok(()),
+            Ok(Some(changed)) => policies.keep(changed, generation, replaces),
+            // A server without its schema has no policies, and may get it later.
+            Err(error) if is_out_of_reach(&error) => {
+                tracing::debug!(
+                    cause = error::chain(&error),
+                    "policies cannot be read, as if there were none"
+                );
+                policies.keep(Known::default(), generation, replaces)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// All policies, if they differ from those of the mark.
     async fn read_policies(&mut self, mark: Option<&str>) -> Result<Option<Known>> {
         self.require_schema().await?;

@@ -5,12 +5,14 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
+use super::dead_letter::PAUSE_MS;
 use super::error;
 use super::row::{self, column};
 use super::settle::Fences;
 use super::statement::{Effect, Plan, Statement};
 use super::version::Feature;
 use crate::domain::bounds::MAX_REPLY_BYTES;
+use crate::domain::dead_letter::SetAside;
 use crate::domain::message::Message;
 use crate::domain::{
     Delivery, Error, Kind, Ordering, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp,
@@ -151,7 +153,7 @@ RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q
 );
 
 /// Undoes a read whose message nobody got: visible at once, and not counted. Fenced by the `vt` too, so that a
-/// change of it in between wins. `$1..$4` receipts, `$5` vt.
+/// change of it in between wins. `$1..$4` receipts, `$5` vt, `$6` after how many milliseconds it is visible.
 const GIVE_BACK: Statement = Statement::new(
     "give_back",
     Effect::Repeatable,
@@ -162,7 +164,7 @@ WITH held AS MATERIALIZED (SELECT {place}
   JOIN {q} AS q USING (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt)
   WHERE q.msg_id = ANY ($1){prune}
   ORDER BY q.msg_id FOR UPDATE OF q SKIP LOCKED)
-UPDATE {q} AS q SET vt = clock_timestamp(), read_ct = q.read_ct - 1
+UPDATE {q} AS q SET vt = clock_timestamp() + $6::bigint * interval '1 millisecond', read_ct = q.read_ct - 1
 FROM held WHERE {same} RETURNING q.msg_id",
 );
 
@@ -179,18 +181,23 @@ INSERT INTO {a} (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt, mess
 SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message,
   CASE WHEN jsonb_typeof(g.headers) = 'object' THEN g.headers ELSE '{}'::jsonb END
   || jsonb_build_object('x-pgmq-dead-letter', jsonb_build_object('queue', $5::text, 'msg_id', g.msg_id,
-    'read_ct', g.read_ct, 'enqueued_at', g.enqueued_at, 'reason', $6::text))
+    'read_ct', g.read_ct - 1, 'enqueued_at', g.enqueued_at, 'reason', $6::text))
 FROM gone AS g RETURNING msg_id",
 );
 
 impl Connection {
     /// Reads at most `count` messages that together take at most `bytes`, one alone at most a reply. What does not
-    /// fit is given back at once; what can never fit goes to the archive.
+    /// fit is given back at once. What can never fit goes to the dead-letter queue, or without one to the archive; what was
+    /// handed over as often as the queue's policy allows, to the dead-letter queue.
     ///
     /// # Errors
     /// `QueueNotFound`; `PgmqVersionUnsupported` for an ordering that this pgmq lacks.
     pub async fn read(&mut self, order: &ReadOrder, count: i32, bytes: i64) -> Result<Taken> {
         self.check_ordering(order.ordering).await?;
+        // What was handed over often enough would be once more.
+        if !self.in_transaction() {
+            self.learn_policies().await?;
+        }
         self.mark().await?;
         match self.take(order, count, bytes, None).await {
             Err(error) if error::is_unrenderable(&error) => {
@@ -246,8 +253,7 @@ impl Connection {
             true => usize::try_from(column::<i64>(first, "claimed")?).unwrap_or(0),
             false => 0,
         };
-        let mut deliveries = Vec::with_capacity(rows.len());
-        let (mut cut, mut oversized) = (Vec::new(), Vec::new());
+        let mut found = Vec::with_capacity(rows.len());
         for row in &rows {
             let Some(fits) = column::<Option<bool>>(row, "fits")? else {
                 break;
@@ -261,21 +267,39 @@ impl Connection {
                 message.enqueued_at,
                 message.last_read_at,
             );
-            let delivery = Delivery { message, receipt };
-            match (fits, column(row, "oversized")?) {
+            let is_oversized: bool = column(row, "oversized")?;
+            found.push((Delivery { message, receipt }, fits, is_oversized));
+        }
+        let mut was_cut = claimed > found.len();
+        let worn_out = self.set_worn_out_aside(&order.queue, found.iter().map(|(read, ..)| read)).await?;
+        let (mut deliveries, mut cut) = (Vec::with_capacity(found.len()), Vec::new());
+        let (mut oversized, mut stuck) = (Vec::new(), Vec::new());
+        for (delivery, fits, is_oversized) in found {
+            let msg_id = delivery.message.msg_id;
+            match (fits, is_oversized) {
+                _ if worn_out.has_moved(msg_id) => was_cut = true,
+                _ if worn_out.stuck.contains(&msg_id) => stuck.push(delivery),
+                // In its group it stands behind one that stays.
+                _ if !worn_out.stuck.is_empty() && order.ordering.reads_groups_together() => {
+                    cut.push(delivery);
+                }
                 (true, _) => deliveries.push(delivery),
                 (false, true) => oversized.push(delivery),
                 (false, false) => cut.push(delivery),
             }
         }
-        let found = deliveries.len() + cut.len() + oversized.len();
-        let was_cut = !cut.is_empty() || !oversized.is_empty() || claimed > found;
+        was_cut |= !cut.is_empty() || !oversized.is_empty();
+        let mut set_aside: Vec<SetAside> = worn_out.set_aside.into_iter().collect();
         let mut moved = Ok(());
         for delivery in &oversized {
-            moved = moved.and(self.set_aside(&order.queue, delivery, "too large for a reply").await);
+            match self.set_unreadable_aside(&order.queue, delivery, "too large for a reply").await {
+                Ok(aside) => set_aside.extend(aside),
+                Err(error) => moved = moved.and(Err(error)),
+            }
         }
         // What could not be moved aside is not given back either: every read would find it in front again.
         let given_back = self.give_back(&order.queue, &cut).await;
+        let given_back = given_back.and(self.give_back_after(&order.queue, &stuck, PAUSE_MS).await);
         match moved.and(given_back) {
             // The next read would fail alike.
             Err(error) if deliveries.is_empty() && error.kind() != Kind::Internal => return Err(error),
@@ -287,7 +311,7 @@ impl Connection {
             }
             Ok(()) => {}
         }
-        Ok(Taken { deliveries, queue_created_at: created_at, before_read, cut: was_cut })
+        Ok(Taken { deliveries, queue_created_at: created_at, before_read, cut: was_cut, set_aside })
     }
 
     /// Checks that this pgmq can read in an order.
@@ -353,6 +377,16 @@ impl Connection {
     /// # Errors
     /// `QueueNotFound`. Messages that anybody touched since stay as they are.
     pub async fn give_back(&mut self, queue: &QueueName, deliveries: &[Delivery]) -> Result<()> {
+        self.give_back_after(queue, deliveries, 0).await
+    }
+
+    /// The same for after so many milliseconds.
+    pub(super) async fn give_back_after(
+        &mut self,
+        queue: &QueueName,
+        deliveries: &[Delivery],
+        delay_ms: i64,
+    ) -> Result<()> {
         if deliveries.is_empty() {
             return Ok(());
         }
@@ -361,17 +395,18 @@ impl Connection {
         let visible_at: Vec<Timestamp> = deliveries.iter().map(|delivery| delivery.message.vt).collect();
         let mut parameters = fences.parameters();
         parameters.push((&visible_at, Type::TIMESTAMPTZ_ARRAY));
+        parameters.push((&delay_ms, Type::INT8));
         let given_back = self.query(&GIVE_BACK.on(&table), &parameters).await;
         given_back.map(drop).map_err(|error| self.missing(queue, error))
     }
 
-    /// Moves a message to the archive that no reply can carry.
-    pub(super) async fn set_aside(
+    /// Moves a message to the archive that no reply can carry; false if somebody touched it since.
+    pub(super) async fn move_to_archive(
         &mut self,
         queue: &QueueName,
         delivery: &Delivery,
         reason: &str,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let table = self.table(queue).await?;
         let receipt = &delivery.receipt;
         tracing::warn!(
@@ -393,6 +428,6 @@ impl Connection {
                 ],
             )
             .await;
-        moved.map(drop).map_err(|error| self.missing(queue, error))
+        moved.map(|rows| !rows.is_empty()).map_err(|error| self.missing(queue, error))
     }
 }

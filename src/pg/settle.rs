@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
@@ -25,6 +26,8 @@ live AS MATERIALIZED (SELECT q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_rea
     };
 }
 
+pub(super) use wanted_and_live;
+
 /// Tells what became of each wanted delivery; `settled` holds the ordinals that were settled, and their new `vt`.
 macro_rules! verdicts {
     () => {
@@ -36,6 +39,8 @@ macro_rules! verdicts {
 FROM queue CROSS JOIN wanted AS w LEFT JOIN live AS l USING (msg_id, enqueued_at) LEFT JOIN settled USING (ordinal)"
     };
 }
+
+pub(super) use verdicts;
 
 macro_rules! delete_live {
     ($returning:literal) => {
@@ -49,6 +54,8 @@ macro_rules! delete_live {
     };
 }
 
+pub(super) use delete_live;
+
 /// Keeps what was deleted in the archive.
 macro_rules! keep_gone {
     () => {
@@ -61,7 +68,7 @@ pub(super) use keep_gone;
 macro_rules! new_vt {
     () => {
         "greatest(CASE WHEN $9::boolean THEN q.vt END,
-    coalesce($8::timestamptz, clock_timestamp() + $7::bigint * interval '1 millisecond'))"
+    coalesce($8::timestamptz, clock_timestamp() + ($7::bigint[])[w.ordinal::integer] * interval '1 millisecond'))"
     };
 }
 
@@ -210,7 +217,7 @@ impl Connection {
         receipts: &[Receipt],
         settlement: Settlement,
     ) -> Result<Vec<ItemResult>> {
-        let table = self.table(queue).await?;
+        let delays_ms = vec![settlement.delay_ms(); receipts.len()];
         let statement = match settlement {
             Settlement::Delete => DELETE_LIVE,
             Settlement::Archive => ARCHIVE_LIVE,
@@ -218,17 +225,42 @@ impl Connection {
                 SET_VT_LIVE
             }
         };
+        self.settle_live(&statement, queue, receipts, settlement, &delays_ms).await
+    }
+
+    /// The same, making each visible after its own number of milliseconds.
+    ///
+    /// # Errors
+    /// As [`Connection::settle_or_tell`].
+    pub async fn release_or_tell(
+        &mut self,
+        queue: &QueueName,
+        receipts: &[Receipt],
+        delays_ms: &[i64],
+    ) -> Result<Vec<ItemResult>> {
+        let delays_ms: Vec<Option<i64>> = delays_ms.iter().copied().map(Some).collect();
+        self.settle_live(&SET_VT_LIVE, queue, receipts, Settlement::VisibleAfterMillis(0), &delays_ms).await
+    }
+
+    async fn settle_live(
+        &mut self,
+        statement: &Statement,
+        queue: &QueueName,
+        receipts: &[Receipt],
+        settlement: Settlement,
+        delays_ms: &[Option<i64>],
+    ) -> Result<Vec<ItemResult>> {
+        let table = self.table(queue).await?;
         let fences = Fences::of(receipts.iter());
         let created_at: Vec<Timestamp> = receipts.iter().map(Receipt::queue_created_at).collect();
         let name = queue.as_str();
-        let (delay_ms, visible_at) = (settlement.delay_ms(), settlement.visible_at());
-        let only_longer = settlement.only_longer();
+        let (visible_at, only_longer) = (settlement.visible_at(), settlement.only_longer());
         let parameters = [
             fences.parameters(),
             vec![
                 (&name, Type::TEXT),
                 (&created_at, Type::TIMESTAMPTZ_ARRAY),
-                (&delay_ms, Type::INT8),
+                (&delays_ms, Type::INT8_ARRAY),
                 (&visible_at, Type::TIMESTAMPTZ),
                 (&only_longer, Type::BOOL),
             ],
@@ -242,17 +274,7 @@ impl Connection {
             self.catalog().forget(queue);
             return Err(Error::queue_not_found(queue.as_str()));
         }
-        let mut results: Vec<Option<ItemResult>> = vec![None; receipts.len()];
-        for row in &rows {
-            let outcome = match column(row, "outcome")? {
-                "DONE" => Outcome::Done,
-                "NOT_FOUND" => Outcome::NotFound,
-                _ => Outcome::Stale,
-            };
-            let result = ItemResult { outcome, vt: column(row, "vt")? };
-            *place(&mut results, column(row, "ordinal")?)? = Some(result);
-        }
-        results.into_iter().map(|result| result.ok_or_else(no_verdict)).collect()
+        outcomes(&rows, receipts.len())
     }
 
     /// Settles distinct ids whoever holds their messages, in the same order.
@@ -310,6 +332,21 @@ impl Connection {
             .map_err(|error| self.missing(queue, error))?;
         rows.iter().map(|row| row::message(row, table.fenced_by_read_time)).collect()
     }
+}
+
+/// What the rows of `verdicts` tell of so many deliveries.
+pub(super) fn outcomes(rows: &[Row], count: usize) -> Result<Vec<ItemResult>> {
+    let mut results: Vec<Option<ItemResult>> = vec![None; count];
+    for row in rows {
+        let outcome = match column(row, "outcome")? {
+            "DONE" => Outcome::Done,
+            "NOT_FOUND" => Outcome::NotFound,
+            _ => Outcome::Stale,
+        };
+        let result = ItemResult { outcome, vt: column(row, "vt")? };
+        *place(&mut results, column(row, "ordinal")?)? = Some(result);
+    }
+    results.into_iter().map(|result| result.ok_or_else(no_verdict)).collect()
 }
 
 pub(super) fn place<T>(items: &mut [T], ordinal: i64) -> Result<&mut T> {

@@ -50,6 +50,8 @@ macro_rules! held {
     };
 }
 
+pub(super) use held;
+
 /// The rows of ids, whoever holds their messages, locked in the order of their ids. `$1` ids.
 macro_rules! held_by_id {
     ($columns:literal, $arrays:literal) => {

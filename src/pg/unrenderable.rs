@@ -10,6 +10,7 @@ use super::read::POP;
 use super::row::column;
 use super::statement::{Effect, Statement};
 use crate::domain::bounds::MAX_REPLY_BYTES;
+use crate::domain::dead_letter::SetAside;
 use crate::domain::message::Message;
 use crate::domain::{Delivery, Error, QueueName, ReadOrder, Result, Taken};
 
@@ -84,7 +85,7 @@ impl Connection {
     }
 
     /// After a read that the database could not answer: takes the same messages without their texts, moves those that
-    /// cannot be rendered to the archive, and gives the others back for the next read.
+    /// cannot be rendered aside, and gives the others back for the next read.
     ///
     /// # Errors
     /// The read's own, if each of the messages can be rendered.
@@ -96,16 +97,18 @@ impl Connection {
     ) -> Result<Taken> {
         let taken = self.take(order, count, i64::MAX, Some(without_texts)).await?;
         let mut others = Vec::with_capacity(taken.deliveries.len());
-        let mut moved = Ok(false);
+        // Some may have gone aside for other reasons, and with them what could not be rendered.
+        let (mut moved, mut set_aside) = (Ok(!taken.set_aside.is_empty()), taken.set_aside);
         for delivery in taken.deliveries {
             // After a failure the rest is only given back.
             if moved.is_ok() {
                 match self.move_if_unrenderable(order, &delivery).await {
-                    Ok(true) => {
+                    Ok(Some(aside)) => {
                         moved = Ok(true);
+                        set_aside.extend(aside);
                         continue;
                     }
-                    Ok(false) => {}
+                    Ok(None) => {}
                     Err(error) => moved = Err(error),
                 }
             }
@@ -113,18 +116,24 @@ impl Connection {
         }
         self.give_back(&order.queue, &others).await?;
         match moved? {
-            true => Ok(Taken { deliveries: Vec::new(), cut: true, ..taken }),
+            true => Ok(Taken { deliveries: Vec::new(), cut: true, set_aside, ..taken }),
             false => Err(failed),
         }
     }
 
-    async fn move_if_unrenderable(&mut self, order: &ReadOrder, delivery: &Delivery) -> Result<bool> {
+    /// Moves a message aside if it cannot be rendered; gives what was moved then, unless somebody touched it since.
+    async fn move_if_unrenderable(
+        &mut self,
+        order: &ReadOrder,
+        delivery: &Delivery,
+    ) -> Result<Option<Option<SetAside>>> {
         self.mark().await?;
         match self.render(order, delivery).await {
-            Ok(()) => Ok(false),
+            Ok(()) => Ok(None),
             Err(error) if error::is_unrenderable(&error) => {
                 self.return_to_mark().await?;
-                self.set_aside(&order.queue, delivery, "the database cannot render it").await.map(|()| true)
+                let why = "the database cannot render it";
+                self.set_unreadable_aside(&order.queue, delivery, why).await.map(Some)
             }
             Err(error) => Err(error),
         }

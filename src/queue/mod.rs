@@ -13,6 +13,7 @@ mod merged;
 mod metrics;
 mod queues;
 mod redrive;
+mod release;
 mod rules;
 mod settle;
 mod source;
@@ -47,8 +48,9 @@ pub use queues::{
     CreateQueue, CreatedQueue, DropQueue, GetQueue, ListQueues, PurgeQueue, SetQueueLayout, UpdateQueue,
 };
 pub use redrive::{RedriveMessages, Redriven};
+pub use release::{DeadLetter, Parted, Release};
 pub use rules::{Rules, SendTerms};
-pub use settle::{Archive, Delete, Release, SetVisibilityTimeout, Settled, Targets};
+pub use settle::{Archive, Delete, SetVisibilityTimeout, Settled, Targets};
 pub use state::{MergedCalls, ServerState};
 pub use stream::{ClosingReason, GOODBYE, ReadStream, StreamItem, StreamOptions, end_of_life, retry_delay};
 pub use topics::{BindTopic, ListTopicBindings, SendTopic, SendTopicBatch, TestRouting, UnbindTopic};

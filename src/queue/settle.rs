@@ -162,38 +162,6 @@ impl OnConnection for Archive {
     }
 }
 
-/// Makes messages visible again, now or later (`pgmq.set_vt`).
-#[derive(Debug, Clone)]
-pub struct Release {
-    /// The queue.
-    pub queue: QueueName,
-    /// Which deliveries.
-    pub receipts: Vec<Receipt>,
-    /// When they become visible, in milliseconds from now.
-    pub delay_ms: i64,
-}
-
-impl OnConnection for Release {
-    const NAME: &'static str = "release";
-    type Output = Vec<ItemResult>;
-
-    async fn apply(&self, connection: &mut Connection) -> Result<Vec<ItemResult>> {
-        let targets = Targets::Receipts(self.receipts.clone());
-        targets.settle(connection, &self.queue, Settlement::VisibleAfterMillis(self.delay_ms)).await
-    }
-
-    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Vec<ItemResult>> {
-        let (targets, change) =
-            (Targets::Receipts(self.receipts), Change::Release { delay_ms: self.delay_ms });
-        broker.until(deadline, broker.merging.settle(self.queue, targets, change)).await
-    }
-
-    fn tell(&self, results: &Vec<ItemResult>, changes: &mut Changes) {
-        let done = self.receipts.iter().zip(results).filter(|(_, result)| result.outcome == Outcome::Done);
-        changes.released(&self.queue, done.map(|(receipt, _)| *receipt), self.delay_ms);
-    }
-}
-
 /// Sets when messages become visible (`pgmq.set_vt`).
 #[derive(Debug, Clone)]
 pub struct SetVisibilityTimeout {

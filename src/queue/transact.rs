@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::topics::tell_of_copies;
 use super::{
-    Archive, Delete, OnConnection, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout, Settled,
-    Targets, transact_record,
+    Archive, DeadLetter, Delete, OnConnection, Parted, Release, Send, SendBatch, SendTopic,
+    SetVisibilityTimeout, Settled, Targets, transact_record,
 };
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::queue::TopicCopy;
@@ -23,6 +23,7 @@ pub enum TransactOperation {
     Delete(Delete),
     Archive(Archive),
     Release(Release),
+    DeadLetter(DeadLetter),
     SetVisibilityTimeout(SetVisibilityTimeout),
 }
 
@@ -35,7 +36,8 @@ pub enum TransactResult {
     SendTopic(Vec<TopicCopy>),
     Delete(Vec<ItemResult>),
     Archive(Vec<ItemResult>),
-    Release(Vec<ItemResult>),
+    Release(Parted),
+    DeadLetter(Parted),
     SetVisibilityTimeout(Settled),
 }
 
@@ -69,6 +71,7 @@ impl OnConnection for Transact {
             TransactOperation::Delete(_)
             | TransactOperation::Archive(_)
             | TransactOperation::Release(_)
+            | TransactOperation::DeadLetter(_)
             | TransactOperation::SetVisibilityTimeout(_) => 0,
         });
         bytes.sum()
@@ -194,14 +197,14 @@ impl TransactOperation {
             Self::Delete(delete) => TransactResult::Delete(delete.apply(connection).await?),
             Self::Archive(archive) => TransactResult::Archive(archive.apply(connection).await?),
             Self::Release(release) => TransactResult::Release(release.apply(connection).await?),
+            Self::DeadLetter(dead) => TransactResult::DeadLetter(dead.apply(connection).await?),
             Self::SetVisibilityTimeout(set) => {
                 TransactResult::SetVisibilityTimeout(set.apply(connection).await?)
             }
         };
         let results: &[ItemResult] = match &result {
-            TransactResult::Delete(results)
-            | TransactResult::Archive(results)
-            | TransactResult::Release(results) => results,
+            TransactResult::Delete(results) | TransactResult::Archive(results) => results,
+            TransactResult::Release(parted) | TransactResult::DeadLetter(parted) => &parted.results,
             TransactResult::SetVisibilityTimeout(settled) => &settled.results,
             TransactResult::Send(_) | TransactResult::SendBatch(_) | TransactResult::SendTopic(_) => &[],
         };
@@ -217,7 +220,11 @@ impl TransactOperation {
                 std::slice::from_ref(message)
             }
             Self::SendBatch(SendBatch { messages, .. }) => messages,
-            Self::Delete(_) | Self::Archive(_) | Self::Release(_) | Self::SetVisibilityTimeout(_) => &[],
+            Self::Delete(_)
+            | Self::Archive(_)
+            | Self::Release(_)
+            | Self::DeadLetter(_)
+            | Self::SetVisibilityTimeout(_) => &[],
         }
     }
 
@@ -228,7 +235,8 @@ impl TransactOperation {
             | Self::SetVisibilityTimeout(SetVisibilityTimeout { queue, targets, .. }) => {
                 Some((queue, targets.clone()))
             }
-            Self::Release(Release { queue, receipts, .. }) => {
+            Self::Release(Release { queue, receipts, .. })
+            | Self::DeadLetter(DeadLetter { queue, receipts, .. }) => {
                 Some((queue, Targets::Receipts(receipts.clone())))
             }
             Self::Send(_) | Self::SendBatch(_) | Self::SendTopic(_) => None,
@@ -242,6 +250,7 @@ impl TransactOperation {
             (Self::Delete(delete), TransactResult::Delete(output)) => delete.tell(output, changes),
             (Self::Archive(archive), TransactResult::Archive(output)) => archive.tell(output, changes),
             (Self::Release(release), TransactResult::Release(output)) => release.tell(output, changes),
+            (Self::DeadLetter(dead), TransactResult::DeadLetter(output)) => dead.tell(output, changes),
             (Self::SetVisibilityTimeout(set), TransactResult::SetVisibilityTimeout(output)) => {
                 set.tell(output, changes);
             }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Archive, Delete, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout, Settled, Targets,
-    TransactOperation, TransactResult,
+    Archive, DeadLetter, Delete, Parted, Release, Send, SendBatch, SendTopic, SetVisibilityTimeout, Settled,
+    Targets, TransactOperation, TransactResult,
 };
 use crate::domain::json::quote;
 use crate::domain::message::{ItemResult, Outcome};
@@ -55,6 +55,9 @@ fn content_of(operation: &TransactOperation) -> String {
         TransactOperation::Release(Release { queue, receipts: given, .. }) => {
             ("release", queue.as_str(), receipts(given))
         }
+        TransactOperation::DeadLetter(DeadLetter { queue, receipts: given, .. }) => {
+            ("dead_letter", queue.as_str(), receipts(given))
+        }
         TransactOperation::SetVisibilityTimeout(SetVisibilityTimeout { queue, targets: given, .. }) => {
             ("set_visibility_timeout", queue.as_str(), targets(given))
         }
@@ -72,6 +75,7 @@ enum Record {
     Delete(Vec<ItemRecord>),
     Archive(Vec<ItemRecord>),
     Release(Vec<ItemRecord>),
+    DeadLetter(Vec<ItemRecord>),
     SetVisibilityTimeout(Vec<ItemRecord>),
 }
 
@@ -142,7 +146,8 @@ fn record(result: &TransactResult) -> Record {
         }
         TransactResult::Delete(results) => Record::Delete(items(results)),
         TransactResult::Archive(results) => Record::Archive(items(results)),
-        TransactResult::Release(results) => Record::Release(items(results)),
+        TransactResult::Release(parted) => Record::Release(items(&parted.results)),
+        TransactResult::DeadLetter(parted) => Record::DeadLetter(items(&parted.results)),
         TransactResult::SetVisibilityTimeout(settled) => {
             Record::SetVisibilityTimeout(items(&settled.results))
         }
@@ -169,7 +174,8 @@ fn result(record: Record) -> Result<TransactResult> {
         }
         Record::Delete(records) => TransactResult::Delete(items(records)),
         Record::Archive(records) => TransactResult::Archive(items(records)),
-        Record::Release(records) => TransactResult::Release(items(records)),
+        Record::Release(records) => TransactResult::Release(Parted::told(items(records))),
+        Record::DeadLetter(records) => TransactResult::DeadLetter(Parted::told(items(records))),
         Record::SetVisibilityTimeout(records) => {
             TransactResult::SetVisibilityTimeout(Settled { results: items(records), messages: Vec::new() })
         }

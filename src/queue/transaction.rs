@@ -95,6 +95,9 @@ impl InTransaction for ReadBatch {
         loop {
             wake.take();
             let taken = transaction.connection.read(&self.order, self.count, MAX_REPLY_BYTES).await?;
+            for aside in &taken.set_aside {
+                transaction.changes.set_aside(queue, aside);
+            }
             let left = until.saturating_duration_since(Instant::now());
             if !taken.deliveries.is_empty() || (left.is_zero() && !taken.cut) {
                 return Ok(taken.deliveries);

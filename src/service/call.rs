@@ -29,7 +29,7 @@ pub struct CallContext {
 }
 
 /// The calls that are merged with others and answered at once, so that any number of them comes from busy clients.
-const SHORT: [&str; 5] = ["Send", "Delete", "Archive", "Release", "SetVisibilityTimeout"];
+const SHORT: [&str; 6] = ["Send", "Delete", "Archive", "Release", "DeadLetter", "SetVisibilityTimeout"];
 
 /// Whether the path is one of a merged call.
 pub fn is_short(path: &str) -> bool {

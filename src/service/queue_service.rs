@@ -16,12 +16,13 @@ use super::{RequestId, Service, to_status};
 use crate::domain::{Deadline, Error};
 use crate::proto::v1::queue_service_server::QueueService;
 use crate::proto::v1::{
-    ArchiveRequest, ArchiveResponse, ConsumeRequest, CreateQueueRequest, CreateQueueResponse, DeleteRequest,
-    DeleteResponse, DropQueueRequest, DropQueueResponse, GetQueueMetricsRequest, GetQueueMetricsResponse,
-    GetQueueRequest, GetQueueResponse, GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest,
-    ListQueueMetricsResponse, ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse, ProduceRequest,
-    PurgeQueueRequest, PurgeQueueResponse, ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse,
-    ReleaseRequest, ReleaseResponse, SendBatchRequest, SendBatchResponse, SendRequest, SendResponse,
+    ArchiveRequest, ArchiveResponse, ConsumeRequest, CreateQueueRequest, CreateQueueResponse,
+    DeadLetterRequest, DeadLetterResponse, DeleteRequest, DeleteResponse, DropQueueRequest,
+    DropQueueResponse, GetQueueMetricsRequest, GetQueueMetricsResponse, GetQueueRequest, GetQueueResponse,
+    GetServerInfoRequest, GetServerInfoResponse, ListQueueMetricsRequest, ListQueueMetricsResponse,
+    ListQueuesRequest, ListQueuesResponse, PopRequest, PopResponse, ProduceRequest, PurgeQueueRequest,
+    PurgeQueueResponse, ReadBatchRequest, ReadBatchResponse, ReadRequest, ReadResponse, ReleaseRequest,
+    ReleaseResponse, SendBatchRequest, SendBatchResponse, SendRequest, SendResponse,
     SetVisibilityTimeoutRequest, SetVisibilityTimeoutResponse, StreamStarted, TransactRequest,
     TransactResponse, ValidateNameRequest, ValidateNameResponse, WatchRequest,
 };
@@ -126,6 +127,10 @@ impl QueueService for Service {
 
     async fn release(&self, request: Request<ReleaseRequest>) -> Answer<ReleaseResponse> {
         self.call::<queue::Release, _, _>(request).await
+    }
+
+    async fn dead_letter(&self, request: Request<DeadLetterRequest>) -> Answer<DeadLetterResponse> {
+        self.call::<queue::DeadLetter, _, _>(request).await
     }
 
     async fn set_visibility_timeout(

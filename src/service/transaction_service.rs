@@ -276,6 +276,7 @@ impl Session {
             Delete = "delete.",
             Archive = "archive.",
             Release = "release.",
+            DeadLetter = "dead_letter.",
             SetVisibilityTimeout = "set_visibility_timeout.",
             SendTopic = "send_topic.",
             SendTopicBatch = "send_topic_batch.",

@@ -142,6 +142,12 @@ impl Consumer {
         std::mem::take(&mut self.messages)
     }
 
+    /// All messages that have come; at least one.
+    pub(crate) async fn some(&mut self) -> Vec<Message> {
+        self.until("messages", |this| (!this.messages.is_empty()).then_some(())).await;
+        std::mem::take(&mut self.messages)
+    }
+
     /// The next message, which comes alone.
     pub(crate) async fn message(&mut self) -> Message {
         self.take(1).await.remove(0)
@@ -219,7 +225,7 @@ pub(crate) fn settle(action: SettleAction, messages: &[&Message]) -> Command {
 
 /// A settle by texts.
 pub(crate) fn settle_receipts(action: SettleAction, receipts: Vec<String>) -> Command {
-    Command::Settle(Settle { receipts, action: action.into(), delay: None })
+    Command::Settle(Settle { receipts, action: action.into(), ..Default::default() })
 }
 
 /// An extend by messages.

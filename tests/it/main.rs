@@ -8,6 +8,7 @@ mod browse;
 mod clients;
 mod connection_age;
 mod consume;
+mod dead_letters;
 mod deadlines;
 mod deduplication;
 mod drain;

@@ -69,8 +69,7 @@ pub(super) enum Found {
 
 impl Class {
     pub(super) fn new(order: ReadOrder, followed: Arc<QueueEvents>) -> Self {
-        // Only heads of groups are independent of each other; what else is read together stays together.
-        let whole = matches!(order.ordering, Ordering::Grouped | Ordering::GroupedRoundRobin);
+        let whole = order.ordering.reads_groups_together();
         let wake = Arc::new(Wake::default());
         let interest = match order.ordering {
             Ordering::Unordered => Interest::Visible,

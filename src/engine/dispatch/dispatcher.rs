@@ -11,6 +11,7 @@ use super::class::{Class, Found, Step};
 use super::handover::Handover;
 use super::source::Session;
 use crate::domain::{Error, Kind, Result, Taken, Timestamp, error};
+use crate::engine::Changes;
 
 /// How long a dispatcher stays that nobody subscribes to, for callers who come and go.
 const LINGER: Duration = Duration::from_secs(5);
@@ -122,7 +123,12 @@ async fn read_in_turn(dispatch: &Dispatch, class: &Class, mut turn: super::Turn)
     let full = taken.cut || taken.deliveries.len() >= ask.count;
     let before_read = taken.before_read;
     let something = !taken.deliveries.is_empty();
+    let mut changes = Changes::default();
+    for aside in &taken.set_aside {
+        changes.set_aside(&class.order.queue, aside);
+    }
     hand_over(dispatch, class, taken, full);
+    changes.tell(&dispatch.shared.events);
     class.found(if full { Found::Full } else { Found::Short { before_read, something } });
     // The turn is here, so the question costs least now.
     if let Step::AskNextVisible(before_read) = class.next_step() {

@@ -235,7 +235,13 @@ fn take(world: &mut World, order: &ReadOrder, count: usize, now: Duration) -> Re
         Delivery { message, receipt }
     });
     let deliveries = deliveries.collect();
-    Ok(Taken { deliveries, queue_created_at: created_at, before_read: moment(now), cut: false })
+    Ok(Taken {
+        deliveries,
+        queue_created_at: created_at,
+        before_read: moment(now),
+        cut: false,
+        set_aside: Vec::new(),
+    })
 }
 
 pub(crate) struct Stage {

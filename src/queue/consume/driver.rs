@@ -285,7 +285,7 @@ impl Consumer {
             let began = Instant::now();
             let targets = Targets::Receipts(bundle.receipts.clone());
             // The commands of a stream are bounded, so it may wait: its client is told by HTTP/2.
-            let told = broker.merging.settle_unlocked(queue, targets, change_of(bundle.settlement)).await;
+            let told = broker.merging.settle_unlocked(queue, targets, bundle.change.clone()).await;
             Done::Settled(bundle, told, began)
         }));
     }
@@ -295,7 +295,7 @@ impl Consumer {
         self.working.push(Box::pin(async move {
             let began = Instant::now();
             let targets = Targets::Receipts(locked.settle.receipts.clone());
-            let (change, told) = (change_of(locked.settle.settlement), locked.told.clone());
+            let (change, told) = (locked.settle.change.clone(), locked.told.clone());
             let results = broker.merging.until_unlocked(queue, targets, change, told).await;
             Done::Unlocked(locked, results, began)
         }));
@@ -326,7 +326,7 @@ impl Consumer {
             Ok(told) => {
                 let outcomes = bundle.receipts.iter().zip(told);
                 let outcomes = outcomes.filter_map(|(receipt, told)| Some((*receipt, (*told)?.outcome)));
-                self.note(bundle.settlement, outcomes, began);
+                self.note(&bundle.change, outcomes, began);
             }
             Err(error) if bundle.sender == Sender::AutoExtend => {
                 let (queue, error) = (self.options.order.queue.as_str(), crate::domain::error::chain(error));
@@ -355,7 +355,7 @@ impl Consumer {
             let all = locked.settle.receipts.iter().zip(&locked.told).zip(results);
             let outcomes = all.filter(|((_, told), _)| told.is_none());
             let outcomes = outcomes.map(|((receipt, _), result)| (*receipt, result.outcome));
-            self.note(locked.settle.settlement, outcomes, began);
+            self.note(&locked.settle.change, outcomes, began);
         }
         let answer = self.settles.unlocked(locked, results);
         self.outbox.put_results(vec![answer]);
@@ -364,11 +364,11 @@ impl Consumer {
     /// Notes in the window what became of messages.
     fn note(
         &self,
-        settlement: Settlement,
+        change: &Change,
         outcomes: impl Iterator<Item = (Receipt, Outcome)> + Clone,
         began: Instant,
     ) {
-        if let Settlement::HiddenForMillis(millis) = settlement {
+        if let Change::Reschedule(Settlement::HiddenForMillis(millis)) = change {
             let hidden = Duration::from_millis(millis.unsigned_abs());
             let done = outcomes.clone().filter(|(_, outcome)| *outcome == Outcome::Done);
             self.window.extend(done.map(|(receipt, _)| receipt), began + hidden);
@@ -539,8 +539,8 @@ impl Consumer {
         let Some(extends) = &mut self.extends else { return };
         let (pending, untaken) = (self.settles.pending(), self.outbox.untaken());
         for (millis, receipts) in extends.due(&self.window.held(), &pending, &untaken) {
-            let settlement = Settlement::HiddenForMillis(millis);
-            let bundle = Bundle { settlement, receipts, sender: Sender::AutoExtend };
+            let change = Change::Reschedule(Settlement::HiddenForMillis(millis));
+            let bundle = Bundle { change, receipts, sender: Sender::AutoExtend };
             self.settles.send_own(&bundle);
             self.send(bundle);
         }
@@ -554,15 +554,6 @@ impl Consumer {
         let queue = self.options.order.queue.clone();
         self.working
             .push(Box::pin(async move { Done::Looked(broker.dispatch.check_window(&queue, &window).await) }));
-    }
-}
-
-fn change_of(settlement: Settlement) -> Change {
-    match settlement {
-        Settlement::Delete => Change::Delete,
-        Settlement::Archive => Change::Archive,
-        Settlement::VisibleAfterMillis(delay_ms) => Change::Release { delay_ms },
-        other @ (Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_)) => Change::Reschedule(other),
     }
 }
 

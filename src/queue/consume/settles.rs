@@ -7,9 +7,9 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::domain::message::ItemResult;
-use crate::domain::{Error, Receipt, Result, Settlement};
+use crate::domain::{Error, Receipt, Result};
 use crate::pg::may_be_one_items_fault;
-use crate::queue::Told;
+use crate::queue::{Change, Told};
 
 /// The most receipts of one bundle. A command has at most as many.
 const MAX_BUNDLE: usize = 1_000;
@@ -25,7 +25,7 @@ pub struct Settle {
     /// Which deliveries.
     pub receipts: Vec<Receipt>,
     /// What becomes of them.
-    pub settlement: Settlement,
+    pub change: Change,
 }
 
 /// What became of one `settle` or `extend`.
@@ -49,7 +49,7 @@ pub(super) enum Sender {
 /// Receipts with which the same is to be done.
 #[derive(Debug)]
 pub(super) struct Bundle {
-    pub(super) settlement: Settlement,
+    pub(super) change: Change,
     pub(super) receipts: Vec<Receipt>,
     pub(super) sender: Sender,
 }
@@ -72,7 +72,7 @@ impl Bundle {
             }
             Sender::AutoExtend => (self.receipts.len() / 2, Sender::AutoExtend),
         };
-        Self { settlement: self.settlement, receipts: self.receipts.split_off(first), sender }
+        Self { change: self.change.clone(), receipts: self.receipts.split_off(first), sender }
     }
 }
 
@@ -151,7 +151,7 @@ impl Settles {
             let room = MAX_BUNDLE.saturating_sub(settle.receipts.len());
             let place = bundles
                 .iter()
-                .position(|bundle| bundle.settlement == settle.settlement && bundle.receipts.len() <= room);
+                .position(|bundle| bundle.change == settle.change && bundle.receipts.len() <= room);
             if place.is_none() && self.bundles + bundles.len() >= MAX_BUNDLES {
                 left.push_back(settle);
                 break;
@@ -166,7 +166,7 @@ impl Settles {
                     }
                 }
                 None => bundles.push(Bundle {
-                    settlement: settle.settlement,
+                    change: settle.change,
                     receipts: settle.receipts,
                     sender: Sender::Commands(vec![command]),
                 }),
@@ -211,8 +211,8 @@ impl Settles {
             };
             match told {
                 Ok(told) if told.iter().any(Option::is_none) => {
-                    let (receipts, settlement) = (bundle.receipts[own].to_vec(), bundle.settlement);
-                    let settle = Settle { request_id, receipts, settlement };
+                    let (receipts, change) = (bundle.receipts[own].to_vec(), bundle.change.clone());
+                    let settle = Settle { request_id, receipts, change };
                     let rest = Locked { settle, told: told.to_vec() };
                     self.busy.extend(rest.receipts().map(|receipt| receipt.msg_id()));
                     locked.push(rest);
@@ -254,13 +254,13 @@ fn miscounted() -> Error {
 mod tests {
     use super::*;
     use crate::domain::message::Outcome;
-    use crate::domain::{Kind, QueueName, Timestamp};
+    use crate::domain::{Kind, QueueName, Settlement, Timestamp};
 
-    fn settle(request_id: u64, msg_ids: &[i64], settlement: Settlement) -> Settle {
+    fn settle(request_id: u64, msg_ids: &[i64], change: Change) -> Settle {
         let queue = QueueName::try_from("q".to_owned()).expect("a good name");
         let at = Timestamp::from_unix_micros(1);
         let receipts = msg_ids.iter().map(|&msg_id| Receipt::new(&queue, at, msg_id, 1, at, Some(at)));
-        Settle { request_id, receipts: receipts.collect(), settlement }
+        Settle { request_id, receipts: receipts.collect(), change }
     }
 
     fn msg_ids(bundle: &Bundle) -> Vec<i64> {
@@ -286,9 +286,9 @@ mod tests {
     #[test]
     fn commands_that_want_the_same_go_together_and_get_their_own_results() {
         let mut settles = Settles::default();
-        settles.push(settle(7, &[1, 2], Settlement::Delete));
-        settles.push(settle(8, &[3], Settlement::Archive));
-        settles.push(settle(9, &[4], Settlement::Delete));
+        settles.push(settle(7, &[1, 2], Change::Delete));
+        settles.push(settle(8, &[3], Change::Archive));
+        settles.push(settle(9, &[4], Change::Delete));
         let bundles = settles.next_bundles();
         assert_eq!(bundles.iter().map(msg_ids).collect::<Vec<_>>(), [vec![1, 2, 4], vec![3]]);
         assert_eq!((settles.commands(), settles.receipts()), (3, 4));
@@ -304,10 +304,10 @@ mod tests {
     #[test]
     fn commands_about_one_message_keep_their_order() {
         let mut settles = Settles::default();
-        settles.push(settle(1, &[5], Settlement::HiddenForMillis(1_000)));
-        settles.push(settle(2, &[5, 6], Settlement::VisibleAfterMillis(0)));
-        settles.push(settle(3, &[6], Settlement::Delete));
-        settles.push(settle(4, &[7], Settlement::Delete));
+        settles.push(settle(1, &[5], Change::Reschedule(Settlement::HiddenForMillis(1_000))));
+        settles.push(settle(2, &[5, 6], Change::Release { delay_ms: Some(0) }));
+        settles.push(settle(3, &[6], Change::Delete));
+        settles.push(settle(4, &[7], Change::Delete));
         let first = settles.next_bundles();
         assert_eq!(first.iter().map(msg_ids).collect::<Vec<_>>(), [vec![5], vec![7]]);
         assert!(settles.next_bundles().is_empty());
@@ -322,10 +322,10 @@ mod tests {
     #[test]
     fn a_settle_waits_for_the_servers_own_extend_of_its_message() {
         let mut settles = Settles::default();
-        let own = settle(0, &[5], Settlement::HiddenForMillis(1_000));
-        let own = Bundle { settlement: own.settlement, receipts: own.receipts, sender: Sender::AutoExtend };
+        let own = settle(0, &[5], Change::Reschedule(Settlement::HiddenForMillis(1_000)));
+        let own = Bundle { change: own.change, receipts: own.receipts, sender: Sender::AutoExtend };
         settles.send_own(&own);
-        settles.push(settle(1, &[5], Settlement::VisibleAfterMillis(0)));
+        settles.push(settle(1, &[5], Change::Release { delay_ms: Some(0) }));
         assert!(settles.next_bundles().is_empty());
         assert_eq!(settles.pending(), HashSet::from([5]));
         // One that is locked is waited for no longer than one that is not.
@@ -339,15 +339,15 @@ mod tests {
     fn what_is_too_much_for_the_database_gathers() {
         let mut settles = Settles::default();
         for number in 0..MAX_BUNDLES as i64 {
-            settles.push(settle(1, &[number], Settlement::Delete));
+            settles.push(settle(1, &[number], Change::Delete));
             assert_eq!(settles.next_bundles().len(), 1);
         }
-        settles.push(settle(2, &[100], Settlement::Delete));
-        settles.push(settle(3, &[101], Settlement::Delete));
+        settles.push(settle(2, &[100], Change::Delete));
+        settles.push(settle(3, &[101], Change::Delete));
         assert!(settles.next_bundles().is_empty());
-        let back = settle(1, &[0], Settlement::Delete);
+        let back = settle(1, &[0], Change::Delete);
         let commands = Sender::Commands(vec![(1, 1)]);
-        let back = Bundle { settlement: back.settlement, receipts: back.receipts, sender: commands };
+        let back = Bundle { change: back.change, receipts: back.receipts, sender: commands };
         settles.done(&back, &outcomes(&[Outcome::Done]));
         assert_eq!(settles.next_bundles().iter().map(msg_ids).collect::<Vec<_>>(), [vec![100, 101]]);
     }
@@ -355,8 +355,8 @@ mod tests {
     #[test]
     fn a_failed_bundle_fails_each_of_its_commands() {
         let mut settles = Settles::default();
-        settles.push(settle(1, &[1], Settlement::Delete));
-        settles.push(settle(2, &[2], Settlement::Delete));
+        settles.push(settle(1, &[1], Change::Delete));
+        settles.push(settle(2, &[2], Change::Delete));
         let bundles = settles.next_bundles();
         let (results, _) = settles.done(&bundles[0], &Err(Error::queue_not_found("q")));
         let kinds = results.iter().map(|result| result.results.as_ref().expect_err("an error").kind());
@@ -367,7 +367,7 @@ mod tests {
     fn a_bundle_is_halved_down_to_its_commands_and_they_stay_busy() {
         let mut settles = Settles::default();
         for (request_id, own) in [(1, vec![1, 2]), (2, vec![3]), (3, vec![4, 5])] {
-            settles.push(settle(request_id, &own, Settlement::Delete));
+            settles.push(settle(request_id, &own, Change::Delete));
         }
         let mut bundle = settles.next_bundles().remove(0);
         assert!(bundle.can_be_halved());
@@ -377,9 +377,8 @@ mod tests {
         assert_eq!((msg_ids(&rest), msg_ids(&last)), (vec![3], vec![4, 5]));
         assert!(!rest.can_be_halved() && !last.can_be_halved(), "a command has one verdict");
 
-        let own = settle(0, &[6, 7, 8], Settlement::HiddenForMillis(1_000));
-        let mut own =
-            Bundle { settlement: own.settlement, receipts: own.receipts, sender: Sender::AutoExtend };
+        let own = settle(0, &[6, 7, 8], Change::Reschedule(Settlement::HiddenForMillis(1_000)));
+        let mut own = Bundle { change: own.change, receipts: own.receipts, sender: Sender::AutoExtend };
         let second = own.split_off();
         assert_eq!((msg_ids(&own), msg_ids(&second)), (vec![6], vec![7, 8]));
         assert!(
@@ -391,8 +390,8 @@ mod tests {
     #[test]
     fn a_locked_message_holds_up_its_own_command_only() {
         let mut settles = Settles::default();
-        settles.push(settle(1, &[1, 2], Settlement::Delete));
-        settles.push(settle(2, &[3], Settlement::Delete));
+        settles.push(settle(1, &[1, 2], Change::Delete));
+        settles.push(settle(2, &[3], Change::Delete));
         let bundles = settles.next_bundles();
         let told = Ok(vec![Some(result(Outcome::Done)), None, Some(result(Outcome::Done))]);
         let (results, locked) = settles.done(&bundles[0], &told);
@@ -402,8 +401,8 @@ mod tests {
         assert_eq!(settles.pending(), HashSet::from([2]));
 
         // What is told of is free for others, and what is locked is not.
-        settles.push(settle(3, &[2], Settlement::VisibleAfterMillis(0)));
-        settles.push(settle(4, &[1], Settlement::Archive));
+        settles.push(settle(3, &[2], Change::Release { delay_ms: Some(0) }));
+        settles.push(settle(4, &[1], Change::Archive));
         assert_eq!(settles.next_bundles().iter().map(msg_ids).collect::<Vec<_>>(), [vec![1]]);
         let results = vec![result(Outcome::Done), result(Outcome::Stale)];
         let answer = settles.unlocked(&locked[0], Ok(results));
@@ -417,7 +416,7 @@ mod tests {
         let mut settles = Settles::default();
         let mut waiting = Vec::new();
         for number in 0..2 * MAX_BUNDLES as i64 {
-            settles.push(settle(1, &[number], Settlement::Delete));
+            settles.push(settle(1, &[number], Change::Delete));
             let bundles = settles.next_bundles();
             assert_eq!(bundles.len(), 1, "{number}");
             waiting.extend(settles.done(&bundles[0], &Ok(vec![None])).1);

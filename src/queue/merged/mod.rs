@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::domain::{OutgoingMessage, QueueName, Result, Sent};
 use crate::engine::merge::{Bounds, Line, Merger, Shares, Verdict};
 use crate::engine::{Events, Parked};
-use crate::pg::Database;
+use crate::pg::{Database, Policies};
 
 pub use lines::{Place, SendLines};
 use sends::{Sending, Sends};
@@ -31,6 +31,7 @@ pub struct Merging {
     settles: Merger<Settles>,
     tasks: TaskTracker,
     parked: Parked,
+    policies: Policies,
 }
 
 impl Merging {
@@ -55,6 +56,7 @@ impl Merging {
             settles: Merger::new(settles, bounds, tasks.clone(), parked.clone()),
             tasks: tasks.clone(),
             parked: parked.clone(),
+            policies: database.policies().clone(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::dead_letter::{Cause, SetAside};
 use crate::domain::message::Outcome;
 use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result, Settlement};
 use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
@@ -23,32 +24,60 @@ pub(super) const FLUSH_TIME: Duration = Duration::from_secs(15);
 const HELD_BYTES: usize = 128;
 
 /// What is to become of messages, and who is to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// They are deleted.
     Delete,
     /// They move to the archive.
     Archive,
-    /// They become visible after so many milliseconds, and no longer belong to who held them.
+    /// They become visible, and no longer belong to who held them. Those that were handed over as often as the queue's policy
+    /// allows move to its dead-letter queue instead.
     Release {
-        /// Milliseconds from now.
-        delay_ms: i64,
+        /// Milliseconds from now; none as the policy says.
+        delay_ms: Option<i64>,
     },
+    /// They move to the dead-letter queue.
+    DeadLetter(Cause),
     /// They become visible at another time.
     Reschedule(Settlement),
 }
 
 impl Change {
-    fn settlement(self) -> Settlement {
+    /// Whether a repeat ends in the same state: a change of visibility by ids can concern another's delivery.
+    pub(super) fn may_be_repeated(&self, targets: &Targets) -> bool {
+        matches!(targets, Targets::Receipts(_)) || matches!(self, Self::Delete | Self::Archive)
+    }
+}
+
+/// What a statement does with one caller's targets.
+pub(super) enum Deed {
+    /// The same to each.
+    Settle(Settlement),
+    /// Each becomes visible after its own number of milliseconds, and no longer belongs to who held it.
+    Release(Vec<i64>),
+    /// Each moves to the dead-letter queue.
+    DeadLetter(Cause),
+}
+
+impl Deed {
+    fn settlement(&self, place: usize) -> Settlement {
         match self {
-            Self::Delete => Settlement::Delete,
-            Self::Archive => Settlement::Archive,
-            Self::Release { delay_ms } => Settlement::VisibleAfterMillis(delay_ms),
-            Self::Reschedule(settlement) => settlement,
+            Self::Settle(settlement) => *settlement,
+            Self::Release(delays_ms) => Settlement::VisibleAfterMillis(delays_ms[place]),
+            // It has a statement of its own.
+            Self::DeadLetter(_) => Settlement::Delete,
         }
     }
 
-    fn tell(self, changes: &mut Changes, queue: &QueueName, targets: &Targets, looks: &[FirstLook]) {
+    /// Says what has changed; `to` is the dead-letter queue.
+    fn tell(
+        &self,
+        changes: &mut Changes,
+        queue: &QueueName,
+        to: Option<&QueueName>,
+        targets: &Targets,
+        looks: &[FirstLook],
+    ) {
         let done = |place: usize| matches!(looks.get(place), Some(FirstLook::Told(result)) if result.outcome == Outcome::Done);
         let places = 0..looks.len();
         if !places.clone().any(done) {
@@ -56,18 +85,24 @@ impl Change {
         }
         let done = places.filter(|&place| done(place));
         match (self, targets) {
-            (Self::Delete | Self::Archive, targets) => {
+            (Self::Settle(Settlement::Delete | Settlement::Archive), targets) => {
                 changes.settled(queue, done.map(|place| targets.msg_id(place)));
             }
-            (Self::Release { delay_ms }, Targets::Receipts(receipts)) => {
-                changes.released(queue, done.map(|place| receipts[place]), delay_ms);
+            (Self::DeadLetter(_), targets) => {
+                let msg_ids = done.map(|place| targets.msg_id(place)).collect();
+                changes.set_aside(queue, &SetAside { to: to.cloned(), msg_ids });
+            }
+            (Self::Release(delays_ms), Targets::Receipts(receipts)) => {
+                // Who looks for the first finds when the next is due.
+                let first = done.clone().map(|place| delays_ms[place]).min().unwrap_or(0);
+                changes.released(queue, done.map(|place| receipts[place]), first);
             }
             // Nobody has to look for what is not there for longer, and who counts on it asks the database anyway.
-            (Self::Reschedule(Settlement::HiddenForMillis(_)), _) => {}
-            (Self::Reschedule(Settlement::VisibleAfterMillis(millis)), _) => {
-                changes.rescheduled_for(queue, millis);
+            (Self::Settle(Settlement::HiddenForMillis(_)), _) => {}
+            (Self::Settle(Settlement::VisibleAfterMillis(millis)), _) => {
+                changes.rescheduled_for(queue, *millis);
             }
-            (Self::Release { .. } | Self::Reschedule(_), _) => changes.rescheduled(queue),
+            (Self::Release(_) | Self::Settle(_), _) => changes.rescheduled(queue),
         }
     }
 }
@@ -85,16 +120,16 @@ enum Action {
     Delete,
     Archive,
     SetVisibility,
+    DeadLetter,
 }
 
 impl SettleLane {
-    pub(super) fn of(queue: QueueName, targets: &Targets, change: Change) -> Self {
-        let action = match change.settlement() {
-            Settlement::Delete => Action::Delete,
-            Settlement::Archive => Action::Archive,
-            Settlement::VisibleAfterMillis(_) | Settlement::VisibleAt(_) | Settlement::HiddenForMillis(_) => {
-                Action::SetVisibility
-            }
+    pub(super) fn of(queue: QueueName, targets: &Targets, deed: &Deed) -> Self {
+        let action = match deed {
+            Deed::Settle(Settlement::Delete) => Action::Delete,
+            Deed::Settle(Settlement::Archive) => Action::Archive,
+            Deed::Settle(_) | Deed::Release(_) => Action::SetVisibility,
+            Deed::DeadLetter(_) => Action::DeadLetter,
         };
         Self { queue, action, by_receipt: matches!(targets, Targets::Receipts(_)) }
     }
@@ -103,15 +138,7 @@ impl SettleLane {
 /// One caller's distinct targets, and what is to become of them.
 pub(super) struct Wanted {
     pub(super) targets: Targets,
-    pub(super) change: Change,
-}
-
-impl Wanted {
-    /// Whether a repeat ends in the same state: a change of visibility by ids can concern another's delivery.
-    pub(super) fn may_be_repeated(&self) -> bool {
-        let by_receipt = matches!(self.targets, Targets::Receipts(_));
-        by_receipt || matches!(self.change.settlement(), Settlement::Delete | Settlement::Archive)
-    }
+    pub(super) deed: Deed,
 }
 
 impl Load for Wanted {
@@ -172,15 +199,16 @@ impl Merge for Settles {
         parcels: Vec<Parcel<Wanted, Looked>>,
     ) -> Option<Error> {
         let wanted: Vec<&Wanted> = parcels.iter().map(|parcel| &parcel.load).collect();
-        let mut first = First { connection, lane };
+        let mut first = First { connection, lane, dead_letter_queue: None };
         let mut looks = bisect(&wanted, &mut first).await;
         look_closer(&mut first, &wanted, &mut looks).await;
+        let to = first.dead_letter_queue.take();
         drop((first, share));
         // Once for all callers, because each tale goes to every stream of the queue.
         let mut changes = Changes::default();
         for (wanted, looks) in wanted.iter().zip(&looks) {
             if let Ok(looks) = looks {
-                wanted.change.tell(&mut changes, &lane.queue, &wanted.targets, looks);
+                wanted.deed.tell(&mut changes, &lane.queue, to.as_ref(), &wanted.targets, looks);
             }
         }
         changes.tell(&self.events);
@@ -198,6 +226,28 @@ impl Merge for Settles {
 struct First<'a> {
     connection: Connection,
     lane: &'a SettleLane,
+    /// Where dead letters went.
+    dead_letter_queue: Option<QueueName>,
+}
+
+impl First<'_> {
+    /// Moves messages to the dead-letter queue, whichever that is now.
+    async fn dead_letter(&mut self, wanted: &[&Wanted]) -> Result<Vec<FirstLook>> {
+        let queue = &self.lane.queue;
+        // Halves of a flush go where the whole was to go.
+        if self.dead_letter_queue.is_none() {
+            self.dead_letter_queue = Some(self.connection.dead_letter_queue(queue).await?);
+        }
+        let Some(to) = &self.dead_letter_queue else { return Ok(Vec::new()) };
+        let mut receipts = Vec::new();
+        let mut reasons = Vec::new();
+        for wanted in wanted {
+            receipts.extend(wanted.targets.receipts());
+            let reason = if let Deed::DeadLetter(cause) = &wanted.deed { cause.reason() } else { "" };
+            reasons.resize(receipts.len(), reason);
+        }
+        self.connection.dead_letter_unlocked(queue, to, &receipts, &reasons, 0).await
+    }
 }
 
 impl Attempt<&Wanted> for First<'_> {
@@ -207,15 +257,16 @@ impl Attempt<&Wanted> for First<'_> {
         let queue = &self.lane.queue;
         let settlements = wanted
             .iter()
-            .flat_map(|wanted| std::iter::repeat_n(wanted.change.settlement(), wanted.targets.len()));
-        let settlements: Vec<Settlement> = settlements.collect();
-        let looks = if self.lane.by_receipt {
+            .flat_map(|wanted| (0..wanted.targets.len()).map(|place| wanted.deed.settlement(place)));
+        let looks = if self.lane.action == Action::DeadLetter {
+            self.dead_letter(wanted).await
+        } else if self.lane.by_receipt {
             let receipts: Vec<&Receipt> =
                 wanted.iter().flat_map(|wanted| wanted.targets.receipts()).collect();
-            self.connection.settle_unlocked(queue, &receipts, &settlements).await
+            self.connection.settle_unlocked(queue, &receipts, &settlements.collect::<Vec<_>>()).await
         } else {
             let msg_ids: Vec<i64> = wanted.iter().flat_map(|wanted| wanted.targets.msg_ids()).collect();
-            self.connection.settle_unlocked_by_id(queue, &msg_ids, &settlements).await
+            self.connection.settle_unlocked_by_id(queue, &msg_ids, &settlements.collect::<Vec<_>>()).await
         };
         let mut looks = looks.map_err(failure)?.into_iter();
         Ok(wanted.iter().map(|wanted| looks.by_ref().take(wanted.targets.len()).collect()).collect())
@@ -244,7 +295,7 @@ async fn look_closer(first: &mut First<'_>, wanted: &[&Wanted], looks: &mut [Res
     } else {
         let msg_ids: Vec<i64> =
             places.iter().map(|&(caller, place)| wanted[caller].targets.msg_id(place)).collect();
-        let settlement = wanted[places[0].0].change.settlement();
+        let settlement = wanted[places[0].0].deed.settlement(0);
         first.connection.tell_by_id(queue, &msg_ids, settlement).await
     };
     for (index, &(caller, place)) in places.iter().enumerate() {

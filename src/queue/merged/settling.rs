@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use super::Merging;
 use super::pauses::Pauses;
-use super::settles::{Change, Looked, SettleLane, Wanted};
+use super::settles::{Change, Deed, Looked, SettleLane, Wanted};
+use crate::domain::dead_letter::Cause;
 use crate::domain::message::{ItemResult, Outcome};
-use crate::domain::{Error, Kind, QueueName, Result};
-use crate::pg::FirstLook;
+use crate::domain::{Error, Kind, QueueName, Result, Settlement};
+use crate::pg::{Connection, FirstLook};
+use crate::queue::release::{Released, is_nowhere_to_go};
 use crate::queue::settle::{Targets, distinct};
 
 /// What is told of each target; nothing of those that others have locked.
@@ -18,8 +20,8 @@ impl Merging {
     ///
     /// # Errors
     /// `Overloaded` where no place is left; `QueueNotFound`; `QueueBusy` if other transactions hold one of the rows for
-    /// more than 2 s; `OutcomeUnknownRetrySafe` if the connection was lost meanwhile, or `OutcomeUnknown` where
-    /// repeating is not safe.
+    /// more than 2 s; `DeadLetterQueueMissing` and `DeadLetterChain` for dead letters; `OutcomeUnknownRetrySafe` if the
+    /// connection was lost meanwhile, or `OutcomeUnknown` where repeating is not safe.
     pub async fn settle(
         &self,
         queue: QueueName,
@@ -28,10 +30,11 @@ impl Merging {
     ) -> Result<Vec<ItemResult>> {
         // The server's end waits for those whose verdict is there and not yet taken, and for those who pause.
         let _answering = self.tasks.token();
-        let (lane, wanted, places) = wanted(queue.clone(), targets, change);
-        let (told, wanted) = told(self.settles.submit(lane, wanted)?.wait().await?);
+        let (targets, places) = distinct_targets(targets);
+        let parts = self.parts(&queue, &targets, &change);
+        let (told, targets) = self.hand_in(&queue, targets, parts, Patience::Refused).await?;
         let _parked = told.iter().any(Option::is_none).then(|| self.parked.park());
-        Ok(in_places(self.until_unlocked(queue, wanted.targets, change, told).await?, places))
+        Ok(in_places(self.until_unlocked(queue, targets, change, told).await?, places))
     }
 
     /// The same as soon as there is a place for it, but for what others have locked: of that it tells nothing.
@@ -39,8 +42,9 @@ impl Merging {
     /// # Errors
     /// Those of [`Merging::settle`], but for `Overloaded`.
     pub async fn settle_unlocked(&self, queue: QueueName, targets: Targets, change: Change) -> Result<Told> {
-        let (lane, wanted, places) = wanted(queue, targets, change);
-        let (told, _) = told(self.settles.submit_when_room(lane, wanted).await.wait().await?);
+        let (targets, places) = distinct_targets(targets);
+        let parts = self.parts(&queue, &targets, &change);
+        let (told, _) = self.hand_in(&queue, targets, parts, Patience::Waits).await?;
         Ok(in_places(told, places))
     }
 
@@ -56,7 +60,6 @@ impl Merging {
         change: Change,
         mut told: Told,
     ) -> Result<Vec<ItemResult>> {
-        let wanted = Wanted { targets, change };
         let mut pauses = Pauses::new();
         loop {
             let locked: Vec<usize> = (0..told.len()).filter(|&place| told[place].is_none()).collect();
@@ -65,7 +68,7 @@ impl Merging {
             }
             let some_are_done = told.iter().flatten().any(|result| result.outcome == Outcome::Done);
             let failed = |error| match some_are_done {
-                true => partly_applied(error, wanted.may_be_repeated()),
+                true => partly_applied(error, change.may_be_repeated(&targets)),
                 false => error,
             };
             if pauses.are_over() {
@@ -73,21 +76,117 @@ impl Merging {
             }
             pauses.pause().await;
             // It waits for room, for the first part may be applied already.
-            let again = self.settle_unlocked(queue.clone(), wanted.targets.at(&locked), change).await;
+            let again = self.settle_unlocked(queue.clone(), targets.at(&locked), change.clone()).await;
             for (place, result) in locked.into_iter().zip(again.map_err(failed)?) {
                 told[place] = result;
             }
         }
     }
+
+    /// What is to be done with distinct targets. Of what is released, that which was handed over often enough has another
+    /// fate than the rest.
+    fn parts(&self, queue: &QueueName, targets: &Targets, change: &Change) -> Parts {
+        let deed = match change {
+            Change::Delete => Deed::Settle(Settlement::Delete),
+            Change::Archive => Deed::Settle(Settlement::Archive),
+            Change::Reschedule(settlement) => Deed::Settle(*settlement),
+            Change::DeadLetter(cause) => Deed::DeadLetter(cause.clone()),
+            Change::Release { delay_ms } => {
+                let Released { delays_ms, worn_out, dead_letter_queue } =
+                    Released::by(&self.policies, queue, targets.receipts(), *delay_ms);
+                return Parts { deed: Deed::Release(delays_ms), worn_out, dead_letter_queue };
+            }
+        };
+        Parts { deed, worn_out: Vec::new(), dead_letter_queue: None }
+    }
+
+    /// Hands in targets, and gives what is told of each. Where a part fails and another does not, nothing is told of the
+    /// former, so that it is handed in again.
+    async fn hand_in(
+        &self,
+        queue: &QueueName,
+        targets: Targets,
+        parts: Parts,
+        patience: Patience,
+    ) -> Result<(Told, Targets)> {
+        let Parts { deed, worn_out, dead_letter_queue } = parts;
+        let (Some(to), Deed::Release(delays_ms)) = (dead_letter_queue, &deed) else {
+            return self.hand_in_alike(queue, targets, deed, patience).await;
+        };
+        let is_worn_out = |place: &usize| worn_out.binary_search(place).is_ok();
+        let others: Vec<usize> = (0..targets.len()).filter(|place| !is_worn_out(place)).collect();
+        let delays_of = |places: &[usize]| places.iter().map(|&place| delays_ms[place]).collect();
+        let release = |places: &[usize], patience| {
+            self.hand_in_alike(queue, targets.at(places), Deed::Release(delays_of(places)), patience)
+        };
+        let dead = Deed::DeadLetter(Cause::MaxReceives);
+        let bury = async {
+            match self.hand_in_alike(queue, targets.at(&worn_out), dead, patience).await {
+                Err(error) if is_nowhere_to_go(&error) => {
+                    Connection::warn_of_missing(queue, &to);
+                    release(&worn_out, Patience::Waits).await
+                }
+                told => told,
+            }
+        };
+        if others.is_empty() {
+            return bury.await;
+        }
+        // One of them was let in, so the other is as well.
+        let (buried, released) = tokio::join!(bury, release(&others, Patience::Waits));
+        if let (Err(error), Err(_)) = (&buried, &released) {
+            return Err(error.clone());
+        }
+        let mut told = vec![None; targets.len()];
+        for (places, part) in [(worn_out, buried), (others, released)] {
+            for (place, result) in places.into_iter().zip(part.map(|(told, _)| told).into_iter().flatten()) {
+                told[place] = result;
+            }
+        }
+        Ok((told, targets))
+    }
+
+    async fn hand_in_alike(
+        &self,
+        queue: &QueueName,
+        targets: Targets,
+        deed: Deed,
+        patience: Patience,
+    ) -> Result<(Told, Targets)> {
+        let lane = SettleLane::of(queue.clone(), &targets, &deed);
+        let wanted = Wanted { targets, deed };
+        let verdict = match patience {
+            Patience::Refused => self.settles.submit(lane, wanted)?,
+            Patience::Waits => self.settles.submit_when_room(lane, wanted).await,
+        };
+        verdict.wait().await.map(told)
+    }
+}
+
+/// What is to be done with one caller's distinct targets.
+struct Parts {
+    deed: Deed,
+    /// The places of those that go to the dead-letter queue instead.
+    worn_out: Vec<usize>,
+    dead_letter_queue: Option<QueueName>,
+}
+
+/// What happens where no place is left.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// The caller hears so at once.
+    Refused,
+    /// The caller waits for one.
+    Waits,
 }
 
 /// What was told of targets, and the targets.
-fn told(looked: Looked) -> (Told, Wanted) {
+fn told(looked: Looked) -> (Told, Targets) {
     let told = looked.looks.into_iter().map(|look| match look {
         FirstLook::Told(result) => Some(result),
         FirstLook::NotSettled => None,
     });
-    (told.collect(), looked.wanted)
+    (told.collect(), looked.wanted.targets)
 }
 
 /// Replaces "nothing was applied" where an earlier statement of the same call has been.
@@ -125,10 +224,9 @@ fn busy(queue: &QueueName) -> Error {
     Error::new(Kind::QueueBusy, why).with("queue", queue.as_str()).retry_after(Duration::from_secs(1))
 }
 
-/// What is handed in for some targets: each of them once. With it goes where the result of each target will be found,
-/// where that is not its own place.
-fn wanted(queue: QueueName, targets: Targets, change: Change) -> (SettleLane, Wanted, Option<Vec<usize>>) {
-    let (targets, places) = match targets {
+/// Each target once. With them goes where the result of each target will be found, where that is not its own place.
+fn distinct_targets(targets: Targets) -> (Targets, Option<Vec<usize>>) {
+    match targets {
         Targets::Ids(msg_ids) if msg_ids.len() > 1 => {
             let (distinct, places) = distinct(&msg_ids);
             (Targets::Ids(distinct), Some(places))
@@ -138,8 +236,7 @@ fn wanted(queue: QueueName, targets: Targets, change: Change) -> (SettleLane, Wa
             (Targets::Receipts(distinct), Some(places))
         }
         single => (single, None),
-    };
-    (SettleLane::of(queue, &targets, change), Wanted { targets, change }, places)
+    }
 }
 
 fn in_places<T: Copy>(results: Vec<T>, places: Option<Vec<usize>>) -> Vec<T> {

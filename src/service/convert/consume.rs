@@ -14,10 +14,13 @@ use super::read::{closing, heartbeat, heartbeat_pause, in_flight_limit, read_ord
 use super::settle::{receipts, release_delay};
 use super::time::{duration, span};
 use crate::domain::bounds::{self, MAX_VISIBILITY, VisibilityTimeout};
+use crate::domain::dead_letter::Cause;
 use crate::domain::{Error, Invalid, Kind, QueueName, Result, Settlement};
 use crate::proto::v1;
 use crate::proto::v1::consume_request::Command as Wire;
-use crate::queue::{Command, CommandResult, ConsumeOptions, FlowControl, MAX_CREDIT, Piece, Rules, Settle};
+use crate::queue::{
+    Change, Command, CommandResult, ConsumeOptions, FlowControl, MAX_CREDIT, Piece, Rules, Settle,
+};
 use crate::service::RequestId;
 use crate::service::call::check_named;
 use crate::service::status::{of_broken_stream, to_command_error};
@@ -169,16 +172,24 @@ fn settle(fields: &mut Fields, queue: &QueueName, request_id: u64, wanted: v1::S
     if wanted.delay.is_some() && action != Some(v1::SettleAction::Release) {
         fields.refuse("delay", Invalid::new(Kind::ConflictingFields, "works with RELEASE only"));
     }
-    let settlement = match action? {
+    if !wanted.reason.is_empty() && action != Some(v1::SettleAction::DeadLetter) {
+        fields.refuse("reason", Invalid::new(Kind::ConflictingFields, "works with DEAD_LETTER only"));
+    }
+    let change = match action? {
         v1::SettleAction::Unspecified => {
             fields.refuse("action", Invalid::new(Kind::MissingField, "an action is needed"));
             None
         }
-        v1::SettleAction::Delete => Some(Settlement::Delete),
-        v1::SettleAction::Archive => Some(Settlement::Archive),
-        v1::SettleAction::Release => release_delay(fields, wanted.delay).map(Settlement::VisibleAfterMillis),
+        v1::SettleAction::Delete => Some(Change::Delete),
+        v1::SettleAction::Archive => Some(Change::Archive),
+        v1::SettleAction::Release => {
+            release_delay(fields, wanted.delay).map(|delay_ms| Change::Release { delay_ms })
+        }
+        v1::SettleAction::DeadLetter => {
+            fields.take("reason", Cause::requested(wanted.reason)).map(Change::DeadLetter)
+        }
     };
-    Some(Settle { request_id, receipts: receipts?, settlement: settlement? })
+    Some(Settle { request_id, receipts: receipts?, change: change? })
 }
 
 fn extend(
@@ -195,7 +206,8 @@ fn extend(
     };
     let hidden = hidden.and_then(|hidden| bounds::millis(hidden, MAX_VISIBILITY));
     let hidden = fields.take("visibility_timeout", hidden);
-    Some(Settle { request_id, receipts: receipts?, settlement: Settlement::HiddenForMillis(hidden?) })
+    let change = Change::Reschedule(Settlement::HiddenForMillis(hidden?));
+    Some(Settle { request_id, receipts: receipts?, change })
 }
 
 fn command_result(result: CommandResult, stream: &RequestId) -> v1::CommandResult {

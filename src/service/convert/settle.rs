@@ -4,10 +4,11 @@ use super::message::{each, queue_name};
 use super::time::{moment, span, timestamp};
 use super::{Fields, FromRequest};
 use crate::domain::bounds::{self, MAX_BATCH, MAX_VISIBILITY};
+use crate::domain::dead_letter::Cause;
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{ClientRole, Invalid, Kind, QueueName, Receipt, Settlement};
 use crate::proto::v1;
-use crate::queue::{self, Rules, Settled, Targets};
+use crate::queue::{self, Parted, Rules, Settled, Targets};
 
 /// Exactly one of ids and receipts; without a good queue name receipts cannot be read.
 fn targets(
@@ -77,11 +78,13 @@ impl FromRequest<v1::ArchiveRequest> for queue::Archive {
     }
 }
 
-/// After how many milliseconds released messages become visible.
-pub(super) fn release_delay(fields: &mut Fields, delay: Option<prost_types::Duration>) -> Option<i64> {
-    let delay =
-        delay.map_or(Ok(0), |delay| span(delay).and_then(|delay| bounds::millis(delay, MAX_VISIBILITY)));
-    fields.take("delay", delay)
+/// After how many milliseconds released messages become visible; none as the queue's policy says.
+pub(super) fn release_delay(
+    fields: &mut Fields,
+    delay: Option<prost_types::Duration>,
+) -> Option<Option<i64>> {
+    let delay = delay.map(|delay| span(delay).and_then(|delay| bounds::millis(delay, MAX_VISIBILITY)));
+    fields.take("delay", delay.transpose())
 }
 
 impl FromRequest<v1::ReleaseRequest> for queue::Release {
@@ -96,6 +99,21 @@ impl FromRequest<v1::ReleaseRequest> for queue::Release {
         let receipts = receipts(fields, queue.as_ref(), &request.receipts);
         let delay_ms = release_delay(fields, request.delay);
         Some(Self { queue: queue?, receipts: receipts?, delay_ms: delay_ms? })
+    }
+}
+
+impl FromRequest<v1::DeadLetterRequest> for queue::DeadLetter {
+    const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
+
+    fn queue(request: &v1::DeadLetterRequest) -> Option<&str> {
+        Some(&request.queue)
+    }
+
+    fn parse(request: v1::DeadLetterRequest, _: &Rules, fields: &mut Fields) -> Option<Self> {
+        let queue = queue_name(fields, request.queue);
+        let receipts = receipts(fields, queue.as_ref(), &request.receipts);
+        let cause = fields.take("reason", Cause::requested(request.reason));
+        Some(Self { queue: queue?, receipts: receipts?, cause: cause? })
     }
 }
 
@@ -154,9 +172,15 @@ impl From<Vec<ItemResult>> for v1::ArchiveResponse {
     }
 }
 
-impl From<Vec<ItemResult>> for v1::ReleaseResponse {
-    fn from(results: Vec<ItemResult>) -> Self {
-        Self { results: each(results) }
+impl From<Parted> for v1::ReleaseResponse {
+    fn from(parted: Parted) -> Self {
+        Self { results: each(parted.results) }
+    }
+}
+
+impl From<Parted> for v1::DeadLetterResponse {
+    fn from(parted: Parted) -> Self {
+        Self { results: each(parted.results) }
     }
 }
 

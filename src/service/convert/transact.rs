@@ -20,6 +20,7 @@ impl FromRequest<v1::TransactRequest> for Transact {
                 Operation::Delete(request) => queue::Delete::uses(request, uses),
                 Operation::Archive(request) => queue::Archive::uses(request, uses),
                 Operation::Release(request) => queue::Release::uses(request, uses),
+                Operation::DeadLetter(request) => queue::DeadLetter::uses(request, uses),
                 Operation::SetVisibilityTimeout(request) => {
                     queue::SetVisibilityTimeout::uses(request, uses);
                 }
@@ -74,6 +75,7 @@ fn items(operation: &Operation) -> usize {
         Operation::Delete(delete) => delete.msg_ids.len() + delete.receipts.len(),
         Operation::Archive(archive) => archive.msg_ids.len() + archive.receipts.len(),
         Operation::Release(release) => release.receipts.len(),
+        Operation::DeadLetter(dead) => dead.receipts.len(),
         Operation::SetVisibilityTimeout(set) => set.msg_ids.len() + set.receipts.len(),
     }
 }
@@ -102,6 +104,9 @@ fn operation(given: v1::TransactOperation, rules: &Rules, fields: &mut Fields) -
         Operation::Release(request) => fields
             .within("release.", |fields| FromRequest::parse(request, rules, fields))
             .map(TransactOperation::Release),
+        Operation::DeadLetter(request) => fields
+            .within("dead_letter.", |fields| FromRequest::parse(request, rules, fields))
+            .map(TransactOperation::DeadLetter),
         Operation::SetVisibilityTimeout(request) => fields
             .within("set_visibility_timeout.", |fields| FromRequest::parse(request, rules, fields))
             .map(TransactOperation::SetVisibilityTimeout),
@@ -124,6 +129,7 @@ impl From<TransactResult> for v1::TransactResult {
             TransactResult::Delete(output) => Reply::Delete(output.into()),
             TransactResult::Archive(output) => Reply::Archive(output.into()),
             TransactResult::Release(output) => Reply::Release(output.into()),
+            TransactResult::DeadLetter(output) => Reply::DeadLetter(output.into()),
             TransactResult::SetVisibilityTimeout(output) => Reply::SetVisibilityTimeout(output.into()),
         };
         Self { result: Some(reply) }

@@ -29,6 +29,7 @@ fn uses_of(queue: &str) -> Vec<(Call, &'static str)> {
     let delete = || DeleteRequest { queue: queue(), msg_ids: msg_ids(), receipts: vec![] };
     let archive = || ArchiveRequest { queue: queue(), msg_ids: msg_ids(), receipts: vec![] };
     let release = || ReleaseRequest { queue: queue(), receipts: receipts(), delay: None };
+    let dead_letter = || DeadLetterRequest { queue: queue(), receipts: receipts(), reason: String::new() };
     let set = || SetVisibilityTimeoutRequest {
         queue: queue(),
         msg_ids: msg_ids(),
@@ -49,12 +50,14 @@ fn uses_of(queue: &str) -> Vec<(Call, &'static str)> {
         (call(delete()), "queue"),
         (call(archive()), "queue"),
         (call(release()), "queue"),
+        (call(dead_letter()), "queue"),
         (call(set()), "queue"),
         (call(transact([Operation::Send(send())])), "operations[0].send.queue"),
         (call(transact([Operation::SendBatch(send_batch())])), "operations[0].send_batch.queue"),
         (call(transact([Operation::Delete(delete())])), "operations[0].delete.queue"),
         (call(transact([Operation::Archive(archive())])), "operations[0].archive.queue"),
         (call(transact([Operation::Release(release())])), "operations[0].release.queue"),
+        (call(transact([Operation::DeadLetter(dead_letter())])), "operations[0].dead_letter.queue"),
         (
             call(transact([Operation::SetVisibilityTimeout(set())])),
             "operations[0].set_visibility_timeout.queue",

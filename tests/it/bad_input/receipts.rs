@@ -32,6 +32,7 @@ fn settles(receipts: &[String]) -> Vec<(Call, &'static str)> {
     let delete = || DeleteRequest { queue: queue(), receipts: receipts(), msg_ids: vec![] };
     let archive = || ArchiveRequest { queue: queue(), receipts: receipts(), msg_ids: vec![] };
     let release = || ReleaseRequest { queue: queue(), receipts: receipts(), delay: None };
+    let dead_letter = || DeadLetterRequest { queue: queue(), receipts: receipts(), reason: String::new() };
     let set = || SetVisibilityTimeoutRequest {
         queue: queue(),
         receipts: receipts(),
@@ -43,10 +44,12 @@ fn settles(receipts: &[String]) -> Vec<(Call, &'static str)> {
         (call(delete()), "receipts"),
         (call(archive()), "receipts"),
         (call(release()), "receipts"),
+        (call(dead_letter()), "receipts"),
         (call(set()), "receipts"),
         (within(Operation::Delete(delete())), "operations[1].delete.receipts"),
         (within(Operation::Archive(archive())), "operations[1].archive.receipts"),
         (within(Operation::Release(release())), "operations[1].release.receipts"),
+        (within(Operation::DeadLetter(dead_letter())), "operations[1].dead_letter.receipts"),
         (within(Operation::SetVisibilityTimeout(set())), "operations[1].set_visibility_timeout.receipts"),
     ]
 }
@@ -137,7 +140,10 @@ async fn a_receipt_of_a_queue_that_was_dropped_and_made_anew_is_stale() {
         test.client.delete("orders", &[&old, &new, &old]).await,
         [Outcome::Stale, Outcome::Done, Outcome::Stale]
     );
-    for (call, _) in settles(&[old]).into_iter().skip(4) {
+    // Without a dead-letter queue one of them would be refused for that.
+    test.client.create("failed").await;
+    crate::policies::set(&mut test.client, "orders", crate::dead_letters::at_most(5)).await;
+    for (call, _) in settles(&[old]).into_iter().skip(5) {
         let before = contents(&test).await;
         let status = call.make(&test.client.channel).await.unwrap_err();
         Refusal::expect(&status, Code::FailedPrecondition, "STALE_RECEIPT");

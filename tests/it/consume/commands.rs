@@ -25,7 +25,7 @@ async fn messages_are_deleted_archived_and_released() {
     assert_eq!(consumer.settle(SettleAction::Archive, &[&held[1]]).await, [Outcome::Done]);
     let delay = seconds(600.0);
     let receipts = vec![held[2].receipt.clone()];
-    let later = Settle { receipts, action: SettleAction::Release.into(), delay };
+    let later = Settle { receipts, action: SettleAction::Release.into(), delay, reason: String::new() };
     let request_id = consumer.send(Command::Settle(later));
     let released = consumer.items(request_id).await;
     assert_eq!(released[0].outcome(), Outcome::Done);
@@ -158,7 +158,7 @@ async fn a_bad_command_fails_alone_and_names_its_fields() {
     let foreign = test.client.read_one("bills").await.receipt;
     let good = || vec![held[0].receipt.clone()];
     let settled = |action: i32, receipts: Vec<String>, delay: Option<f64>| {
-        Command::Settle(Settle { receipts, action, delay: delay.and_then(seconds) })
+        Command::Settle(Settle { receipts, action, delay: delay.and_then(seconds), reason: String::new() })
     };
     let delete = SettleAction::Delete.into();
     let release = SettleAction::Release.into();
@@ -174,7 +174,7 @@ async fn a_bad_command_fails_alone_and_names_its_fields() {
         (settled(delete, mixed.clone(), None), Reason::InvalidReceipt, "settle.receipts[1]"),
         (settled(delete, vec!["x".to_owned()], None), Reason::InvalidReceipt, "settle.receipts[0]"),
         (settled(0, good(), None), Reason::MissingField, "settle.action"),
-        (settled(4, good(), None), Reason::InvalidEnum, "settle.action"),
+        (settled(5, good(), None), Reason::InvalidEnum, "settle.action"),
         (settled(delete, good(), Some(1.0)), Reason::ConflictingFields, "settle.delay"),
         (settled(release, good(), Some(50_000.0)), Reason::InvalidDuration, "settle.delay"),
         (extended(Vec::new(), 5.0), Reason::MissingField, "extend.receipts"),

@@ -50,6 +50,7 @@ rpcs! {
     DeleteRequest => QueueService/Delete,
     ArchiveRequest => QueueService/Archive,
     ReleaseRequest => QueueService/Release,
+    DeadLetterRequest => QueueService/DeadLetter,
     SetVisibilityTimeoutRequest => QueueService/SetVisibilityTimeout,
     TransactRequest => QueueService/Transact,
     ValidateNameRequest => QueueService/ValidateName,

@@ -193,7 +193,8 @@ impl Consumer {
             (released, SettleAction::Release),
         ] {
             let delay = delay.filter(|_| action == SettleAction::Release);
-            let settle = Settle { receipts: receipts(&messages), action: action.into(), delay };
+            let settle =
+                Settle { receipts: receipts(&messages), action: action.into(), delay, reason: String::new() };
             let action = match action {
                 SettleAction::Delete => Action::Delete,
                 SettleAction::Archive => Action::Archive,
