@@ -15,6 +15,10 @@ pub(crate) struct History {
     pub(crate) calls: Vec<Call>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) at_the_end: BTreeMap<String, Tables>,
+    /// How often each queue's messages may be handed over, where that is limited.
+    pub(crate) max_receives: BTreeMap<String, i32>,
+    /// What the dead-letter queues held at the end.
+    pub(crate) dead_letters: Vec<DeadLetter>,
     /// How long a deduplication id is remembered.
     pub(crate) deduplication_window: Micros,
     /// The longest that a visible message may wait while somebody asks for it.
@@ -133,6 +137,8 @@ pub(crate) struct Settle {
 pub(crate) enum Action {
     Delete,
     Archive,
+    /// Moves it to the dead-letter queue.
+    DeadLetter,
     /// Changes the moment of visibility, to now at the earliest.
     Hide,
     /// Changes it to a later one, or not at all.
@@ -186,6 +192,17 @@ pub(crate) struct Tables {
     pub(crate) archive: Vec<Row>,
 }
 
+/// A message in a dead-letter queue, as its header tells where it was.
+#[derive(Debug, Clone)]
+pub(crate) struct DeadLetter {
+    pub(crate) queue: String,
+    pub(crate) msg_id: i64,
+    pub(crate) body: String,
+    pub(crate) handed_over: i32,
+    /// Nobody asked for it.
+    pub(crate) worn_out: bool,
+}
+
 /// One row of a queue or an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row {
@@ -237,7 +254,7 @@ impl Target {
 impl Action {
     /// Whether the message leaves the queue.
     pub(crate) fn removes(self) -> bool {
-        matches!(self, Self::Delete | Self::Archive)
+        matches!(self, Self::Delete | Self::Archive | Self::DeadLetter)
     }
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
-use super::record::{Call, Empty, History, Outcome, Part, Read, Row, Send, Settle, Verdict};
+use super::record::{Action, Call, Empty, History, Outcome, Part, Read, Row, Send, Settle, Verdict};
 
 impl fmt::Display for Call {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -153,6 +153,9 @@ pub(crate) fn reached(history: &History) -> BTreeSet<&'static str> {
                 Part::Settle(settle) => match settle.outcome {
                     Some(Outcome::Stale) => Some("a receipt that is STALE"),
                     Some(Outcome::NotFound) => Some("a message that is NOT_FOUND"),
+                    Some(Outcome::Done) if settle.action == Action::DeadLetter && call.what == "Release" => {
+                        Some("a release that goes aside")
+                    }
                     Some(Outcome::Done) | None => None,
                 },
                 Part::Send(_) | Part::Read(_) | Part::Empty(_) => None,
@@ -187,6 +190,9 @@ pub(crate) fn write(history: &History, name: &str, head: &str) -> PathBuf {
         };
         writeln!(file, "at the end {queue} holds: {}", rows(&tables.queue)).expect("a line");
         writeln!(file, "at the end the archive of {queue} holds: {}", rows(&tables.archive)).expect("a line");
+    }
+    for letter in &history.dead_letters {
+        writeln!(file, "at the end there is {letter:?}").expect("a line");
     }
     file.flush().expect("a written file");
     path

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::history::record::{
-    Action, Call, Delivery, Empty, History, Micros, Outcome, Part, Read, Send, Settle,
+    Action, Call, DeadLetter, Delivery, Empty, History, Micros, Outcome, Part, Read, Send, Settle,
 };
 
 /// A queue's name and a message's id.
@@ -69,6 +69,8 @@ pub(super) struct Message<'a> {
     pub(super) in_queue: Option<&'a str>,
     /// Its bodies in the archive at the end.
     pub(super) in_archive: Vec<&'a str>,
+    /// What it is in the dead-letter queue at the end.
+    pub(super) letters: Vec<&'a DeadLetter>,
 }
 
 impl Seen<'_> {
@@ -100,6 +102,11 @@ impl Settled<'_> {
     pub(super) fn archived(&self) -> bool {
         self.settle.action == Action::Archive && self.is_done()
     }
+
+    /// Whether the message may be gone for good by it.
+    pub(super) fn may_have_ended(&self) -> bool {
+        self.may_have_removed() && !self.archived() && self.settle.action != Action::DeadLetter
+    }
 }
 
 impl Emptied<'_> {
@@ -113,6 +120,12 @@ impl<'a> Message<'a> {
     /// When it was sent, at the earliest; none if its send is not known.
     pub(super) fn sent_at(&self) -> Option<Micros> {
         self.sends.iter().map(|sent| sent.call.asked).min()
+    }
+
+    /// Its bodies in queue, archive and dead-letter queue at the end: one, if all is well and it is still somewhere.
+    pub(super) fn stored(&self) -> impl Iterator<Item = &'a str> {
+        let letters = self.letters.iter().map(|letter| letter.body.as_str());
+        self.in_queue.into_iter().chain(self.in_archive.iter().copied()).chain(letters)
     }
 
     /// The call that gave the message to a caller, by the moment of the read.
@@ -148,6 +161,9 @@ impl<'a> Index<'a> {
             for row in &tables.archive {
                 index.messages.entry((queue, row.msg_id)).or_default().in_archive.push(&row.body);
             }
+        }
+        for letter in &history.dead_letters {
+            index.messages.entry((&letter.queue, letter.msg_id)).or_default().letters.push(letter);
         }
         for message in index.messages.values_mut() {
             message.deliveries.sort_by_key(|seen| (seen.delivery.last_read_at, seen.delivery.read_ct));

@@ -5,14 +5,14 @@
 //!
 //! | promise | rules |
 //! |---|---|
-//! | 1. What is acknowledged is delivered, archived or there at the end, under its id | `nothing_is_lost`, `ids_belong_to_their_bodies`, `each_send_is_stored_once`, `what_is_redriven_arrives` |
+//! | 1. What is acknowledged is delivered, archived, a dead letter or there at the end, under its id | `nothing_is_lost`, `ids_belong_to_their_bodies`, `each_send_is_stored_once`, `what_is_redriven_arrives` |
 //! | 2. What fails for certain is never delivered; transactions happen whole or not at all | `nothing_comes_from_nowhere`, `whole_calls_happen_whole` |
 //! | 3. One delivery reaches one call; one that was rolled back settles nothing | `a_delivery_reaches_one_call`, `rolled_back_reads_settle_nothing` |
 //! | 4. A message is removed once, by its newest delivery | `a_message_is_removed_once`, `only_the_newest_delivery_settles`, `nothing_returns_once_removed` |
 //! | 5. STALE and NOT_FOUND are true; counts add up | `stale_means_read_again`, `not_found_means_gone`, `dropped_queues_settle_nothing`, `a_purge_counts_what_it_removes`, `nothing_survives_a_purge` |
 //! | 6. One key, one id in its window; afterwards, or in a new queue, a new message | `one_key_has_one_id` |
 //! | 7. A keyed transaction is applied once | `a_keyed_call_is_applied_once` |
-//! | 8. `read_ct` counts hand-overs | `read_counts_count_deliveries` |
+//! | 8. `read_ct` counts hand-overs; nobody gets a message once too often, and none goes aside before | `read_counts_count_deliveries`, `nobody_gets_a_message_too_often`, `dead_letters_were_handed_over` |
 //! | 9. Nobody's visibility timeout is cut, neither by a give-back nor by an extend | `hidden_messages_stay_hidden`, `delayed_messages_are_not_early`, `extending_never_shortens` |
 //! | 10. A group keeps its order | `groups_keep_their_order` |
 //! | 11. Nobody waits beside a visible message | `nobody_waits_beside_a_message`, with a patience that a slow machine needs |
@@ -21,6 +21,7 @@
 //! | 14. An old primary serves nobody once a newer one was seen | `nothing_is_lost`: what an old primary took is not there at the end |
 //! | 15. The checker finds what is broken | `planted`, and `random` |
 
+mod dead_letters;
 mod deliveries;
 mod groups;
 mod index;
@@ -78,6 +79,8 @@ const RULES: &[(&str, Rule)] = &[
     ("a_keyed_call_is_applied_once", keys::a_keyed_call_is_applied_once),
     ("a_delivery_reaches_one_call", deliveries::a_delivery_reaches_one_call),
     ("read_counts_count_deliveries", deliveries::read_counts_count_deliveries),
+    ("nobody_gets_a_message_too_often", dead_letters::nobody_gets_a_message_too_often),
+    ("dead_letters_were_handed_over", dead_letters::dead_letters_were_handed_over),
     ("nothing_returns_once_removed", deliveries::nothing_returns_once_removed),
     ("hidden_messages_stay_hidden", visibility::hidden_messages_stay_hidden),
     ("delayed_messages_are_not_early", visibility::delayed_messages_are_not_early),

@@ -5,7 +5,9 @@ use rand::{Rng, SeedableRng};
 
 use super::check;
 use super::story::{QUEUE, SECOND, Story, read, refused, send, settle, unknown};
-use crate::history::record::{Action, Delivery, History, Micros, Outcome, Part, Row, Settle, Verdict};
+use crate::history::record::{
+    Action, DeadLetter, Delivery, History, Micros, Outcome, Part, Row, Settle, Verdict,
+};
 
 /// How many random histories a test looks at.
 const HISTORIES: u64 = 300;
@@ -40,6 +42,8 @@ impl Model {
             receipts: Vec::new(),
             next_id: 1,
         };
+        // More often than any of these stories reads a message.
+        model.story.history.max_receives.insert(QUEUE.to_owned(), 1_000);
         for _ in 0..200 {
             match model.random.random_range(0..10) {
                 0..3 => model.send(),
@@ -117,7 +121,8 @@ impl Model {
         let chosen = self.random.random_range(0..self.receipts.len());
         let receipt = self.receipts[chosen].clone();
         let (verdict, happens) = self.fate();
-        let action = [Action::Delete, Action::Archive, Action::Hide][self.random.random_range(0..3)];
+        let actions = [Action::Delete, Action::Archive, Action::DeadLetter, Action::Hide];
+        let action = actions[self.random.random_range(0..actions.len())];
         let place = self.queue.iter().position(|held| held.msg_id == receipt.msg_id);
         let is_newest = |held: &Held| held.last_read_at == receipt.last_read_at;
         let outcome = match place {
@@ -133,6 +138,12 @@ impl Model {
                 Action::Archive => {
                     let held = self.queue.remove(place);
                     self.archive.push((held.msg_id, held.body));
+                }
+                Action::DeadLetter => {
+                    let Held { msg_id, body, read_ct: handed_over, .. } = self.queue.remove(place);
+                    let queue = QUEUE.to_owned();
+                    let letter = DeadLetter { queue, msg_id, body, handed_over, worn_out: false };
+                    self.story.history.dead_letters.push(letter);
                 }
             }
         }
@@ -166,6 +177,25 @@ fn every_change_is_found(mut change: impl FnMut(&mut History, &mut StdRng) -> bo
         }
     }
     assert!(changed > HISTORIES / 10, "only {changed} histories were changed");
+}
+
+#[test]
+fn a_dead_letter_that_is_lost_is_found() {
+    every_change_is_found(|history, random| {
+        let letters = history.dead_letters.len();
+        // One of unknown outcome may be any of several messages' end.
+        let answered = |letter: &DeadLetter| {
+            let settles = history.calls.iter().filter(|call| call.is_done()).flat_map(|call| &call.parts);
+            settles.into_iter().any(|part| {
+                matches!(part, Part::Settle(Settle { action: Action::DeadLetter, target, outcome: Some(Outcome::Done), .. })
+                    if target.msg_id() == letter.msg_id)
+            })
+        };
+        let sure: Vec<usize> = (0..letters).filter(|&place| answered(&history.dead_letters[place])).collect();
+        let Some(&place) = sure.get(random.random_range(0..sure.len().max(1))) else { return false };
+        history.dead_letters.remove(place);
+        true
+    });
 }
 
 fn rows(history: &mut History) -> &mut Vec<Row> {

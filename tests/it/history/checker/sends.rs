@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::index::{Id, Index, Message, Sent, Settled};
 use super::moves::is_redrive;
 use super::{Violation, violation};
-use crate::history::record::{Call, Part};
+use crate::history::record::{Action, Call, Part};
 
 /// An acknowledged message is in the queue or the archive at the end, or somebody may have removed it; and what was
 /// archived is in the archive.
 pub(super) fn nothing_is_lost(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (&(queue, msg_id), message) in &index.messages {
-        let is_kept = message.in_queue.is_some() || !message.in_archive.is_empty();
+        let is_kept = message.stored().next().is_some();
         let evidence = || {
             let settles = message.settles.iter().map(|settled| settled.call);
             let reads = message.deliveries.iter().map(|seen| seen.call);
@@ -33,13 +33,19 @@ pub(super) fn nothing_is_lost(index: &Index<'_>) -> Vec<Violation> {
             let what = format!("message {msg_id} of {queue} was archived and is not in the archive");
             found.push(violation("nothing_is_lost", what, &evidence()));
         }
+        let is_dead =
+            |settled: &Settled<'_>| settled.is_done() && settled.settle.action == Action::DeadLetter;
+        if message.settles.iter().any(is_dead) && message.letters.is_empty() {
+            let what = format!("message {msg_id} of {queue} became a dead letter and is none at the end");
+            found.push(violation("nothing_is_lost", what, &evidence()));
+        }
     }
     found
 }
 
 fn may_be_gone(index: &Index<'_>, queue: &str, message: &Message<'_>, sent: &Sent<'_>) -> bool {
-    // An archived message is not gone.
-    let deleted = message.settles.iter().any(|settled| settled.may_have_removed() && !settled.archived());
+    // What is archived, or a dead letter, is not gone.
+    let deleted = message.settles.iter().any(Settled::may_have_ended);
     let taken = !message.pops.is_empty() || index.may_have_popped_unseen(queue, sent.call.asked);
     deleted || taken || index.emptied_since(queue, sent.call.asked).next().is_some()
 }
@@ -50,7 +56,7 @@ pub(super) fn nothing_comes_from_nowhere(index: &Index<'_>) -> Vec<Violation> {
     for (&(queue, msg_id), message) in &index.messages {
         let deliveries = message.deliveries.iter().chain(&message.pops).chain(&message.undone);
         let delivered = deliveries.map(|seen| (seen.delivery.body.as_str(), Some(seen)));
-        let stored = message.in_queue.iter().chain(&message.in_archive).map(|&body| (body, None));
+        let stored = message.stored().map(|body| (body, None));
         for (body, seen) in delivered.chain(stored) {
             let sends = index.bodies.get(&(queue, body)).map(Vec::as_slice).unwrap_or_default();
             let why = match sends {
@@ -82,8 +88,7 @@ pub(super) fn ids_of_bodies<'a>(index: &Index<'a>) -> BTreeMap<(&'a str, &'a str
     for (&(queue, msg_id), message) in &index.messages {
         let delivered =
             message.deliveries.iter().chain(&message.pops).map(|seen| seen.delivery.body.as_str());
-        let stored = message.in_queue.iter().chain(&message.in_archive).copied();
-        for body in delivered.chain(stored) {
+        for body in delivered.chain(message.stored()) {
             ids.entry((queue, body)).or_default().insert(msg_id);
         }
     }
@@ -116,7 +121,7 @@ pub(super) fn ids_belong_to_their_bodies(index: &Index<'_>) -> Vec<Violation> {
         let deliveries = deliveries.filter(|seen| seen.delivery.body != body);
         let mut others: Vec<&Call> =
             sends.map(|sent| sent.call).chain(deliveries.map(|seen| seen.call)).collect();
-        let stored = message.in_queue.iter().chain(&message.in_archive).any(|&stored| stored != body);
+        let stored = message.stored().any(|stored| stored != body);
         if !others.is_empty() || stored {
             others.extend(message.sends.iter().map(|sent| sent.call));
             let what = format!("message {} of {} is {body} to one and something else to another", id.1, id.0);
@@ -130,8 +135,7 @@ pub(super) fn ids_belong_to_their_bodies(index: &Index<'_>) -> Vec<Violation> {
 fn body_of<'a>(message: &Message<'a>) -> Option<&'a str> {
     let sent = message.sends.first().map(|sent| sent.send.body.as_str());
     sent.or_else(|| message.deliveries.first().map(|seen| seen.delivery.body.as_str()))
-        .or(message.in_queue)
-        .or_else(|| message.in_archive.first().copied())
+        .or_else(|| message.stored().next())
 }
 
 fn shared_id(id: Id<'_>, message: &Message<'_>) -> Option<Violation> {

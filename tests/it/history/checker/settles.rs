@@ -18,7 +18,7 @@ pub(super) fn a_message_is_removed_once(index: &Index<'_>) -> Vec<Violation> {
             let what = format!("message {msg_id} of {queue} was removed {} times", calls.len());
             found.push(violation("a_message_is_removed_once", what, &calls));
         }
-        let copies = message.in_archive.len() + usize::from(message.in_queue.is_some());
+        let copies = message.stored().count();
         if copies > 1 {
             let what = format!("message {msg_id} of {queue} is stored {copies} times at the end");
             found.push(violation("a_message_is_removed_once", what, &calls));
@@ -155,7 +155,11 @@ fn not_gone<'a>(
     let popped = message.pops.iter().any(|seen| seen.call.asked < answered);
     let sent = message.sends.iter().map(|sent| sent.call.asked).min().unwrap_or(Micros::MIN / 2);
     let emptied = index.emptied_since(queue, sent).any(|emptied| emptied.call.asked < answered);
-    let gone = removed || popped || emptied || index.may_have_popped_unseen(queue, sent);
+    let gone = removed
+        || popped
+        || emptied
+        || !message.letters.is_empty()
+        || index.may_have_popped_unseen(queue, sent);
     (!gone).then(|| ("and nobody had removed it", message.deliveries.iter().map(|seen| seen.call).collect()))
 }
 

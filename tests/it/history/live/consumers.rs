@@ -15,7 +15,7 @@ use tonic::Streaming;
 
 use super::readers::{answer, ordering, reading, receipts, settles};
 use super::worker::{Asked, Worker, delivery, verdict, verdict_of_reason};
-use super::{CONSUMED, GROUPS, KEYED, ORDERS};
+use super::{CONSUMED, GROUPS, KEYED, ORDERS, WORN};
 use crate::harness::seconds;
 use crate::history::record::{Action, Micros, Part, Read, Verdict};
 
@@ -46,7 +46,8 @@ enum End {
 /// Follows queues by streams, each for a while.
 pub(super) async fn by_consuming(mut worker: Worker) {
     while worker.pause(200).await {
-        let queue = [CONSUMED, CONSUMED, KEYED, KEYED, GROUPS, ORDERS][worker.random.random_range(0..6)];
+        let queues = [CONSUMED, CONSUMED, KEYED, KEYED, GROUPS, ORDERS, WORN];
+        let queue = queues[worker.random.random_range(0..queues.len())];
         let (commands, received) = mpsc::unbounded_channel();
         let is_manual = worker.chance(30);
         let auto_extend = worker.chance(50);
@@ -187,17 +188,17 @@ impl Consumer {
         let [deleted, archived, released, extended, _forgotten] = piles;
         let delay = seconds(worker.millis(800).as_secs_f64());
         let span = seconds(worker.millis(3_000).as_secs_f64() + 0.1);
-        for (messages, action) in [
-            (deleted, SettleAction::Delete),
-            (archived, SettleAction::Archive),
-            (released, SettleAction::Release),
-        ] {
+        let aside = if self.queue == WORN { SettleAction::DeadLetter } else { SettleAction::Archive };
+        for (messages, action) in
+            [(deleted, SettleAction::Delete), (archived, aside), (released, SettleAction::Release)]
+        {
             let delay = delay.filter(|_| action == SettleAction::Release);
             let settle =
                 Settle { receipts: receipts(&messages), action: action.into(), delay, reason: String::new() };
             let action = match action {
                 SettleAction::Delete => Action::Delete,
                 SettleAction::Archive => Action::Archive,
+                SettleAction::DeadLetter => Action::DeadLetter,
                 _ => Action::Hide,
             };
             self.command(worker, "Settle", action, &messages, Command::Settle(settle));

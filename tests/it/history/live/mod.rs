@@ -19,6 +19,7 @@ mod readers;
 mod senders;
 mod transactions;
 mod worker;
+mod worn;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use super::record::{History, Send};
 use super::report;
 use crate::harness::{OwnPostgres, Pair, TestDatabase};
 use faults::Servers;
-use queues::{drain, prepare, tables};
+use queues::{dead_letters, drain, prepare, tables};
 use worker::{Run, Worker};
 
 /// The queue of everybody.
@@ -50,6 +51,15 @@ const CONSUMED: &str = "consumed";
 /// The queue of pops.
 const POPS: &str = "pops";
 
+/// The queue whose messages are handed over a few times only, and then go to [`BURIED`].
+const WORN: &str = "worn";
+
+/// The dead-letter queue, which nobody reads.
+const BURIED: &str = "buried";
+
+/// How often messages of [`WORN`] are handed over at most.
+const MAX_RECEIVES: i32 = 3;
+
 /// The queue to which transactions send.
 const RESULTS: &str = "results";
 
@@ -62,7 +72,7 @@ const HOMES: &str = "homes";
 /// Where they are meanwhile.
 const ASIDE: &str = "aside";
 
-const QUEUES: [&str; 9] = [ORDERS, GROUPS, KEYED, CONSUMED, POPS, RESULTS, QUIET, HOMES, ASIDE];
+const QUEUES: [&str; 10] = [ORDERS, GROUPS, KEYED, CONSUMED, POPS, WORN, RESULTS, QUIET, HOMES, ASIDE];
 
 /// What is sent with this key goes to [`KEYED`] and [`RESULTS`].
 const ROUTING_KEY: &str = "audit.all";
@@ -71,10 +81,11 @@ const ROUTING_KEY: &str = "audit.all";
 const WINDOW: &str = "2s";
 
 /// What each run does to its end at least once, however slow the machine is; see [`report::reached`].
-const KINDS: [&str; 29] = [
+const KINDS: [&str; 31] = [
     "Archive",
     "Consume",
     "CreateQueue",
+    "DeadLetter",
     "Delete",
     "DropQueue",
     "Extend",
@@ -101,6 +112,7 @@ const KINDS: [&str; 29] = [
     "a repeated Transact",
     "a receipt that is STALE",
     "a message that is NOT_FOUND",
+    "a release that goes aside",
 ];
 
 /// How the bodies begin that the table of [`ORDERS`] refuses.
@@ -147,6 +159,7 @@ impl Callers {
         callers.add("follower", 3, readers::by_stream);
         callers.add("consumer", 5, consumers::by_consuming);
         callers.add("popper", 1, readers::by_pops);
+        callers.add("failer", 2, worn::by_failing);
         callers.add("transactor", 2, transactions::by_transact);
         callers.add("interactor", 2, transactions::interactively);
         callers.add("sql", 2, plain_sql::by_functions);
@@ -232,13 +245,14 @@ where
     let at_rest = started.elapsed();
     drain(&run).await;
     let at_the_end = tables(&run).await;
+    let dead_letters = dead_letters(&run).await;
     let empty = started.elapsed();
     eprintln!(
         "history {name}: peace after {at_peace:.1?}, every kind done after {all_done:.1?}, at rest after {at_rest:.1?}, empty after {empty:.1?}"
     );
     drop(disturbed);
 
-    let history = History { at_the_end, ..run.history() };
+    let history = History { at_the_end, dead_letters, ..run.history() };
     let violations = check(&history);
     eprintln!("history {name}: {}; {} violations", report::counts(&history), violations.len());
     if let Some(first) = violations.first() {

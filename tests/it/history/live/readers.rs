@@ -3,16 +3,17 @@
 use std::time::{Duration, Instant};
 
 use pgmq_grpc::proto::v1::{
-    ArchiveRequest, ArchiveResponse, DeleteRequest, DeleteResponse, ItemResult, Message, Ordering,
-    PopRequest, ReadBatchRequest, ReadRequest, ReleaseRequest, ReleaseResponse, SetVisibilityTimeoutRequest,
-    SetVisibilityTimeoutResponse, set_visibility_timeout_request::Visibility,
+    ArchiveRequest, ArchiveResponse, DeadLetterRequest, DeadLetterResponse, DeleteRequest, DeleteResponse,
+    ItemResult, Message, Ordering, PopRequest, ReadBatchRequest, ReadRequest, ReleaseRequest,
+    ReleaseResponse, SetVisibilityTimeoutRequest, SetVisibilityTimeoutResponse,
+    set_visibility_timeout_request::Visibility,
 };
 use rand::Rng;
 
 use super::worker::{Asked, Worker, delivery, micros, outcome, verdict};
 use super::{GROUPS, ORDERS, POPS};
 use crate::harness::seconds;
-use crate::history::record::{Action, Micros, Part, Read, Settle, Target, Verdict};
+use crate::history::record::{Action, Micros, Outcome, Part, Read, Settle, Target, Verdict};
 
 /// How messages are read from a queue.
 pub(super) fn reading(queue: &str) -> Read {
@@ -207,6 +208,10 @@ pub(super) fn answer(parts: &mut [Part], results: &[ItemResult]) {
     for (settle, result) in settles.zip(results) {
         settle.outcome = outcome(result.outcome());
         settle.vt = result.vt.map(|vt| micros(Some(vt)));
+        // A release that tells no time has moved its message to the dead-letter queue.
+        if settle.action == Action::Hide && settle.outcome == Some(Outcome::Done) && settle.vt.is_none() {
+            settle.action = Action::DeadLetter;
+        }
     }
 }
 
@@ -263,6 +268,16 @@ pub(super) async fn settle_as(
                 answer(&mut call.parts, &response.results);
             };
             let asked = worker.ask(call, request, async move |request| client.archive(request).await, fill);
+            asked.await.map(drop)
+        }
+        Action::DeadLetter => {
+            let request = DeadLetterRequest { queue, receipts, reason: "asked for".to_owned() };
+            let call = Asked::new("DeadLetter", parts);
+            let fill = |response: &DeadLetterResponse, call: &mut Asked, _| {
+                answer(&mut call.parts, &response.results);
+            };
+            let asked =
+                worker.ask(call, request, async move |request| client.dead_letter(request).await, fill);
             asked.await.map(drop)
         }
         Action::Hide | Action::Extend => {
