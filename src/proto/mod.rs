@@ -3,7 +3,6 @@
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::doc_lazy_continuation,
-    clippy::large_enum_variant,
     unused_qualifications,
     reason = "generated code"
 )]
