@@ -7,15 +7,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[derive(Debug, Clone, Default)]
 pub struct Parked(Arc<AtomicUsize>);
 
-/// One call that waits, for as long as this lives.
+/// One call that waits: until this is dropped, or until whom it waits for says so.
 #[derive(Debug)]
-pub struct ParkedCall(Arc<AtomicUsize>);
+pub struct ParkedCall {
+    calls: Option<Parked>,
+}
 
 impl Parked {
     /// A call begins to wait.
     pub fn park(&self) -> ParkedCall {
         self.0.fetch_add(1, Ordering::Relaxed);
-        ParkedCall(Arc::clone(&self.0))
+        ParkedCall { calls: Some(self.clone()) }
+    }
+
+    /// A call waits no more, although it does not know yet; it is told by [`ParkedCall::knows`].
+    pub fn unpark(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many calls wait.
@@ -24,8 +31,17 @@ impl Parked {
     }
 }
 
+impl ParkedCall {
+    /// The call knows now that it was unparked.
+    pub fn knows(&mut self) {
+        self.calls = None;
+    }
+}
+
 impl Drop for ParkedCall {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(calls) = self.calls.take() {
+            calls.unpark();
+        }
     }
 }

@@ -28,7 +28,7 @@ SELECT m.queue_table, m.archive_table, m.is_unlogged, (c.relkind = 'p') IS TRUE 
      JOIN pg_namespace AS n ON n.oid = s.relnamespace
      JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
    WHERE d.refobjid = m.table_id AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
-     AND d.deptype IN ('a', 'i') AND s.relkind = 'S' AND a.attname = 'msg_id') AS sequence
+     AND d.deptype IN ('a', 'i') AND s.relkind = 'S' AND a.attname = 'msg_id' LIMIT 1) AS sequence
 FROM (SELECT n.queue_table, n.archive_table, n.is_unlogged, to_regclass(n.queue_table)::oid AS table_id
   FROM (SELECT format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q')) AS queue_table,
       format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'a')) AS archive_table, m.is_unlogged

@@ -292,7 +292,7 @@ impl Connection {
     ///
     /// # Errors
     /// As any statement that reads.
-    pub(super) async fn learn_policies(&mut self) -> Result<()> {
+    pub async fn learn_policies(&mut self) -> Result<()> {
         match self.policies().are_known() {
             true => Ok(()),
             // Another look may see more, and be done sooner.

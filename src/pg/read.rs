@@ -278,7 +278,11 @@ impl Connection {
             let msg_id = delivery.message.msg_id;
             match (fits, is_oversized) {
                 _ if worn_out.has_moved(msg_id) => was_cut = true,
-                _ if worn_out.stuck.contains(&msg_id) => stuck.push(delivery),
+                // It is hidden for a while, and nobody waits behind it.
+                _ if worn_out.stuck.contains(&msg_id) => {
+                    was_cut = true;
+                    stuck.push(delivery);
+                }
                 // In its group it stands behind one that stays.
                 _ if !worn_out.stuck.is_empty() && order.ordering.reads_groups_together() => {
                     cut.push(delivery);

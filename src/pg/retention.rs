@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
+use super::policies::policy_of_queue;
 use super::row::column;
 use super::statement::{Effect, Statement};
 use crate::domain::{Deadline, Error, QueueName, Result, error};
@@ -22,21 +23,28 @@ const STEP_TIME: Duration = Duration::from_secs(15);
 
 /// Only one server at a time removes: the lock ends with the statement. The moment is the statement's and not the clock's, so
 /// that pgmq's index on `archived_at` finds what is old without a look at the rest. What others have locked is skipped. The
-/// archive may have partitions, in which places are not unique.
+/// archive may have partitions, in which places are not unique. What the server remembers of the policy may be of a queue that was
+/// there before, or of the moment before it was changed, so the database is asked again.
 const REMOVE: Statement = Statement::new(
     "remove_archived",
     Effect::Repeatable,
-    "-- pgmq-grpc: remove_archived
+    concat!(
+        "-- pgmq-grpc: remove_archived
 WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(8102083524853886834) AS mine),
+policy AS MATERIALIZED (SELECT EXISTS (SELECT FROM pgmq_grpc.queue_policy AS p JOIN pgmq.meta AS m ON ",
+        policy_of_queue!(),
+        "
+  WHERE m.queue_name = $3::text AND p.archive_retention_ms = $1::bigint) AS holds),
 old AS MATERIALIZED (
   SELECT a.tableoid AS part, a.ctid AS place FROM {a} AS a
-  WHERE (SELECT t.mine FROM turn AS t) AND a.archived_at < statement_timestamp() - $1::bigint * interval '1 millisecond'
+  WHERE (SELECT t.mine AND p.holds FROM turn AS t, policy AS p) AND a.archived_at < statement_timestamp() - $1::bigint * interval '1 millisecond'
   ORDER BY a.archived_at LIMIT $2::bigint FOR UPDATE SKIP LOCKED),
 gone AS (
   DELETE FROM {a} AS a WHERE a.ctid = ANY (ARRAY(SELECT o.place FROM old AS o))
     AND EXISTS (SELECT FROM old AS o WHERE o.part = a.tableoid AND o.place = a.ctid)
   RETURNING 1)
-SELECT count(*) AS removed FROM gone",
+SELECT count(*) AS removed FROM gone"
+    ),
 );
 
 /// Removes what has been archived for longer than its queue's policy keeps it, until the token is cancelled.
@@ -88,7 +96,8 @@ fn pause(shortest_ms: Option<i64>) -> Duration {
 async fn remove_step(database: &Database, queue: &QueueName, retention_ms: i64) -> Result<i64> {
     let mut connection = database.connect("remove_archived", Deadline::within(STEP_TIME)).await?;
     let table = connection.table(queue).await?;
-    let parameters = [(&retention_ms as _, Type::INT8), (&STEP as _, Type::INT8)];
+    let name = queue.as_str();
+    let parameters = [(&retention_ms as _, Type::INT8), (&STEP as _, Type::INT8), (&name as _, Type::TEXT)];
     let removed = connection.query(&REMOVE.on(&table), &parameters).await;
     let rows = removed.map_err(|error| connection.missing(queue, error))?;
     let row = rows.first().ok_or_else(|| Error::internal("a count gave no row"))?;

@@ -88,6 +88,11 @@ impl Operation for TakeArchived {
     const NAME: &'static str = "take_archived";
     type Output = TakenFromArchive;
 
+    /// When the caller goes, it ends after the step that is under way.
+    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<TakenFromArchive> {
+        broker.until(deadline, self.run(broker, deadline)).await
+    }
+
     async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<TakenFromArchive> {
         let mut taking = Taking {
             broker,
@@ -128,7 +133,7 @@ impl Taking<'_> {
             };
             let count = FIND.min(wanted.max_messages - self.taken);
             let find = FindArchived { queue, target, filter, after, count };
-            let (found, next_after) = find.run(self.broker, self.deadline).await?;
+            let (found, next_after) = self.broker.run_while_draining(find, self.deadline).await?;
             if !self.take_found(wanted, &found).await? {
                 return Ok(false);
             }
@@ -152,7 +157,7 @@ impl Taking<'_> {
                 keys: found[..found.len().min(TAKE)].to_vec(),
                 repeatable: wanted.filter.msg_ids().is_some(),
             };
-            let done = step.run(self.broker, self.deadline).await?;
+            let done = self.broker.run_while_draining(step, self.deadline).await?;
             self.taken += done.count;
             self.passed_over |= done.count < done.tried;
             found = &found[done.tried..];

@@ -48,6 +48,11 @@ impl Operation for RedriveMessages {
     const NAME: &'static str = "redrive_messages";
     type Output = Redriven;
 
+    /// When the caller goes, it ends after the step that is under way.
+    async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Redriven> {
+        broker.until(deadline, self.run(broker, deadline)).await
+    }
+
     async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Redriven> {
         let mut redrive = Redrive {
             wanted: &self,
@@ -168,7 +173,7 @@ impl Redrive<'_> {
             return Ok(None);
         }
         let began = Instant::now();
-        let done = step.run(self.broker, self.deadline).await?;
+        let done = self.broker.run_while_draining(step, self.deadline).await?;
         self.pause = began.elapsed().min(LONGEST_PAUSE);
         Ok(Some(done))
     }

@@ -1,8 +1,5 @@
 //! What `GetServerInfo` shows of a server's load.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use pgmq_grpc::proto::v1::{
     DeleteRequest, GetQueueRequest, GetServerInfoRequest, ReadRequest, SendRequest, ServerState, WatchRequest,
 };
@@ -68,30 +65,40 @@ async fn open_streams_and_transactions_are_counted_while_they_are_open() {
     .await;
 }
 
+/// Makes one more call whenever it looks, until a server shows this: those that come while a flush waits for a lock wait for the
+/// next one. Returns what it has shown, and the calls.
+async fn calling_until_it_shows<C: Future<Output = ()> + Send + 'static>(
+    client: &Client,
+    what: &str,
+    call: impl Fn(Client) -> C,
+    shows: impl Fn(&ServerState) -> bool,
+) -> (ServerState, Vec<tokio::task::JoinHandle<()>>) {
+    let mut calls = Vec::new();
+    let shown = eventually(what, async || {
+        calls.push(tokio::spawn(call(client.clone())));
+        Some(state(client).await).filter(|state| shows(state))
+    })
+    .await;
+    (shown, calls)
+}
+
 #[tokio::test]
 async fn what_waits_behind_a_lock_is_counted_until_it_is_done() {
     let test = Test::with_queue("orders").await;
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let callers = (0..8).map(|_| {
-        let (mut client, stop) = (test.client.clone(), Arc::clone(&stop));
-        tokio::spawn(async move {
-            // The lock's time is up after a while; then they come again.
-            while !stop.load(Ordering::Relaxed) {
-                let (queue, message) = ("orders".to_owned(), "12345".to_owned());
-                let _ = client.queue.send(SendRequest { queue, message, ..Default::default() }).await;
-            }
-        })
-    });
-    let callers: Vec<_> = callers.collect();
-    let busy = eventually_shows(&test.client, "waiting sends", |state| state.waiting_sends > 0).await;
+    let send = |mut client: Client| async move {
+        let (queue, message) = ("orders".to_owned(), "12345".to_owned());
+        // The lock's time may be up before it is free.
+        let _ = client.queue.send(SendRequest { queue, message, ..Default::default() }).await;
+    };
+    let (busy, calls) =
+        calling_until_it_shows(&test.client, "waiting sends", send, |state| state.waiting_sends > 0).await;
     assert!(busy.waiting_send_bytes >= 5 * i64::from(busy.waiting_sends), "{busy:?}");
     assert!(busy.lanes == 1 && busy.merged_calls > 0, "{busy:?}");
 
-    stop.store(true, Ordering::Relaxed);
     test.run("ROLLBACK").await;
-    for caller in callers {
-        caller.await.unwrap();
+    for call in calls {
+        call.await.unwrap();
     }
     eventually_shows(&test.client, "nothing that waits", |state| {
         state.waiting_sends + state.waiting_settles + state.lanes + state.merged_calls == 0
@@ -104,26 +111,19 @@ async fn what_waits_behind_a_lock_is_counted_until_it_is_done() {
 async fn settles_that_wait_behind_a_lock_are_counted_until_they_are_done() {
     let test = Test::with_queue("orders").await;
     test.run("BEGIN; LOCK TABLE pgmq.q_orders").await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let callers = (0..8).map(|msg_id| {
-        let (mut client, stop) = (test.client.clone(), Arc::clone(&stop));
-        tokio::spawn(async move {
-            let request =
-                DeleteRequest { queue: "orders".to_owned(), msg_ids: vec![msg_id], ..Default::default() };
-            while !stop.load(Ordering::Relaxed) {
-                let _ = client.queue.delete(request.clone()).await;
-            }
-        })
-    });
-    let callers: Vec<_> = callers.collect();
-    let busy = eventually_shows(&test.client, "waiting settles", |state| state.waiting_settles > 0).await;
-    assert!(busy.waiting_settles <= 8 && busy.merged_calls > 0 && busy.lanes == 1, "{busy:?}");
+    let delete = |mut client: Client| async move {
+        let request = DeleteRequest { queue: "orders".to_owned(), msg_ids: vec![1], ..Default::default() };
+        let _ = client.queue.delete(request).await;
+    };
+    let (busy, calls) =
+        calling_until_it_shows(&test.client, "waiting settles", delete, |state| state.waiting_settles > 0)
+            .await;
+    assert!(busy.merged_calls > 0 && busy.lanes == 1, "{busy:?}");
     assert_eq!((busy.waiting_sends, busy.waiting_send_bytes), (0, 0));
 
-    stop.store(true, Ordering::Relaxed);
     test.run("ROLLBACK").await;
-    for caller in callers {
-        caller.await.unwrap();
+    for call in calls {
+        call.await.unwrap();
     }
     eventually_shows(&test.client, "nothing that waits", |state| {
         state.waiting_settles + state.lanes + state.merged_calls == 0

@@ -193,7 +193,7 @@ impl<M: Merge> Merger<M> {
             return Err(Box::new(Refused { lane, load, error }));
         }
         // What streams hand in is not counted among the calls.
-        let parked = (patience == Patience::None).then(|| self.shared.parked.park());
+        let parked = (patience == Patience::None).then(|| self.shared.parked.clone());
         let (parcel, verdict) = Parcel::new(load, parked);
         let started = match waiting.lanes.entry(lane) {
             Entry::Occupied(mut running) => {

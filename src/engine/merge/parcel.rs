@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::domain::{Error, Result};
-use crate::engine::ParkedCall;
+use crate::engine::{Parked, ParkedCall};
 
 /// How much a parcel's content counts against the limits.
 pub trait Load {
@@ -22,18 +22,25 @@ pub struct Parcel<L, A> {
     pub load: L,
     pub(super) came: Instant,
     verdict: oneshot::Sender<Result<A>>,
-    parked: Option<ParkedCall>,
+    /// Where its call is parked.
+    parked: Option<Parked>,
 }
 
 /// What will become of a parcel. Dropped, it says that the caller is gone.
+///
+/// It is parked until it is there, or until the caller goes.
 #[derive(Debug)]
-pub struct Verdict<A>(oneshot::Receiver<Result<A>>);
+pub struct Verdict<A> {
+    heard: oneshot::Receiver<Result<A>>,
+    parked: Option<ParkedCall>,
+}
 
 impl<L, A> Parcel<L, A> {
     /// A parcel and the verdict on it. A call that waits for nothing else is parked meanwhile.
-    pub fn new(load: L, parked: Option<ParkedCall>) -> (Self, Verdict<A>) {
+    pub fn new(load: L, parked: Option<Parked>) -> (Self, Verdict<A>) {
         let (verdict, heard) = oneshot::channel();
-        (Self { load, came: Instant::now(), verdict, parked }, Verdict(heard))
+        let call = parked.as_ref().map(Parked::park);
+        (Self { load, came: Instant::now(), verdict, parked }, Verdict { heard, parked: call })
     }
 
     /// Whether the caller still waits.
@@ -44,7 +51,11 @@ impl<L, A> Parcel<L, A> {
     /// Tells the caller.
     pub fn answer(self, answer: Result<A>) {
         // A caller who has gone meanwhile hears nothing, and what was done stays done.
-        let _ = self.verdict.send(answer);
+        if self.verdict.send(answer).is_ok()
+            && let Some(parked) = self.parked
+        {
+            parked.unpark();
+        }
     }
 
     /// The items and the means to tell the caller, apart.
@@ -59,10 +70,32 @@ impl<A> Verdict<A> {
     ///
     /// # Errors
     /// The parcel's; `Internal` if the flush panicked.
-    pub async fn wait(self) -> Result<A> {
-        match self.0.await {
-            Ok(answer) => answer,
+    pub async fn wait(mut self) -> Result<A> {
+        match (&mut self.heard).await {
+            Ok(answer) => {
+                self.is_there();
+                answer
+            }
             Err(_) => Err(Error::internal("a merged statement's task ended without an answer")),
+        }
+    }
+    /// Who answered has unparked the call.
+    fn is_there(&mut self) {
+        if let Some(mut call) = self.parked.take() {
+            call.knows();
+        }
+    }
+}
+
+impl<A> Drop for Verdict<A> {
+    fn drop(&mut self) {
+        if self.parked.is_none() {
+            return;
+        }
+        // From here on no answer comes, and so nobody else unparks the call.
+        self.heard.close();
+        if self.heard.try_recv().is_ok() {
+            self.is_there();
         }
     }
 }

@@ -374,6 +374,24 @@ async fn calls_are_parked_until_they_are_answered_and_streams_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_who_goes_is_parked_no_more() {
+    let (parked, seen) = (Parked::default(), Arc::default());
+    let merge = Slow { seen, takes: FLUSH, fails_to_open: false };
+    let merger = Merger::new(merge, BOUNDS, TaskTracker::new(), parked.clone());
+    let flushed = merger.submit("a", Batch(vec![1])).expect("a place");
+    sleep(FLUSH / 2).await;
+    let waiting = merger.submit("a", Batch(vec![2])).expect("a place");
+    let unheard = merger.submit("a", Batch(vec![3])).expect("a place");
+    assert_eq!(parked.count(), 3);
+    drop((flushed, waiting));
+    assert_eq!(parked.count(), 1);
+    sleep(FLUSH * 3).await;
+    assert_eq!(parked.count(), 0);
+    drop(unheard);
+    assert_eq!(parked.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_opened_fails_for_all_that_wait() {
     let merge = Slow { seen: Arc::default(), takes: FLUSH, fails_to_open: true };
     let merger = Merger::new(merge, BOUNDS, TaskTracker::new(), Parked::default());

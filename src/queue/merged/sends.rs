@@ -164,6 +164,8 @@ impl Merge for Sends {
     async fn open(&self, lane: &SendLane) -> Result<Self::Open> {
         let share = self.shares.take(&lane.queue).await;
         let mut connection = self.means.database.connect("send", Deadline::within(FLUSH_TIME)).await?;
+        // It may be the first one to another database.
+        connection.learn_policies().await?;
         connection.set_deadline(Deadline::within(FLUSH_TIME));
         Ok((share, connection))
     }

@@ -188,6 +188,8 @@ impl Merge for Settles {
     async fn open(&self, lane: &SettleLane) -> Result<Self::Open> {
         let share = self.shares.take(&lane.queue).await;
         let mut connection = self.database.connect("settle", Deadline::within(FLUSH_TIME)).await?;
+        // It may be the first one to another database.
+        connection.learn_policies().await?;
         connection.set_deadline(Deadline::within(FLUSH_TIME));
         Ok((share, connection))
     }

@@ -6,8 +6,10 @@ use super::Merging;
 use super::pauses::Pauses;
 use super::settles::{Change, Deed, Looked, SettleLane, Wanted};
 use crate::domain::dead_letter::Cause;
+use crate::domain::error::Applied;
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Error, Kind, QueueName, Result, Settlement};
+use crate::engine::merge::Verdict;
 use crate::pg::{Connection, FirstLook};
 use crate::queue::release::{Released, is_nowhere_to_go};
 use crate::queue::settle::{Targets, distinct};
@@ -120,8 +122,10 @@ impl Merging {
             self.hand_in_alike(queue, targets.at(places), Deed::Release(delays_of(places)), patience)
         };
         let dead = Deed::DeadLetter(Cause::MaxReceives);
+        // Once the others are let in, these are as well.
+        let bury_patience = if others.is_empty() { patience } else { Patience::Waits };
         let bury = async {
-            match self.hand_in_alike(queue, targets.at(&worn_out), dead, patience).await {
+            match self.hand_in_alike(queue, targets.at(&worn_out), dead, bury_patience).await {
                 Err(error) if is_nowhere_to_go(&error) => {
                     Connection::warn_of_missing(queue, &to);
                     release(&worn_out, Patience::Waits).await
@@ -132,8 +136,14 @@ impl Merging {
         if others.is_empty() {
             return bury.await;
         }
-        // One of them was let in, so the other is as well.
-        let (buried, released) = tokio::join!(bury, release(&others, Patience::Waits));
+        let released =
+            self.enter(queue, targets.at(&others), Deed::Release(delays_of(&others)), patience).await?;
+        let (buried, released) = tokio::join!(bury, async { released.wait().await.map(told) });
+        let errors = || [&buried, &released].into_iter().filter_map(|part| part.as_ref().err());
+        // What may have been applied is not told as nothing.
+        if let Some(error) = errors().find(|error| error.applied() == Applied::Unknown) {
+            return Err(error.clone());
+        }
         if let (Err(error), Err(_)) = (&buried, &released) {
             return Err(error.clone());
         }
@@ -153,13 +163,22 @@ impl Merging {
         deed: Deed,
         patience: Patience,
     ) -> Result<(Told, Targets)> {
+        self.enter(queue, targets, deed, patience).await?.wait().await.map(told)
+    }
+
+    async fn enter(
+        &self,
+        queue: &QueueName,
+        targets: Targets,
+        deed: Deed,
+        patience: Patience,
+    ) -> Result<Verdict<Looked>> {
         let lane = SettleLane::of(queue.clone(), &targets, &deed);
         let wanted = Wanted { targets, deed };
-        let verdict = match patience {
-            Patience::Refused => self.settles.submit(lane, wanted)?,
-            Patience::Waits => self.settles.submit_when_room(lane, wanted).await,
-        };
-        verdict.wait().await.map(told)
+        match patience {
+            Patience::Refused => self.settles.submit(lane, wanted),
+            Patience::Waits => Ok(self.settles.submit_when_room(lane, wanted).await),
+        }
     }
 }
 

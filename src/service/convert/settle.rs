@@ -89,6 +89,7 @@ pub(super) fn release_delay(
 
 impl FromRequest<v1::ReleaseRequest> for queue::Release {
     const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
+    const FOLLOWS_POLICY: bool = true;
 
     fn queue(request: &v1::ReleaseRequest) -> Option<&str> {
         Some(&request.queue)
@@ -104,6 +105,7 @@ impl FromRequest<v1::ReleaseRequest> for queue::Release {
 
 impl FromRequest<v1::DeadLetterRequest> for queue::DeadLetter {
     const ROLE: Option<ClientRole> = Some(ClientRole::Consumer);
+    const FOLLOWS_POLICY: bool = true;
 
     fn queue(request: &v1::DeadLetterRequest) -> Option<&str> {
         Some(&request.queue)

@@ -148,6 +148,24 @@ async fn a_dead_letter_queue_that_is_locked_holds_up_only_dead_letters() {
 }
 
 #[tokio::test]
+async fn what_stands_behind_dead_letters_that_cannot_be_moved_is_found_at_once() {
+    let mut test = orders(1).await;
+    test.run(r#"ALTER TABLE pgmq.q_failed ADD CHECK (message <> '"bad"')"#).await;
+    test.client.send_all("orders", &[r#""bad""#; 5]).await;
+    assert_eq!(test.client.read("orders", 5).await.len(), 5);
+    expire(&test, "orders").await;
+    let fresh = test.client.send("orders", r#""fresh""#).await;
+    // One at a time, each of the five is met in front of it and hidden; nobody waits for the next look.
+    let read = eventually("what stands behind", async || {
+        let mut client = test.client.clone();
+        let read = client.read("orders", 1).await;
+        (!read.is_empty()).then_some(read)
+    })
+    .await;
+    assert_eq!(crate::read_batch::ids(&read), [fresh]);
+}
+
+#[tokio::test]
 async fn a_dead_letter_that_its_queue_refuses_holds_up_no_other() {
     let mut test = orders(1).await;
     test.run(r#"ALTER TABLE pgmq.q_failed ADD CHECK (message <> '"bad"')"#).await;

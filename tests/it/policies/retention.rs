@@ -55,6 +55,25 @@ async fn what_is_archived_for_longer_than_its_queue_keeps_it_is_removed_and_noth
 }
 
 #[tokio::test]
+async fn the_archive_of_a_queue_that_plain_sql_has_made_anew_is_left_alone() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.create("others").await;
+    set(&mut test.client, "orders", kept_for(3_600.0)).await;
+    archive(&test, "orders", 3, "2 hours").await;
+    until_archived(&test, "orders", 0).await;
+    // Nobody tells the server of it.
+    test.run("SELECT pgmq.drop_queue('orders'); SELECT pgmq.create('orders')").await;
+    archive(&test, "orders", 5, "1 year").await;
+    // Two rounds.
+    for _ in 0..2 {
+        archive(&test, "others", 3, "2 hours").await;
+        set(&mut test.client, "others", kept_for(3_600.0)).await;
+        until_archived(&test, "others", 0).await;
+    }
+    assert_eq!(archived(&test, "orders").await, 5);
+}
+
+#[tokio::test]
 async fn what_somebody_has_locked_is_passed_over_and_removed_later() {
     let mut test = Test::with_queue("orders").await;
     archive(&test, "orders", 100, "2 hours").await;
