@@ -15,7 +15,7 @@ use super::error;
 use super::failures::ConnectFailures;
 use super::guard::Guard;
 use super::manager::{Manager, Session};
-use super::policies::Policies;
+use super::policies::{LOOK, Policies};
 use super::row::column;
 use super::schema::{self, Schema};
 use super::statement::{Effect, Plan, Statement, TimeLimit};
@@ -134,7 +134,7 @@ impl Database {
         let asked = Instant::now();
         // A little before the deadline, so that the caller still hears why.
         let patience = deadline.remaining().mul_f32(0.9).min(MAX_TURN_WAIT);
-        let turn = self.turn(patience).await?;
+        let turn = self.turn(operation, patience).await?;
         let session = tokio::time::timeout(patience.saturating_sub(asked.elapsed()), self.session())
             .await
             .map_err(|_| error::unavailable("the database does not answer"))??;
@@ -204,13 +204,17 @@ impl Database {
         }
     }
 
-    async fn turn(&self, patience: Duration) -> Result<OwnedSemaphorePermit> {
+    async fn turn(&self, operation: &str, patience: Duration) -> Result<OwnedSemaphorePermit> {
         let turns = Arc::clone(&self.shared.turns);
         if let Ok(turn) = Arc::clone(&turns).try_acquire_owned() {
             return Ok(turn);
         }
-        let _place = Place::take(&self.shared.waiting, self.shared.limits.waiting_calls)
-            .ok_or_else(|| overloaded("too many calls wait for the database"))?;
+        // A look at policies, which the server takes by itself, takes no caller's place.
+        let limit = self.shared.limits.waiting_calls;
+        let place = (operation != LOOK).then(|| Place::take(&self.shared.waiting, limit));
+        if let Some(None) = place {
+            return Err(overloaded("too many calls wait for the database"));
+        }
         match tokio::time::timeout(patience, turns.acquire_owned()).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) => Err(Error::draining()),
@@ -218,8 +222,7 @@ impl Database {
         }
     }
 
-    /// A live session. The pool does not test those that it hands out, but each knows whether it was closed, so
-    /// the dead ones of a restarted database are thrown away here.
+    /// A live session. The pool hands out dead ones of a restarted database too, but each knows that it was closed.
     async fn session(&self) -> Result<PooledConnection<'static, Manager>> {
         loop {
             let mut failures = self.shared.failures.subscribe();

@@ -31,6 +31,9 @@ const DEAF: Duration = Duration::from_secs(1);
 /// The least time between two looks that nobody waits for.
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// The name of a look.
+pub(super) const LOOK: &str = "policies";
+
 /// How long one look may take.
 const LOOK_TIME: Duration = Duration::from_secs(5);
 
@@ -258,7 +261,7 @@ impl Database {
     }
 
     async fn look_at_policies(&self) -> Result<()> {
-        let mut connection = self.connect("policies", Deadline::within(LOOK_TIME)).await?;
+        let mut connection = self.connect(LOOK, Deadline::within(LOOK_TIME)).await?;
         connection.take_over_policies(true).await
     }
 }
