@@ -12,7 +12,7 @@ pub trait MergedCalls: Send + Sync {
     /// How many are under way.
     fn under_way(&self) -> usize;
 
-    /// Whether no more are let in than one merged statement takes, because the processor falls behind.
+    /// Whether no more are let in than are answered soon, because the processor falls behind.
     fn are_refused(&self) -> bool;
 }
 
