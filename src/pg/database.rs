@@ -31,14 +31,11 @@ const MAX_TURN_WAIT: Duration = Duration::from_secs(10);
 const TIMEOUTS_MS: [u32; 9] = [250, 500, 1_000, 2_500, 5_000, 10_000, 20_000, 40_000, 60_000];
 
 /// The longest that a database may say nothing: more than any `statement_timeout` of ours.
-const SILENCE: Duration = Duration::from_secs(70);
+pub(super) const SILENCE: Duration = Duration::from_secs(70);
 
 /// How long a connection rests in the pool before it is closed: the database has others to serve. Another is made within
 /// milliseconds when it is needed.
 const IDLE_TIME: Duration = Duration::from_secs(10);
-
-/// The longest that a request to end a statement may take.
-const CANCEL_TIME: Duration = Duration::from_secs(5);
 
 /// A parameter with the type under which the statement takes it.
 pub(super) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -140,6 +137,11 @@ impl Database {
             .map_err(|_| error::unavailable("the database does not answer"))??;
         tracing::trace!(operation, wait_us = asked.elapsed().as_micros(), "connection taken");
         Ok(Connection { session, database: self.clone(), marked: false, operation, deadline, _turn: turn })
+    }
+
+    /// How another connection to the same server is encrypted.
+    pub(super) fn tls(&self) -> MakeRustlsConnect {
+        self.shared.tls.clone()
     }
 
     /// What all connections to this database are checked by.
@@ -281,9 +283,9 @@ impl Drop for Place<'_> {
 ///
 /// Dropped while a statement runs or a transaction is open, the connection is closed instead of pooled.
 pub struct Connection {
-    session: PooledConnection<'static, Manager>,
-    database: Database,
-    marked: bool,
+    pub(super) session: PooledConnection<'static, Manager>,
+    pub(super) database: Database,
+    pub(super) marked: bool,
     operation: &'static str,
     deadline: Deadline,
     _turn: OwnedSemaphorePermit,
@@ -326,136 +328,6 @@ impl Connection {
     /// Sets anew until when statements may run, so that the wait for the connection does not count.
     pub fn set_deadline(&mut self, deadline: Deadline) {
         self.deadline = deadline;
-    }
-
-    /// Begins a transaction.
-    ///
-    /// # Errors
-    /// As any statement that reads: nothing was applied.
-    pub async fn begin(&mut self) -> Result<()> {
-        self.query(&BEGIN, &[]).await?;
-        self.session.in_transaction = true;
-        self.marked = false;
-        Ok(())
-    }
-
-    /// Begins a transaction with deduplication ids. The number of the contents of unlogged queues is there then: if this
-    /// transaction drew it, whoever needs it would wait until the end.
-    ///
-    /// # Errors
-    /// As [`Connection::begin`]; `PgmqNotInstalled` where the schema `pgmq_grpc` is missing.
-    pub async fn begin_keyed(&mut self) -> Result<()> {
-        if !self.session.contents_known {
-            self.renew_contents().await?;
-            self.session.contents_known = true;
-        }
-        self.begin().await
-    }
-
-    /// Commits the open transaction.
-    ///
-    /// `COMMIT` of a failed transaction succeeds and rolls back, so a statement that would fail goes before it.
-    ///
-    /// # Errors
-    /// `OutcomeUnknown` if the connection was lost meanwhile, or its retry-safe form if the transaction is `repeatable`.
-    pub async fn commit(&mut self, repeatable: bool) -> Result<()> {
-        let effect = if repeatable { Effect::Repeatable } else { Effect::Writes };
-        self.check_usable()?;
-        let unreplicated = self.session.link.unreplicated();
-        self.session.busy = true;
-        let committed = self.session.client.batch_execute("SELECT 1; COMMIT").await;
-        self.answered(committed, effect, unreplicated, error::of_commit)?;
-        self.session.in_transaction = false;
-        Ok(())
-    }
-
-    /// Ends the transaction that a result came of: commits it, or takes everything back. An error then means that nothing
-    /// was applied, even where the failed statement alone could not tell, but for an error of the commit itself.
-    ///
-    /// # Errors
-    /// The result's own, or as [`Connection::commit`].
-    pub async fn conclude<T>(&mut self, result: Result<T>, repeatable: bool) -> Result<T> {
-        match result {
-            Ok(value) => {
-                self.commit(repeatable).await?;
-                Ok(value)
-            }
-            Err(error) => {
-                self.roll_back().await;
-                Err(error.before_commit())
-            }
-        }
-    }
-
-    /// Lets the open transaction check its constraints at the commit, where they can be put off until then: pgmq's
-    /// trigger of insert notifications would otherwise keep other senders waiting until the end.
-    ///
-    /// # Errors
-    /// As any statement that reads.
-    pub async fn defer_constraints(&mut self) -> Result<()> {
-        self.query(&DEFER_CONSTRAINTS, &[]).await.map(drop)
-    }
-
-    /// Sets a mark to which the open transaction can return after a failed statement. Without one it does nothing.
-    ///
-    /// # Errors
-    /// As any statement that reads.
-    pub async fn mark(&mut self) -> Result<()> {
-        if !self.session.in_transaction {
-            return Ok(());
-        }
-        let text = if self.marked { "RELEASE SAVEPOINT mark; SAVEPOINT mark" } else { "SAVEPOINT mark" };
-        self.batch(text).await?;
-        self.marked = true;
-        Ok(())
-    }
-
-    /// Undoes what the open transaction did since the last mark. Without one it does nothing.
-    ///
-    /// # Errors
-    /// As any statement that reads.
-    pub async fn return_to_mark(&mut self) -> Result<()> {
-        match self.session.in_transaction && self.marked {
-            true => self.batch("ROLLBACK TO SAVEPOINT mark").await,
-            false => Ok(()),
-        }
-    }
-
-    async fn batch(&mut self, text: &str) -> Result<()> {
-        self.check_usable()?;
-        let unreplicated = self.session.link.unreplicated();
-        self.session.busy = true;
-        let done = self.session.client.batch_execute(text).await;
-        self.answered(done, Effect::Reads, unreplicated, error::of_statement)
-    }
-
-    /// Ends the statement that was left while it ran, if one was, and closes the connection; with it goes the open
-    /// transaction. Without this, the database would go on with the statement to its end.
-    pub async fn abandon(self) {
-        if self.session.busy && !self.session.client.is_closed() {
-            let cancel = self.session.client.cancel_token();
-            let _ = tokio::time::timeout(CANCEL_TIME, cancel.cancel_query(self.database.shared.tls.clone()))
-                .await;
-        }
-    }
-
-    /// Whether a statement was left while it ran: the connection is of no more use.
-    pub fn is_spoilt(&self) -> bool {
-        self.session.busy
-    }
-
-    /// Whether a transaction is open.
-    pub fn in_transaction(&self) -> bool {
-        self.session.in_transaction
-    }
-
-    /// Ends the open transaction without its changes. If that fails, the connection is closed, which does it too.
-    pub async fn roll_back(&mut self) {
-        self.session.busy = true;
-        if self.session.client.batch_execute("ROLLBACK").await.is_ok() {
-            self.session.busy = false;
-            self.session.in_transaction = false;
-        }
     }
 
     /// How long statements of this session wait for a lock, until it is set again.
@@ -526,7 +398,7 @@ impl Connection {
 
     /// Refuses to send anything to a server that is gone, or that another one has replaced. A session that has said its
     /// last word is gone, too, though its socket may be open for a moment.
-    fn check_usable(&self) -> Result<()> {
+    pub(super) fn check_usable(&self) -> Result<()> {
         if self.session.busy || self.session.client.is_closed() {
             return Err(error::unavailable("the connection to the database was lost"));
         }
@@ -538,7 +410,7 @@ impl Connection {
 
     /// Takes an answer for what it is worth: one of a server that was replaced meanwhile proves nothing, and a commit
     /// that its synchronous standby lacks may be undone.
-    fn answered<T>(
+    pub(super) fn answered<T>(
         &mut self,
         answer: Result<T, tokio_postgres::Error>,
         effect: Effect,
@@ -565,7 +437,7 @@ impl Connection {
     }
 
     /// The session's next `statement_timeout`, if it has to change; inside a transaction it stays.
-    fn new_statement_timeout_ms(&self, limit: TimeLimit) -> Option<u32> {
+    pub(super) fn new_statement_timeout_ms(&self, limit: TimeLimit) -> Option<u32> {
         if self.session.in_transaction {
             return None;
         }
@@ -581,7 +453,7 @@ impl Connection {
 }
 
 /// Runs a statement in one round trip, in its prepared form if there is one.
-async fn ask(
+pub(super) async fn ask(
     client: &Client,
     statement: &Statement,
     prepared: Option<&tokio_postgres::Statement>,
@@ -593,8 +465,3 @@ async fn ask(
     let values: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|(value, _)| *value).collect();
     client.query(prepared, &values).await
 }
-
-const DEFER_CONSTRAINTS: Statement =
-    Statement::new("defer_constraints", Effect::Reads, "SET CONSTRAINTS ALL DEFERRED");
-
-const BEGIN: Statement = Statement::new("begin", Effect::Reads, "BEGIN");

@@ -2,16 +2,17 @@
 
 use std::borrow::Borrow;
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::database::Connection;
+use super::database::{Connection, Parameter};
 use super::row::column;
 use super::statement::{Effect, Plan, Statement};
 use crate::domain::{DeduplicationId, Error, OutgoingMessage, QueueName, Result, Schedule, Timestamp};
 
 /// The insert of `pgmq.send`, for many messages at once, each with its own headers and schedule. Where a trigger of the
 /// user's swallows some of them, the division by zero takes back the others.
-const SEND: Statement = Statement::new(
+pub(super) const SEND: Statement = Statement::new(
     "send",
     Effect::Writes,
     "-- pgmq-grpc: send
@@ -27,7 +28,7 @@ SELECT array_agg(s.msg_id) AS msg_ids, 1 / (count(*) IN (0, cardinality($1)))::i
 
 /// The same for one message, which costs the database half as much. `$1` message, `$2` headers, `$3` delay in
 /// milliseconds, `$4` moment.
-const SEND_ONE: Statement = Statement::new(
+pub(super) const SEND_ONE: Statement = Statement::new(
     "send_one",
     Effect::Writes,
     "-- pgmq-grpc: send_one
@@ -61,6 +62,41 @@ impl<'a> Columns<'a> {
             visible_at: schedules().map(|schedule| times(schedule).1).collect(),
         }
     }
+
+    /// The parameters of [`SEND`].
+    pub(super) fn parameters(&self) -> [Parameter<'_>; 4] {
+        [
+            (&self.messages, Type::TEXT_ARRAY),
+            (&self.headers, Type::TEXT_ARRAY),
+            (&self.delays_ms, Type::INT8_ARRAY),
+            (&self.visible_at, Type::TIMESTAMPTZ_ARRAY),
+        ]
+    }
+}
+
+/// The fields of one message to be sent, as parameters.
+pub(super) struct Fields<'a> {
+    message: &'a str,
+    headers: Option<&'a str>,
+    delay_ms: Option<i64>,
+    visible_at: Option<Timestamp>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn of(message: &'a OutgoingMessage) -> Self {
+        let (delay_ms, visible_at) = times(message.schedule());
+        Self { message: message.message(), headers: message.headers(), delay_ms, visible_at }
+    }
+
+    /// The parameters of [`SEND_ONE`].
+    pub(super) fn parameters(&self) -> [Parameter<'_>; 4] {
+        [
+            (&self.message, Type::TEXT),
+            (&self.headers, Type::TEXT),
+            (&self.delay_ms, Type::INT8),
+            (&self.visible_at, Type::TIMESTAMPTZ),
+        ]
+    }
 }
 
 /// A schedule as a delay in milliseconds or a moment.
@@ -93,43 +129,37 @@ impl Connection {
         let table = self.table(queue).await?;
         let columns = Columns::of(messages);
         let rows = self
-            .query(
-                &SEND.on(&table),
-                &[
-                    (&columns.messages, Type::TEXT_ARRAY),
-                    (&columns.headers, Type::TEXT_ARRAY),
-                    (&columns.delays_ms, Type::INT8_ARRAY),
-                    (&columns.visible_at, Type::TIMESTAMPTZ_ARRAY),
-                ],
-            )
+            .query(&SEND.on(&table), &columns.parameters())
             .await
             .map_err(|error| self.missing(queue, error))?;
-        // In one row: many cost both sides more than what they hold.
-        let msg_ids = rows.first().map(|row| column::<Option<Vec<i64>>>(row, "msg_ids")).transpose()?;
-        let mut msg_ids = msg_ids.flatten().unwrap_or_default();
-        if msg_ids.len() != messages.len() {
-            return Err(swallowed());
-        }
-        // The sequence gives ids in the order of insertion, but they come back in any order.
-        msg_ids.sort_unstable();
-        Ok(msg_ids)
+        ids_of_many(&rows, messages.len())
     }
 
     async fn send_one(&mut self, queue: &QueueName, message: &OutgoingMessage) -> Result<i64> {
         let table = self.table(queue).await?;
-        let (delay_ms, visible_at) = times(message.schedule());
+        let fields = Fields::of(message);
         let rows = self
-            .query(
-                &SEND_ONE.on(&table),
-                &[
-                    (&message.message(), Type::TEXT),
-                    (&message.headers(), Type::TEXT),
-                    (&delay_ms, Type::INT8),
-                    (&visible_at, Type::TIMESTAMPTZ),
-                ],
-            )
+            .query(&SEND_ONE.on(&table), &fields.parameters())
             .await
             .map_err(|error| self.missing(queue, error))?;
-        rows.first().map(|row| column(row, "msg_id")).transpose()?.ok_or_else(swallowed)
+        id_of_one(&rows)
     }
+}
+
+/// The id that [`SEND_ONE`] gave.
+pub(super) fn id_of_one(rows: &[Row]) -> Result<i64> {
+    rows.first().map(|row| column(row, "msg_id")).transpose()?.ok_or_else(swallowed)
+}
+
+/// The ids that [`SEND`] gave, in the order of the messages.
+pub(super) fn ids_of_many(rows: &[Row], count: usize) -> Result<Vec<i64>> {
+    // In one row: many cost both sides more than what they hold.
+    let msg_ids = rows.first().map(|row| column::<Option<Vec<i64>>>(row, "msg_ids")).transpose()?;
+    let mut msg_ids = msg_ids.flatten().unwrap_or_default();
+    if msg_ids.len() != count {
+        return Err(swallowed());
+    }
+    // The sequence gives ids in the order of insertion, but they come back in any order.
+    msg_ids.sort_unstable();
+    Ok(msg_ids)
 }

@@ -1,5 +1,6 @@
 //! Many callers in one statement: each has its own verdict, and none hurts another.
 
+mod groups;
 mod kinds;
 mod locks;
 mod overload;

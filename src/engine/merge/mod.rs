@@ -4,6 +4,7 @@
 //! before it is at the database. One flush of a lane is under way at a time, so that items keep their order.
 
 mod bisect;
+mod group;
 mod overrun;
 mod parcel;
 mod shares;
@@ -28,6 +29,7 @@ use crate::domain::{Error, Kind, Result};
 use overrun::{Overrun, Turn};
 
 pub use bisect::{Attempt, Blame, Failure, bisect};
+pub use group::{Groups, Lead, Role, Seat};
 pub use parcel::{Load, Parcel, Verdict};
 pub use shares::{Share, Shares};
 

@@ -1,5 +1,6 @@
 //! Sends and settles of all callers, merged: one statement for many, and for each its own verdict.
 
+mod groups;
 mod held;
 mod lines;
 mod pauses;
@@ -49,7 +50,10 @@ impl Merging {
         let shares = Arc::new(Shares::new(connections as usize / 2));
         // What is held waits on a quarter of it.
         let held = (bounds.bytes, connections as usize / 4);
-        let sends = Sends::new(database.clone(), events.clone(), Arc::clone(&shares), held, tasks.clone());
+        // And another quarter serves the plain sends of many queues together.
+        let groups = connections as usize / 4;
+        let sends =
+            Sends::new(database.clone(), events.clone(), Arc::clone(&shares), held, groups, tasks.clone());
         let settles = Settles::new(database.clone(), events.clone(), shares);
         Self {
             sends: Merger::new(sends, bounds, tasks.clone(), parked.clone()),

@@ -13,11 +13,14 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::SentParcel;
+use super::groups::{Apart, Open, Rider};
 use super::held::{HeldParcel, Keeper, Means};
 use super::lines::{Line, Place, SendLines};
 use super::settles::{FLUSH_TIME, failure};
 use crate::domain::{Deadline, DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
-use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
+use crate::engine::merge::{
+    Attempt, Blame, Failure, Groups, Load, Merge, Parcel, Role, Share, Shares, bisect,
+};
 use crate::engine::{Changes, Events};
 use crate::pg::{Connection, Database, KeyPatience, is_locked_table};
 use crate::queue::Budget;
@@ -34,7 +37,7 @@ pub(super) struct SendLane {
 
 /// One caller's messages, in order.
 pub(super) struct Sending {
-    messages: Vec<OutgoingMessage>,
+    pub(super) messages: Vec<OutgoingMessage>,
     /// The line that they keep to.
     line: Option<Arc<Line>>,
 }
@@ -56,7 +59,7 @@ impl Sending {
     }
 }
 
-type SendParcel = Parcel<Sending, SentParcel>;
+pub(super) type SendParcel = Parcel<Sending, SentParcel>;
 
 impl Load for Sending {
     fn items(&self) -> usize {
@@ -70,25 +73,37 @@ impl Load for Sending {
 
 /// Inserts what gathers.
 pub(super) struct Sends {
-    means: Arc<Means>,
+    pub(super) means: Arc<Means>,
     shares: Arc<Shares>,
     /// What is held of the callers who keep to no line, one crowd a queue.
     crowds: Mutex<SendLines>,
     tasks: TaskTracker,
+    /// Plain lanes in one transaction, where there are many.
+    groups: Arc<Groups<Rider>>,
+    pub(super) apart: Apart,
 }
 
 impl Sends {
-    /// Held messages take so many bytes and connections at most.
+    /// Held messages take so many bytes and connections at most; so many connections are meant for the plain lanes of all
+    /// queues.
     pub(super) fn new(
         database: Database,
         events: Events,
         shares: Arc<Shares>,
         (held_bytes, connections): (usize, usize),
+        groups: usize,
         tasks: TaskTracker,
     ) -> Self {
         let turns = Semaphore::new(connections.max(1));
         let means = Means { database, events, budget: Budget::new(held_bytes), turns };
-        Self { means: Arc::new(means), shares, crowds: Mutex::default(), tasks }
+        Self {
+            means: Arc::new(means),
+            shares,
+            crowds: Mutex::default(),
+            tasks,
+            groups: Groups::new(groups),
+            apart: Apart::default(),
+        }
     }
 
     /// Puts a parcel aside until its ids are free; what has no verdict yet gets one then.
@@ -111,6 +126,41 @@ impl Sends {
             let keeper = Keeper { means: Arc::clone(&self.means), queue: queue.clone(), line, in_order };
             self.tasks.spawn(keeper.run());
         }
+    }
+
+    async fn connect(&self, queue: &QueueName) -> Result<(Share, Connection)> {
+        let share = self.shares.take(queue).await;
+        let mut connection = self.means.database.connect("send", Deadline::within(FLUSH_TIME)).await?;
+        // It may be the first one to another database.
+        connection.learn_policies().await?;
+        connection.set_deadline(Deadline::within(FLUSH_TIME));
+        Ok((share, connection))
+    }
+
+    /// Puts aside what is behind something held, and gives the rest.
+    fn without_held(&self, queue: &QueueName, parcels: Vec<SendParcel>) -> Vec<SendParcel> {
+        let (parcels, behind) = behind_held(parcels);
+        for parcel in behind {
+            let verdicts = vec![None; parcel.load.items()];
+            self.hold(queue, parcel, verdicts);
+        }
+        parcels
+    }
+
+    /// Inserts one lane's parcels, and tells its lane.
+    pub(super) async fn store_alone(&self, mut connection: Connection, rider: Rider) -> Connection {
+        let Rider { queue, keyed, plain, with_ids, done } = rider;
+        connection.set_deadline(Deadline::within(FLUSH_TIME));
+        let (connection, locked) = self.store(&queue, connection, plain, None).await;
+        if let Some(error) = locked {
+            with_ids.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
+            let _ = done.send(Some(error));
+            return connection;
+        }
+        let (connection, locked) = self.store(&queue, connection, with_ids, Some(KeyPatience::Brief)).await;
+        // What is locked may be the table of ids, and the others of a plain lane need none.
+        let _ = done.send(locked.filter(|_| keyed));
+        connection
     }
 
     /// Inserts parcels, with a look at deduplication ids if it has patience for them, and answers all that are not held.
@@ -158,43 +208,41 @@ impl Merge for Sends {
     type Lane = SendLane;
     type Load = Sending;
     type Answer = SentParcel;
-    type Open = (Share, Connection);
+    type Open = Open;
     type Picked = ();
 
-    async fn open(&self, lane: &SendLane) -> Result<Self::Open> {
-        let share = self.shares.take(&lane.queue).await;
-        let mut connection = self.means.database.connect("send", Deadline::within(FLUSH_TIME)).await?;
-        // It may be the first one to another database.
-        connection.learn_policies().await?;
-        connection.set_deadline(Deadline::within(FLUSH_TIME));
-        Ok((share, connection))
+    async fn open(&self, lane: &SendLane) -> Result<Open> {
+        if lane.keyed || self.apart.holds(&lane.queue) {
+            let (share, connection) = self.connect(&lane.queue).await?;
+            return Ok(Open::Alone(share, connection));
+        }
+        match self.groups.join().await? {
+            Role::Follower(seat) => Ok(Open::Follows(seat)),
+            Role::Leader(mut lead) => match lead.during(self.connect(&lane.queue)).await {
+                Ok((share, connection)) => Ok(Open::Leads(lead, share, connection)),
+                Err(error) => {
+                    lead.refuse_waiting(&error);
+                    Err(error)
+                }
+            },
+        }
     }
 
     async fn flush(
         &self,
         SendLane { queue, keyed }: &SendLane,
-        (share, connection): Self::Open,
+        open: Open,
         parcels: Vec<SendParcel>,
     ) -> Option<Error> {
-        let (parcels, behind) = behind_held(parcels);
-        for parcel in behind {
-            let verdicts = vec![None; parcel.load.items()];
-            self.hold(queue, parcel, verdicts);
-        }
-        let (plain, with_ids) = if *keyed { (Vec::new(), parcels) } else { by_ids(parcels) };
-        let _share = share;
-        let (connection, locked) = self.store(queue, connection, plain, None).await;
-        match locked {
-            Some(error) => {
-                with_ids.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
-                Some(error)
+        let (rider, told) = Rider::new(queue.clone(), self.without_held(queue, parcels), *keyed);
+        match open {
+            Open::Alone(_share, connection) => {
+                self.store_alone(connection, rider).await;
             }
-            None => {
-                let (_, locked) = self.store(queue, connection, with_ids, Some(KeyPatience::Brief)).await;
-                // What is locked may be the table of ids, and the others of a plain lane need none.
-                locked.filter(|_| *keyed)
-            }
+            Open::Leads(lead, _share, connection) => self.lead(lead, connection, rider).await,
+            Open::Follows(seat) => seat.bring(rider),
         }
+        told.await.ok().flatten()
     }
 }
 
@@ -209,7 +257,7 @@ fn behind_held(parcels: Vec<SendParcel>) -> (Vec<SendParcel>, Vec<SendParcel>) {
 }
 
 /// The parcels of those who sent no deduplication ids, and of those who did.
-fn by_ids(parcels: Vec<SendParcel>) -> (Vec<SendParcel>, Vec<SendParcel>) {
+pub(super) fn by_ids(parcels: Vec<SendParcel>) -> (Vec<SendParcel>, Vec<SendParcel>) {
     let line_of = |parcel: &SendParcel| parcel.load.line.as_ref().map(Arc::as_ptr);
     let has_ids = |parcel: &&SendParcel| {
         parcel.load.messages.iter().any(|message| message.deduplication_id().is_some())
@@ -300,7 +348,7 @@ impl Attempt<(usize, &OutgoingMessage)> for Insert<'_> {
     }
 }
 
-fn newly_sent(msg_id: i64) -> Sent {
+pub(super) fn newly_sent(msg_id: i64) -> Sent {
     Sent { msg_id, deduplicated: false }
 }
 

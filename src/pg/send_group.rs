@@ -1,0 +1,215 @@
+//! Messages into several queues, in one transaction and one round trip: one commit is written to disk for all of them.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, Ready, poll_immediate, ready};
+use tokio_postgres::{Client, Row, Statement as Prepared};
+
+use super::database::{Connection, Parameter, SILENCE, ask};
+use super::error;
+use super::send::{Columns, Fields, SEND, SEND_ONE, id_of_one, ids_of_many};
+use super::statement::{Effect, Statement, TimeLimit};
+use crate::domain::{Error, OutgoingMessage, QueueName, Result};
+
+/// How long a queue's insert may wait for a lock, or run, while the other queues wait for it.
+const LIMITS: &str = "SET LOCAL lock_timeout = '20ms'; SET LOCAL statement_timeout = '1s'";
+
+/// So many messages of a queue go in inserts of their own, which a session that serves many queues has prepared.
+const FEW: usize = 8;
+
+/// An insert that took this long has held up the other queues.
+const SLOW: Duration = Duration::from_millis(20);
+
+/// One queue's messages.
+pub struct GroupPart<'a> {
+    /// The queue. No two parts have the same one.
+    pub queue: &'a QueueName,
+    /// Its messages, in order; at least one.
+    pub messages: Vec<&'a OutgoingMessage>,
+}
+
+/// What became of a group that was stored.
+#[derive(Debug)]
+pub struct StoredGroup {
+    /// The ids of each part's messages, in order. An error is that of a message that was not stored.
+    pub parts: Vec<Vec<Result<i64>>>,
+    /// The part whose insert has held up the others, if one has.
+    pub slow: Option<usize>,
+}
+
+/// Why a group failed.
+#[derive(Debug)]
+pub struct GroupFailure {
+    /// What is to be told. Unless its outcome is unknown, nothing of any part was applied.
+    pub error: Error,
+    /// The part whose insert has failed, if it was one's.
+    pub culprit: Option<usize>,
+}
+
+/// An insert of one part's messages, or of one of them.
+struct Insert<'a> {
+    part: usize,
+    statement: Statement,
+    input: Input<'a>,
+    prepared: Option<Prepared>,
+}
+
+enum Input<'a> {
+    One(Fields<'a>),
+    Many(Columns<'a>, usize),
+}
+
+impl Insert<'_> {
+    fn parameters(&self) -> [Parameter<'_>; 4] {
+        match &self.input {
+            Input::One(fields) => fields.parameters(),
+            Input::Many(columns, _) => columns.parameters(),
+        }
+    }
+
+    /// The id of each message, or why it was not stored.
+    fn msg_ids(&self, rows: &[Row]) -> Vec<Result<i64>> {
+        match self.input {
+            Input::One(_) => vec![id_of_one(rows)],
+            Input::Many(_, count) => match ids_of_many(rows, count) {
+                Ok(msg_ids) => msg_ids.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error); count],
+            },
+        }
+    }
+}
+
+impl Connection {
+    /// Stores the messages of several queues, all or none, and gives their ids (`pgmq.send`, `pgmq.send_batch`). As
+    /// [`Connection::send`] it looks at no deduplication id.
+    ///
+    /// # Errors
+    /// The error of the insert that has failed, such as `QueueNotFound`, or of the commit; `OutcomeUnknown` if the connection
+    /// was lost meanwhile.
+    pub async fn send_group(&mut self, parts: &[GroupPart<'_>]) -> Result<StoredGroup, GroupFailure> {
+        let of_all = |error| GroupFailure { error, culprit: None };
+        let mut inserts = Vec::with_capacity(parts.len());
+        for (place, part) in parts.iter().enumerate() {
+            let prepared = self.prepare_part(place, part, &mut inserts).await;
+            prepared.map_err(|error| GroupFailure { error, culprit: Some(place) })?;
+        }
+        self.begin_group().await.map_err(of_all)?;
+        let unreplicated = self.session.link.unreplicated();
+        self.session.busy = true;
+        let asked = ask_all(&self.session.client, &inserts);
+        let Ok(answers) = tokio::time::timeout(SILENCE, asked).await else {
+            // The session stays busy, which throws it away.
+            return Err(of_all(error::connection_lost(Effect::Writes)));
+        };
+        let mut stored: Vec<Vec<Result<i64>>> = parts.iter().map(|_| Vec::new()).collect();
+        let mut failure = None;
+        for (insert, rows) in inserts.iter().zip(answers.inserts) {
+            match rows {
+                Ok(rows) => stored[insert.part].extend(insert.msg_ids(&rows)),
+                // Those behind it fail because it did.
+                Err(failed) => {
+                    self.session.prepared.forget(&insert.statement.text);
+                    let failed = Err::<(), _>(failed);
+                    let given = self.answered(failed, Effect::Writes, unreplicated, error::of_statement);
+                    let queue = parts[insert.part].queue;
+                    failure = given.err().map(|error| (self.missing(queue, error), insert.part));
+                    break;
+                }
+            }
+        }
+        // After a failed insert it was a rollback.
+        let committed = self.answered(answers.committed, Effect::Writes, unreplicated, error::of_commit);
+        match (failure, committed) {
+            (Some((error, culprit)), _) => Err(GroupFailure { error, culprit: Some(culprit) }),
+            (None, Err(error)) => Err(of_all(error)),
+            (None, Ok(())) => Ok(StoredGroup { parts: stored, slow: answers.slow }),
+        }
+    }
+
+    /// Adds the inserts of a part.
+    async fn prepare_part<'a>(
+        &mut self,
+        place: usize,
+        part: &'a GroupPart<'_>,
+        inserts: &mut Vec<Insert<'a>>,
+    ) -> Result<()> {
+        let table = self.table(part.queue).await?;
+        let inputs: Vec<(Statement, Input<'a>)> = match part.messages.len() <= FEW {
+            true => {
+                let one = SEND_ONE.on(&table);
+                part.messages.iter().map(|message| (one.clone(), Input::One(Fields::of(message)))).collect()
+            }
+            false => vec![(SEND.on(&table), Input::Many(Columns::of(&part.messages), part.messages.len()))],
+        };
+        for (statement, input) in inputs {
+            let mut insert = Insert { part: place, statement, input, prepared: None };
+            let found = self.prepare(&insert.statement, &insert.parameters()).await;
+            insert.prepared = found.map_err(|error| self.missing(part.queue, error))?;
+            inserts.push(insert);
+        }
+        Ok(())
+    }
+
+    async fn prepare(
+        &mut self,
+        statement: &Statement,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Option<Prepared>> {
+        self.check_usable()?;
+        let unreplicated = self.session.link.unreplicated();
+        let session = &mut *self.session;
+        session.busy = true;
+        let found = session.prepared.statement(&session.client, &statement.text, parameters).await;
+        self.answered(found, Effect::Reads, unreplicated, error::of_statement)
+    }
+
+    /// Begins the transaction, and waits for it: without one, each insert would be committed by itself.
+    async fn begin_group(&mut self) -> Result<()> {
+        self.check_usable()?;
+        let new_timeout_ms = self.new_statement_timeout_ms(TimeLimit::Deadline);
+        let setting = new_timeout_ms.map(|timeout_ms| format!("SET statement_timeout = {timeout_ms}; "));
+        let begun = self.batch(&format!("{}BEGIN; {LIMITS}", setting.unwrap_or_default())).await;
+        if begun.is_err() {
+            self.roll_back().await;
+        } else if let Some(timeout_ms) = new_timeout_ms {
+            self.session.statement_timeout_ms = timeout_ms;
+        }
+        begun
+    }
+}
+
+/// What the database answered to inserts and their commit.
+struct Answers {
+    inserts: Vec<Result<Vec<Row>, tokio_postgres::Error>>,
+    committed: Result<(), tokio_postgres::Error>,
+    slow: Option<usize>,
+}
+
+/// Sends the inserts and the commit in one go, and waits for all answers.
+async fn ask_all(client: &Client, inserts: &[Insert<'_>]) -> Answers {
+    let parameters: Vec<[Parameter<'_>; 4]> = inserts.iter().map(Insert::parameters).collect();
+    let mut asked = Vec::with_capacity(inserts.len());
+    for (insert, parameters) in inserts.iter().zip(&parameters) {
+        asked
+            .push(sent(Box::pin(ask(client, &insert.statement, insert.prepared.as_ref(), parameters))).await);
+    }
+    let commit = sent(Box::pin(client.batch_execute("COMMIT"))).await;
+    let mut answers = Answers { inserts: Vec::with_capacity(asked.len()), committed: Ok(()), slow: None };
+    for (insert, asked) in inserts.iter().zip(asked) {
+        let waited = Instant::now();
+        answers.inserts.push(asked.await);
+        if waited.elapsed() > SLOW {
+            answers.slow = Some(insert.part);
+        }
+    }
+    answers.committed = commit.await;
+    answers
+}
+
+/// A request that has been sent, which its first poll does.
+async fn sent<F: Future + Unpin>(mut request: F) -> Either<Ready<F::Output>, F> {
+    match poll_immediate(&mut request).await {
+        Some(answer) => Either::Left(ready(answer)),
+        None => Either::Right(request),
+    }
+}

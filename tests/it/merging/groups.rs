@@ -1,0 +1,232 @@
+//! Sends of many queues in one transaction: each queue gets what was sent to it, and whatever is wrong with one hurts no other.
+
+use std::collections::{BTreeMap, HashSet};
+
+use pgmq_grpc::proto::v1::{SendRequest, SendResponse};
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+
+use crate::harness::{Gate, Refusal, Test};
+use crate::server_state::eventually_shows;
+
+type Sending = JoinHandle<Result<i64, Status>>;
+
+const QUEUES: usize = 40;
+
+fn name(number: usize) -> String {
+    format!("many_{number}")
+}
+
+/// Many queues on a server of one connection, which one send holds at a gate; and one send to each of them that waits for it.
+struct Many {
+    test: Test,
+    gate: Gate,
+    first: Sending,
+    sends: Vec<Sending>,
+}
+
+fn send(test: &Test, queue: String, message: &str) -> Sending {
+    let (mut client, message) = (test.client.clone(), message.to_owned());
+    tokio::spawn(async move {
+        let request = SendRequest { queue, message, ..Default::default() };
+        client
+            .queue
+            .send(request)
+            .await
+            .map(|answer: tonic::Response<SendResponse>| answer.into_inner().msg_id)
+    })
+}
+
+impl Many {
+    /// Whatever is to be wrong with the queues is done after the server has got to know them.
+    async fn gather(wrong: &str) -> Self {
+        let mut test = Test::start_with(&["--pool-size", "1"]).await;
+        test.client.create("gated").await;
+        test.run(&format!(
+            "SELECT pgmq.create('many_' || number) FROM generate_series(0, {}) AS number",
+            QUEUES - 1
+        ))
+        .await;
+        for number in 0..QUEUES {
+            test.client.send(&name(number), "\"before\"").await;
+        }
+        test.run(wrong).await;
+        let gate = Gate::close(&test, "gated", "INSERT").await;
+        let first = send(&test, "gated".to_owned(), "{}");
+        gate.arrival(&test, "send").await;
+        let sends =
+            (0..QUEUES).map(|number| send(&test, name(number), &format!("\"to {number}\""))).collect();
+        let lanes = i32::try_from(QUEUES).unwrap() + 1;
+        eventually_shows(&test.client, "all of them wait", |state| state.lanes == lanes).await;
+        Self { test, gate, first, sends }
+    }
+
+    /// Lets them go, and gives each one's verdict.
+    async fn solve(self) -> (Test, Vec<Result<i64, Status>>) {
+        self.gate.open(&self.test).await;
+        self.first.await.unwrap().expect("the first send");
+        let mut verdicts = Vec::new();
+        for sending in self.sends {
+            verdicts.push(sending.await.unwrap());
+        }
+        (self.test, verdicts)
+    }
+}
+
+/// The rows that a queue got at the end: their ids, their texts, and the transactions that wrote them.
+async fn rows(test: &Test, number: usize) -> Vec<(i64, String, String)> {
+    let sql = format!(
+        "SELECT msg_id, message #>> '{{}}', xmin::text FROM pgmq.q_many_{number} WHERE message <> '\"before\"' ORDER BY 1"
+    );
+    let rows = test.sql.query(&sql, &[]).await.expect("the rows");
+    rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+}
+
+/// Checks that every queue but some got its own message, once, with the id that its sender was told. Gives the transactions.
+async fn expect_stored(
+    test: &Test,
+    verdicts: &[Result<i64, Status>],
+    but: &[usize],
+) -> BTreeMap<usize, String> {
+    let mut transactions = BTreeMap::new();
+    for (number, verdict) in verdicts.iter().enumerate().filter(|(number, _)| !but.contains(number)) {
+        let msg_id = *verdict.as_ref().expect("a send");
+        let stored = rows(test, number).await;
+        assert_eq!(stored.len(), 1, "{stored:?}");
+        assert_eq!((stored[0].0, stored[0].1.clone()), (msg_id, format!("to {number}")));
+        transactions.insert(number, stored[0].2.clone());
+    }
+    transactions
+}
+
+fn different(transactions: &BTreeMap<usize, String>) -> usize {
+    transactions.values().collect::<HashSet<_>>().len()
+}
+
+#[tokio::test]
+async fn what_many_send_to_many_queues_is_committed_together() {
+    let (test, verdicts) = Many::gather("SELECT 1").await.solve().await;
+    let transactions = expect_stored(&test, &verdicts, &[]).await;
+    // The first to wait may have begun to lead before the others came.
+    assert!(different(&transactions) <= 2, "{transactions:?}");
+}
+
+#[tokio::test]
+async fn a_message_that_a_trigger_refuses_hurts_no_other_queue() {
+    let many = Many::gather(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE check_violation; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON pgmq.q_many_7 FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    let (mut test, verdicts) = many.await.solve().await;
+    test.server.expect_errors();
+    expect_stored(&test, &verdicts, &[7]).await;
+    assert!(verdicts[7].is_err() && rows(&test, 7).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_at_the_commit_hurts_no_other_queue() {
+    let many = Many::gather(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE check_violation; END $$;
+         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON pgmq.q_many_7 DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    let (mut test, verdicts) = many.await.solve().await;
+    test.server.expect_errors();
+    expect_stored(&test, &verdicts, &[7]).await;
+    assert!(verdicts[7].is_err() && rows(&test, 7).await.is_empty());
+}
+
+#[tokio::test]
+async fn messages_that_a_trigger_swallows_are_told_of_and_no_others() {
+    let many = Many::gather(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+         CREATE TRIGGER swallow BEFORE INSERT ON pgmq.q_many_7 FOR EACH ROW EXECUTE FUNCTION swallow()",
+    );
+    let (mut test, verdicts) = many.await.solve().await;
+    test.server.expect_errors();
+    expect_stored(&test, &verdicts, &[7]).await;
+    let status = verdicts[7].as_ref().expect_err("nothing was stored");
+    Refusal::expect(status, Code::Internal, "INTERNAL");
+}
+
+#[tokio::test]
+async fn a_queue_that_was_dropped_by_plain_sql_is_missing_and_no_other_is() {
+    let (test, verdicts) = Many::gather("SELECT pgmq.drop_queue('many_7')").await.solve().await;
+    expect_stored(&test, &verdicts, &[7]).await;
+    let status = verdicts[7].as_ref().expect_err("no queue");
+    Refusal::expect(status, Code::NotFound, "QUEUE_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_locked_queue_holds_up_no_other_and_is_told_the_truth() {
+    let mut many = Many::gather("SELECT 1").await;
+    let other = many.test.database.connect().await;
+    other.batch_execute("BEGIN; LOCK TABLE pgmq.q_many_7").await.unwrap();
+    let locked = many.sends.remove(7);
+    let (test, mut verdicts) = many.solve().await;
+    // All others were stored while the lock was held.
+    other.batch_execute("COMMIT").await.unwrap();
+    let verdict = locked.await.unwrap();
+    match &verdict {
+        Ok(msg_id) => assert_eq!(rows(&test, 7).await[0].0, *msg_id),
+        Err(status) => {
+            Refusal::expect(status, Code::Aborted, "QUEUE_BUSY");
+            assert!(rows(&test, 7).await.is_empty());
+        }
+    }
+    verdicts.insert(7, verdict);
+    expect_stored(&test, &verdicts, &[7]).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_has_hurt_a_group_keeps_to_itself_for_a_while() {
+    let many = Many::gather(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END $$;
+         CREATE TRIGGER slow BEFORE INSERT ON pgmq.q_many_7 FOR EACH ROW EXECUTE FUNCTION slow()",
+    );
+    let (test, verdicts) = many.await.solve().await;
+    let transactions = expect_stored(&test, &verdicts, &[]).await;
+    assert!(
+        transactions.iter().any(|(number, transaction)| *number != 7 && *transaction == transactions[&7])
+    );
+    // The same again, with a gate that is closed anew.
+    test.run("TRUNCATE gate").await;
+    let first = send(&test, "gated".to_owned(), "{}");
+    Gate.arrival(&test, "send").await;
+    let sends: Vec<Sending> =
+        (0..QUEUES).map(|number| send(&test, name(number), &format!("\"to {number}\""))).collect();
+    let lanes = i32::try_from(QUEUES).unwrap() + 1;
+    eventually_shows(&test.client, "all of them wait", |state| state.lanes == lanes).await;
+    Gate.open(&test).await;
+    first.await.unwrap().expect("the first send");
+    for sending in sends {
+        sending.await.unwrap().expect("a send");
+    }
+    let latest = async |number| rows(&test, number).await.pop().expect("a row").2;
+    let apart = latest(7).await;
+    for number in (0..QUEUES).filter(|number| *number != 7) {
+        assert_ne!(latest(number).await, apart, "of {number}");
+    }
+}
+
+#[tokio::test]
+async fn who_loses_the_connection_in_a_group_is_told_that_the_outcome_is_unknown() {
+    let many = Many::gather(
+        "CREATE FUNCTION end_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(10); RETURN NEW;
+         END $$;
+         CREATE TRIGGER end_it BEFORE INSERT ON pgmq.q_many_5 FOR EACH ROW EXECUTE FUNCTION end_it()",
+    )
+    .await;
+    let (test, verdicts) = many.solve().await;
+    assert!(verdicts[5].is_err(), "{verdicts:?}");
+    for (number, verdict) in verdicts.iter().enumerate() {
+        match verdict {
+            Ok(msg_id) => assert_eq!(rows(&test, number).await[0].0, *msg_id),
+            Err(status) => {
+                Refusal::expect(status, Code::Unknown, "OUTCOME_UNKNOWN");
+                assert!(rows(&test, number).await.is_empty());
+            }
+        }
+    }
+}
