@@ -76,6 +76,7 @@ const NOT_QUICK: [&str; 3] = ["backlog", "sizes", "consume sizes"];
 /// Runs everything and reports.
 pub async fn run(arguments: RunArguments) -> Result<()> {
     let began = Instant::now();
+    check_words(&arguments.only)?;
     std::fs::create_dir_all(&arguments.output)?;
     let output = std::path::absolute(&arguments.output)?;
     let lab = Lab::open(&arguments.server, &output).await?;
@@ -111,7 +112,15 @@ async fn measure(lab: &Lab, arguments: &RunArguments, began: Instant) -> Result<
 fn is_wanted(name: &str, arguments: &RunArguments) -> bool {
     match arguments.only.is_empty() {
         true => !(arguments.quick && NOT_QUICK.contains(&name)),
-        false => arguments.only.iter().any(|word| word == name),
+        false => arguments.only.iter().any(|word| name.contains(word.as_str())),
+    }
+}
+
+/// Refuses words that no group has in its name: nothing would be measured.
+fn check_words(words: &[String]) -> Result<()> {
+    match words.iter().find(|word| !NAMES.iter().any(|name| name.contains(word.as_str()))) {
+        Some(unknown) => anyhow::bail!("no scenarios are called {unknown:?}; there are: {}", NAMES.join(", ")),
+        None => Ok(()),
     }
 }
 
