@@ -19,14 +19,13 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::reader::{Offer, Reader};
-use super::{Broker, OnConnection};
+use super::Broker;
 use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
 use crate::domain::{Caller, ClientRole, Deadline, Error, Queue, ReadOrder, Result};
 use crate::engine::{Handover, StreamKind, Window};
-use crate::pg::Connection;
 
 /// How long one read of a stream may take.
-pub(super) const READ_TIME: Duration = Duration::from_secs(30);
+const READ_TIME: Duration = Duration::from_secs(30);
 
 /// How often a full window is checked for messages that were settled elsewhere.
 pub(super) const WINDOW_CHECK: Duration = Duration::from_secs(1);
@@ -95,8 +94,7 @@ impl ReadStream {
         options: StreamOptions,
         deadline: Deadline,
     ) -> Result<Self> {
-        let check = CheckReadable { order: options.order.clone() };
-        let queue = broker.run(check, deadline.at_most(READ_TIME)).await?;
+        let queue = check_readable(broker, &options.order, deadline).await?;
 
         let (sender, items) = mpsc::channel(1);
         let followed = broker.events.follow(&options.order.queue);
@@ -142,20 +140,20 @@ impl ReadStream {
     }
 }
 
-/// Whether queue, pgmq and database are there for a stream.
-pub(super) struct CheckReadable {
-    /// In which way.
-    pub(super) order: ReadOrder,
-}
-
-impl OnConnection for CheckReadable {
-    const NAME: &'static str = "read";
-    type Output = Queue;
-
-    async fn apply(&self, connection: &mut Connection) -> Result<Queue> {
-        connection.check_ordering(self.order.ordering).await?;
-        connection.get_queue(&self.order.queue).await
+/// Checks that queue, pgmq and database are there for a stream.
+///
+/// # Errors
+/// `QueueNotFound`; `PgmqVersionUnsupported`; `Draining`; `DatabaseUnavailable`; `DeadlineExceeded`.
+pub(super) async fn check_readable(
+    broker: &Arc<Broker>,
+    order: &ReadOrder,
+    deadline: Deadline,
+) -> Result<Queue> {
+    if broker.drain.is_cancelled() {
+        return Err(Error::draining());
     }
+    let looked = async { broker.merging.look(order).await.wait().await };
+    broker.until(deadline.at_most(READ_TIME), looked).await
 }
 
 /// When a stream or a connection that begins now is old. Those that were opened together do not end together.

@@ -1,6 +1,7 @@
 //! `Read`: the stream that drains a queue and then follows it.
 
 mod ending;
+mod opening;
 mod size;
 mod window;
 

@@ -20,7 +20,7 @@ use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Caller, ClientRole, Deadline, Error, Kind, Receipt, Result, Settlement};
 use crate::engine::{Handover, OpenStream, Presence, QueueEvents, StreamKind, Subscription, Window};
 use crate::queue::stream::{
-    CheckReadable, ClosingReason, PIECE_BYTES, READ_TIME, WINDOW_CHECK, end_of_life, retry_delay,
+    ClosingReason, PIECE_BYTES, WINDOW_CHECK, check_readable, end_of_life, retry_delay,
 };
 use crate::queue::{Broker, Change, Targets, Told};
 
@@ -149,8 +149,7 @@ impl Consumer {
         deadline: Deadline,
     ) -> Result<Self> {
         let order = &options.order;
-        let check = CheckReadable { order: order.clone() };
-        let queue = broker.run(check, deadline.at_most(READ_TIME)).await?;
+        let queue = check_readable(broker, order, deadline).await?;
         let max_in_flight = match options.flow_control {
             FlowControl::Automatic => options.max_in_flight,
             FlowControl::Manual => MAX_HELD,

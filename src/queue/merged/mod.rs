@@ -3,6 +3,7 @@
 mod groups;
 mod held;
 mod lines;
+mod looks;
 mod pauses;
 mod sends;
 mod settles;
@@ -12,12 +13,13 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use crate::domain::{OutgoingMessage, QueueName, Result, Sent};
+use crate::domain::{OutgoingMessage, Queue, QueueName, ReadOrder, Result, Sent};
 use crate::engine::merge::{Bounds, Line, Merger, Shares, Verdict};
 use crate::engine::{Events, Parked};
 use crate::pg::{Database, Policies};
 
 pub use lines::{Place, SendLines};
+use looks::{Look, Looks};
 use sends::{Sending, Sends};
 pub use settles::Change;
 use settles::Settles;
@@ -30,6 +32,7 @@ pub type SentParcel = Vec<Result<Sent>>;
 pub struct Merging {
     sends: Merger<Sends>,
     settles: Merger<Settles>,
+    looks: Merger<Looks>,
     tasks: TaskTracker,
     parked: Parked,
     policies: Policies,
@@ -58,6 +61,7 @@ impl Merging {
         Self {
             sends: Merger::new(sends, bounds, tasks.clone(), parked.clone()),
             settles: Merger::new(settles, bounds, tasks.clone(), parked.clone()),
+            looks: Merger::new(Looks(database.clone()), bounds, tasks.clone(), parked.clone()),
             tasks: tasks.clone(),
             parked: parked.clone(),
             policies: database.policies().clone(),
@@ -67,6 +71,11 @@ impl Merging {
     /// What waits to be sent, and what to be settled.
     pub fn lines(&self) -> (Line, Line) {
         (self.sends.line(), self.settles.line())
+    }
+
+    /// Asks whether a queue is there, and can be read in an order.
+    pub async fn look(&self, order: &ReadOrder) -> Verdict<Queue> {
+        self.looks.submit_when_room(order.queue.clone(), Look(order.ordering)).await
     }
 
     /// Hands in messages for one queue, which keep their order; each gets its own verdict, after the commit.
