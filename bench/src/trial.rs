@@ -100,6 +100,13 @@ pub enum Load {
         /// How many messages a second.
         per_second: u32,
     },
+    /// First pages of a queue's messages, one after the other.
+    Browse {
+        /// Where the server is.
+        server: String,
+        /// The queue.
+        queue: String,
+    },
     /// Stream consumers of empty queues.
     Idle {
         /// Where the server is.

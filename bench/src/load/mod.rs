@@ -3,6 +3,7 @@
 //! It prints `BEGIN` and `END` around the time in which it counts, and then its [`Outcome`](crate::trial::Outcome).
 
 mod body;
+mod browse;
 mod channel;
 mod consume;
 mod idle;
@@ -57,6 +58,7 @@ pub async fn run(order: Order) -> Result<()> {
         Load::Latency { server, queue, per_second } => {
             latency::start(&meter, &server, &queue, per_second).await?;
         }
+        Load::Browse { server, queue } => browse::start(&meter, &server, &queue).await?,
         Load::Idle { server, queues, streams } => return idle::run(&order, &server, queues, streams).await,
         Load::Overload { server, queue, callers, crowd } => {
             return overload::run(&order, &server, &queue, callers, crowd).await;

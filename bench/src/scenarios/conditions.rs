@@ -152,6 +152,18 @@ pub async fn backlog(lab: &Lab, pace: Pace) -> Result<Group> {
     Ok(Group::new(sides, rows))
 }
 
+/// A look into a long queue, of which a part is in flight.
+pub async fn browse(lab: &Lab, pace: Pace) -> Result<Group> {
+    lab.create(QUEUE, Layout::Tuned).await?;
+    let (long, held) = if pace.quick { (100_000, 30_000) } else { (1_000_000, 300_000) };
+    let load = Load::Browse { server: lab.server.address.clone(), queue: QUEUE.to_owned() };
+    let title = format!("ListMessages, first pages of {long} messages and {held} in flight");
+    let side = Side::new("browse", &title, Work::Load(load)).on(QUEUE, long).behind(held);
+    let row = Row::new(&format!("first page of {long} messages, of any state: p99"), Goal::AtMost(50.0));
+    let row = row.measuring(Measure::P99).of(&["browse"], &[], "");
+    Ok(Group::new(vec![side], vec![row]))
+}
+
 /// Producers and consumers at once.
 pub async fn mixed(lab: &Lab, _: Pace) -> Result<Group> {
     lab.create(EMPTY, Layout::Tuned).await?;

@@ -54,7 +54,7 @@ pub const SHORT: usize = 22;
 pub const SIZES_MEASURE: Duration = Duration::from_secs(2);
 
 /// All groups, in the order in which they run.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "sends",
     "lone sender",
     "batches",
@@ -64,6 +64,7 @@ const NAMES: [&str; 13] = [
     "queues",
     "policies",
     "idle consumers",
+    "browse",
     "backlog",
     "sizes",
     "consume sizes",
@@ -119,7 +120,9 @@ fn is_wanted(name: &str, arguments: &RunArguments) -> bool {
 /// Refuses words that no group has in its name: nothing would be measured.
 fn check_words(words: &[String]) -> Result<()> {
     match words.iter().find(|word| !NAMES.iter().any(|name| name.contains(word.as_str()))) {
-        Some(unknown) => anyhow::bail!("no scenarios are called {unknown:?}; there are: {}", NAMES.join(", ")),
+        Some(unknown) => {
+            anyhow::bail!("no scenarios are called {unknown:?}; there are: {}", NAMES.join(", "))
+        }
         None => Ok(()),
     }
 }
@@ -145,6 +148,7 @@ async fn group(name: &str, lab: &Lab, pace: Pace) -> Result<Group> {
         "queues" => conditions::queues(lab, pace).await,
         "policies" => policies::group(lab, pace).await,
         "idle consumers" => conditions::idle(lab, pace).await,
+        "browse" => conditions::browse(lab, pace).await,
         "backlog" => conditions::backlog(lab, pace).await,
         "sizes" => sends::sizes(lab, pace).await,
         "consume sizes" => consumes::sizes(lab, pace).await,
