@@ -14,8 +14,6 @@ pub enum Cause {
     MaxReceives,
     /// Somebody who held it asked for it, in these words.
     Requested(Arc<str>),
-    /// No reply can carry it, for this reason.
-    Unreadable(&'static str),
 }
 
 impl Cause {
@@ -40,7 +38,6 @@ impl Cause {
         match self {
             Self::MaxReceives => "max_receives",
             Self::Requested(reason) => reason,
-            Self::Unreadable(reason) => reason,
         }
     }
 }

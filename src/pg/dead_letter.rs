@@ -34,6 +34,9 @@ const USUAL: &str = "2s";
 /// After how many milliseconds a move is tried again that failed.
 pub(super) const PAUSE_MS: i64 = 1_000;
 
+/// The same for a message that no reply can carry: the database needs seconds to look at some of them.
+pub(super) const UNREADABLE_PAUSE_MS: i64 = 60_000;
+
 /// Stores what was deleted as dead letters of the queue `$6`. `{reason}` says why, and `{handed_over}` how often each was
 /// handed over.
 macro_rules! bury_gone {
@@ -125,12 +128,6 @@ pub(super) struct WornOut {
     pub(super) set_aside: Option<SetAside>,
     /// Those that could not be moved now; they are to be tried again soon.
     pub(super) stuck: Vec<i64>,
-}
-
-impl WornOut {
-    pub(super) fn has_moved(&self, msg_id: i64) -> bool {
-        self.set_aside.as_ref().is_some_and(|aside| aside.msg_ids.contains(&msg_id))
-    }
 }
 
 impl Policies {
@@ -241,97 +238,137 @@ impl Connection {
     }
 
     /// Moves those of deliveries that were handed over as often as the queue's policy allows, so that they are not once
-    /// more. Where there is no dead-letter queue, none is.
-    ///
-    /// # Errors
-    /// Only those of an open transaction that is of no more use.
+    /// more. Where there is no dead-letter queue, none is. One that cannot be moved is no failure of the read.
     pub(super) async fn set_worn_out_aside(
         &mut self,
         queue: &QueueName,
         read: impl Iterator<Item = &Delivery>,
-    ) -> Result<WornOut> {
+    ) -> WornOut {
         let Some(policy) = self.policies().dead_letters_of(queue) else {
-            return Ok(WornOut::default());
+            return WornOut::default();
         };
         let worn_out: Vec<&Delivery> =
             read.filter(|delivery| delivery.message.read_ct > policy.max_receives).collect();
         if worn_out.is_empty() {
-            return Ok(WornOut::default());
+            return WornOut::default();
         }
-        let to = &policy.queue;
+        let (to, reason) = (&policy.queue, Cause::MaxReceives.reason());
         let mut moved = Vec::with_capacity(worn_out.len());
-        let mut failure = self.bury(queue, to, &worn_out, &mut moved).await.err();
+        let mut failure = self.bury(queue, to, &worn_out, reason, &mut moved).await.err();
         if worn_out.len() > 1 && failure.as_ref().is_some_and(error::may_be_one_items_fault) {
             for delivery in &worn_out {
-                if let Err(error) = self.bury(queue, to, &[*delivery], &mut moved).await {
+                if let Err(error) = self.bury(queue, to, &[*delivery], reason, &mut moved).await {
                     failure = Some(error);
                 }
             }
         }
-        match &failure {
+        let mut stuck: Vec<i64> = worn_out.iter().map(|delivery| delivery.message.msg_id).collect();
+        stuck.retain(|msg_id| !moved.contains(msg_id));
+        match failure {
             Some(error) if error.kind() == Kind::DeadLetterQueueMissing => {
                 Self::warn_of_missing(queue, to);
-                return Ok(WornOut::default());
+                stuck.clear();
             }
-            Some(error) if moved.len() < worn_out.len() && is_time_to_warn() => {
-                let error = crate::domain::error::chain(error);
-                let (queue, to) = (queue.as_str(), to.as_str());
-                tracing::warn!(queue, dead_letter_queue = to, error, "dead letters could not be moved yet");
-            }
+            Some(error) if !stuck.is_empty() => Self::warn_of_stuck(queue, to, &error),
             Some(_) | None => {}
         }
-        let stuck = worn_out.iter().map(|delivery| delivery.message.msg_id);
-        let stuck = stuck.filter(|msg_id| !moved.contains(msg_id)).collect();
         let set_aside = SetAside { to: Some(to.clone()), msg_ids: moved };
-        Ok(WornOut { set_aside: Some(set_aside).filter(|aside| !aside.msg_ids.is_empty()), stuck })
+        WornOut { set_aside: Some(set_aside).filter(|aside| !aside.msg_ids.is_empty()), stuck }
     }
 
-    /// Moves messages that this read would hand over once too often, and notes which.
+    /// Moves messages aside that nobody gets now, and notes which, also where it fails afterwards.
     async fn bury(
         &mut self,
         queue: &QueueName,
         to: &QueueName,
-        worn_out: &[&Delivery],
+        deliveries: &[&Delivery],
+        reason: &str,
         moved: &mut Vec<i64>,
     ) -> Result<()> {
-        self.mark().await?;
-        let brief = !self.in_transaction();
-        if brief {
-            self.set_lock_timeout(BRIEF).await?;
-        }
-        let receipts: Vec<&Receipt> = worn_out.iter().map(|delivery| &delivery.receipt).collect();
-        let reasons = vec![Cause::MaxReceives.reason(); receipts.len()];
+        let receipts: Vec<&Receipt> = deliveries.iter().map(|delivery| &delivery.receipt).collect();
+        let reasons = vec![reason; receipts.len()];
+        self.begin_brief_try().await?;
         let looks = self.dead_letter_unlocked(queue, to, &receipts, &reasons, 1).await;
-        if brief {
-            self.set_lock_timeout(USUAL).await?;
-        } else if looks.is_err() {
-            self.return_to_mark().await?;
-        }
-        let looks = receipts.iter().zip(looks?);
+        let each = receipts.iter().zip(looks.iter().flatten());
         moved.extend(
-            looks.filter(|(_, look)| matches!(look, FirstLook::Told(_))).map(|(receipt, _)| receipt.msg_id()),
+            each.filter(|(_, look)| matches!(look, FirstLook::Told(_))).map(|(receipt, _)| receipt.msg_id()),
         );
-        Ok(())
+        let ended = self.end_brief_try(looks.is_err()).await;
+        looks.and(ended)
     }
 
-    /// Moves a message that no reply can carry to the dead-letter queue, or where there is none to the archive.
+    /// What follows waits but shortly for tables, because others wait for what was read with its messages. In a transaction
+    /// it can be taken back alone.
+    async fn begin_brief_try(&mut self) -> Result<()> {
+        match self.in_transaction() {
+            true => self.mark().await,
+            false => self.set_lock_timeout(BRIEF).await,
+        }
+    }
+
+    async fn end_brief_try(&mut self, has_failed: bool) -> Result<()> {
+        match (self.in_transaction(), has_failed) {
+            (true, true) => self.return_to_mark().await,
+            (true, false) => Ok(()),
+            (false, _) => self.set_lock_timeout(USUAL).await,
+        }
+    }
+
+    /// Moves messages aside that no reply can carry, and notes which. Gives the ids of those that cannot be moved now; they are
+    /// to be hidden for a while, uncounted.
+    pub(super) async fn set_all_unreadable_aside(
+        &mut self,
+        queue: &QueueName,
+        deliveries: &[&Delivery],
+        reason: &'static str,
+        set_aside: &mut Vec<SetAside>,
+    ) -> Vec<i64> {
+        let mut stuck = Vec::new();
+        for delivery in deliveries {
+            match self.set_unreadable_aside(queue, delivery, reason).await {
+                Ok(aside) => set_aside.extend(aside),
+                Err(error) => {
+                    let (msg_id, queue) = (delivery.message.msg_id, queue.as_str());
+                    let error = crate::domain::error::chain(&error);
+                    tracing::warn!(
+                        queue,
+                        msg_id,
+                        reason,
+                        error,
+                        "message that no reply can carry cannot be moved"
+                    );
+                    stuck.push(msg_id);
+                }
+            }
+        }
+        stuck
+    }
+
+    /// Moves a message that no reply can carry to the dead-letter queue, or to the archive, where there is no such queue or
+    /// it refuses the message. Gives none if somebody touched it since.
     ///
     /// # Errors
-    /// As any statement that writes to both.
-    pub(super) async fn set_unreadable_aside(
+    /// As any statement that writes to both; the open transaction is as before.
+    async fn set_unreadable_aside(
         &mut self,
         queue: &QueueName,
         delivery: &Delivery,
         reason: &'static str,
     ) -> Result<Option<SetAside>> {
         let msg_id = delivery.receipt.msg_id();
-        let aside = |to| SetAside { to, msg_ids: vec![msg_id] };
         if let Some(DeadLetterPolicy { queue: to, .. }) = self.policies().dead_letters_of(queue) {
-            self.mark().await?;
-            match self.dead_letter_unlocked(queue, &to, &[&delivery.receipt], &[reason], 1).await {
-                Ok(looks) => {
-                    let is_moved = looks.iter().any(|look| matches!(look, FirstLook::Told(_)));
-                    if is_moved {
+            let mut msg_ids = Vec::new();
+            match self.bury(queue, &to, &[delivery], reason, &mut msg_ids).await {
+                Err(error) if msg_ids.is_empty() => match error.kind() {
+                    Kind::DeadLetterQueueMissing => Self::warn_of_missing(queue, &to),
+                    _ if error::may_be_one_items_fault(&error) => Self::warn_of_stuck(queue, &to, &error),
+                    _ => return Err(error),
+                },
+                // Where it is there, whatever failed afterwards fails the next statement too.
+                Ok(()) | Err(_) => {
+                    let aside = Some(SetAside { to: Some(to), msg_ids });
+                    let aside = aside.filter(|aside| !aside.msg_ids.is_empty());
+                    if aside.is_some() {
                         let queue = queue.as_str();
                         tracing::warn!(
                             queue,
@@ -340,16 +377,27 @@ impl Connection {
                             "message that no reply can carry is a dead letter"
                         );
                     }
-                    return Ok(is_moved.then(|| aside(Some(to))));
+                    return Ok(aside);
                 }
-                Err(error) if error.kind() == Kind::DeadLetterQueueMissing => {
-                    Self::warn_of_missing(queue, &to);
-                }
-                Err(error) => return Err(error),
             }
         }
-        let is_moved = self.move_to_archive(queue, delivery, reason).await?;
-        Ok(is_moved.then(|| aside(None)))
+        self.begin_brief_try().await?;
+        let moved = self.move_to_archive(queue, delivery, reason).await;
+        let ended = self.end_brief_try(moved.is_err()).await;
+        match moved {
+            Ok(true) => Ok(Some(SetAside { to: None, msg_ids: vec![msg_id] })),
+            Ok(false) => ended.map(|()| None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Says that messages stay for now which should go to the dead-letter queue.
+    fn warn_of_stuck(queue: &QueueName, to: &QueueName, error: &Error) {
+        if is_time_to_warn() {
+            let error = crate::domain::error::chain(error);
+            let (queue, to) = (queue.as_str(), to.as_str());
+            tracing::warn!(queue, dead_letter_queue = to, error, "dead letters could not be moved yet");
+        }
     }
 
     /// Says that a queue does without its dead-letter queue.

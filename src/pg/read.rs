@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
-use super::dead_letter::PAUSE_MS;
+use super::dead_letter::{PAUSE_MS, UNREADABLE_PAUSE_MS, WornOut};
 use super::error;
 use super::row::{self, column};
 use super::settle::Fences;
@@ -271,44 +271,51 @@ impl Connection {
             found.push((Delivery { message, receipt }, fits, is_oversized));
         }
         let mut was_cut = claimed > found.len();
-        let worn_out = self.set_worn_out_aside(&order.queue, found.iter().map(|(read, ..)| read)).await?;
+        let WornOut { set_aside, stuck: too_often } =
+            self.set_worn_out_aside(&order.queue, found.iter().map(|(read, ..)| read)).await;
+        let mut set_aside: Vec<SetAside> = set_aside.into_iter().collect();
+        let oversized = found.iter().filter(|(read, _, is_oversized)| {
+            *is_oversized && !too_often.contains(&read.message.msg_id) && !has_moved(&set_aside, read)
+        });
+        let oversized: Vec<&Delivery> = oversized.map(|(read, ..)| read).collect();
+        let unreadable =
+            self.set_all_unreadable_aside(&order.queue, &oversized, "too large for a reply", &mut set_aside);
+        let unreadable = unreadable.await;
+        let stands_behind = order.ordering.reads_groups_together();
+        let stands_behind = stands_behind && !(too_often.is_empty() && unreadable.is_empty());
         let (mut deliveries, mut cut) = (Vec::with_capacity(found.len()), Vec::new());
-        let (mut oversized, mut stuck) = (Vec::new(), Vec::new());
+        let (mut stuck, mut hidden) = (Vec::new(), Vec::new());
         for (delivery, fits, is_oversized) in found {
             let msg_id = delivery.message.msg_id;
-            match (fits, is_oversized) {
-                _ if worn_out.has_moved(msg_id) => was_cut = true,
+            let others = match () {
+                () if has_moved(&set_aside, &delivery) => None,
                 // It is hidden for a while, and nobody waits behind it.
-                _ if worn_out.stuck.contains(&msg_id) => {
-                    was_cut = true;
-                    stuck.push(delivery);
-                }
+                () if too_often.contains(&msg_id) => Some(&mut stuck),
+                () if unreadable.contains(&msg_id) => Some(&mut hidden),
+                // Somebody has touched it since.
+                () if is_oversized => None,
                 // In its group it stands behind one that stays.
-                _ if !worn_out.stuck.is_empty() && order.ordering.reads_groups_together() => {
-                    cut.push(delivery);
+                () if stands_behind || !fits => Some(&mut cut),
+                () => {
+                    deliveries.push(delivery);
+                    continue;
                 }
-                (true, _) => deliveries.push(delivery),
-                (false, true) => oversized.push(delivery),
-                (false, false) => cut.push(delivery),
+            };
+            was_cut = true;
+            if let Some(others) = others {
+                others.push(delivery);
             }
         }
-        was_cut |= !cut.is_empty() || !oversized.is_empty();
-        let mut set_aside: Vec<SetAside> = worn_out.set_aside.into_iter().collect();
-        let mut moved = Ok(());
-        for delivery in &oversized {
-            match self.set_unreadable_aside(&order.queue, delivery, "too large for a reply").await {
-                Ok(aside) => set_aside.extend(aside),
-                Err(error) => moved = moved.and(Err(error)),
-            }
-        }
-        // What could not be moved aside is not given back either: every read would find it in front again.
         let given_back = self.give_back(&order.queue, &cut).await;
         let given_back = given_back.and(self.give_back_after(&order.queue, &stuck, PAUSE_MS).await);
-        match moved.and(given_back) {
+        let given_back =
+            given_back.and(self.give_back_after(&order.queue, &hidden, UNREADABLE_PAUSE_MS).await);
+        // What has gone aside is told by a reply alone, but for that of a transaction that is of no more use.
+        let is_news = !deliveries.is_empty() || (!set_aside.is_empty() && !self.in_transaction());
+        match given_back {
             // The next read would fail alike.
-            Err(error) if deliveries.is_empty() && error.kind() != Kind::Internal => return Err(error),
-            // What fits is the caller's all the same, and the archive may refuse this message alone; it comes back
-            // when its timeout ends, and is in nobody's way until then.
+            Err(error) if !is_news && error.kind() != Kind::Internal => return Err(error),
+            // What fits is the caller's all the same, and what is not given back comes back when its timeout ends.
             Err(error) => {
                 let (queue, error) = (order.queue.as_str(), crate::domain::error::chain(&error));
                 tracing::warn!(queue, error, messages = cut.len(), "messages could not be given back");
@@ -413,12 +420,6 @@ impl Connection {
     ) -> Result<bool> {
         let table = self.table(queue).await?;
         let receipt = &delivery.receipt;
-        tracing::warn!(
-            queue = queue.as_str(),
-            msg_id = receipt.msg_id(),
-            reason,
-            "message that no reply can carry moved to the archive"
-        );
         let moved = self
             .query(
                 &SET_ASIDE.on(&table),
@@ -432,6 +433,20 @@ impl Connection {
                 ],
             )
             .await;
-        moved.map(|rows| !rows.is_empty()).map_err(|error| self.missing(queue, error))
+        let is_moved = !moved.map_err(|error| self.missing(queue, error))?.is_empty();
+        if is_moved {
+            tracing::warn!(
+                queue = queue.as_str(),
+                msg_id = receipt.msg_id(),
+                reason,
+                "message that no reply can carry moved to the archive"
+            );
+        }
+        Ok(is_moved)
     }
+}
+
+/// Whether a message has left its queue.
+fn has_moved(set_aside: &[SetAside], delivery: &Delivery) -> bool {
+    set_aside.iter().any(|aside| aside.msg_ids.contains(&delivery.message.msg_id))
 }

@@ -5,12 +5,12 @@
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
+use super::dead_letter::UNREADABLE_PAUSE_MS;
 use super::error;
 use super::read::POP;
 use super::row::column;
 use super::statement::{Effect, Statement};
 use crate::domain::bounds::MAX_REPLY_BYTES;
-use crate::domain::dead_letter::SetAside;
 use crate::domain::message::Message;
 use crate::domain::{Delivery, Error, QueueName, ReadOrder, Result, Taken};
 
@@ -85,7 +85,8 @@ impl Connection {
     }
 
     /// After a read that the database could not answer: takes the same messages without their texts, moves those that
-    /// cannot be rendered aside, and gives the others back for the next read.
+    /// cannot be rendered aside, and gives the others back for the next read. One that cannot be moved is hidden for a while,
+    /// so that the next read passes over it.
     ///
     /// # Errors
     /// The read's own, if each of the messages can be rendered.
@@ -95,46 +96,46 @@ impl Connection {
         count: i32,
         failed: Error,
     ) -> Result<Taken> {
-        let taken = self.take(order, count, i64::MAX, Some(without_texts)).await?;
-        let mut others = Vec::with_capacity(taken.deliveries.len());
-        // Some may have gone aside for other reasons, and with them what could not be rendered.
-        let (mut moved, mut set_aside) = (Ok(!taken.set_aside.is_empty()), taken.set_aside);
-        for delivery in taken.deliveries {
+        let mut taken = self.take(order, count, i64::MAX, Some(without_texts)).await?;
+        let (mut unrenderable, mut others) = (Vec::new(), Vec::new());
+        let mut looked = Ok(());
+        for delivery in std::mem::take(&mut taken.deliveries) {
             // After a failure the rest is only given back.
-            if moved.is_ok() {
-                match self.move_if_unrenderable(order, &delivery).await {
-                    Ok(Some(aside)) => {
-                        moved = Ok(true);
-                        set_aside.extend(aside);
-                        continue;
-                    }
-                    Ok(None) => {}
-                    Err(error) => moved = Err(error),
+            let is_unrenderable = match looked {
+                Ok(()) => self.is_unrenderable(order, &delivery).await,
+                Err(_) => Ok(false),
+            };
+            match is_unrenderable {
+                Ok(true) => unrenderable.push(delivery),
+                is_unrenderable => {
+                    looked = looked.and(is_unrenderable.map(drop));
+                    others.push(delivery);
                 }
             }
-            others.push(delivery);
         }
-        self.give_back(&order.queue, &others).await?;
-        match moved? {
-            true => Ok(Taken { deliveries: Vec::new(), cut: true, set_aside, ..taken }),
-            false => Err(failed),
+        // Some may have gone aside for other reasons, and with them what could not be rendered.
+        let is_found = !unrenderable.is_empty() || !taken.set_aside.is_empty();
+        let (queue, why) = (&order.queue, "the database cannot render it");
+        let all: Vec<&Delivery> = unrenderable.iter().collect();
+        let stuck = self.set_all_unreadable_aside(queue, &all, why, &mut taken.set_aside).await;
+        unrenderable.retain(|delivery| stuck.contains(&delivery.message.msg_id));
+        let given_back = self.give_back(queue, &others).await;
+        let given_back =
+            given_back.and(self.give_back_after(queue, &unrenderable, UNREADABLE_PAUSE_MS).await);
+        match looked.and(given_back) {
+            Ok(()) if !is_found => Err(failed),
+            // What has gone aside is told by a reply alone, and the next read meets the failure first.
+            Err(error) if taken.set_aside.is_empty() || self.in_transaction() => Err(error),
+            Ok(()) | Err(_) => Ok(Taken { cut: true, ..taken }),
         }
     }
 
-    /// Moves a message aside if it cannot be rendered; gives what was moved then, unless somebody touched it since.
-    async fn move_if_unrenderable(
-        &mut self,
-        order: &ReadOrder,
-        delivery: &Delivery,
-    ) -> Result<Option<Option<SetAside>>> {
+    /// Whether the database cannot render a message.
+    async fn is_unrenderable(&mut self, order: &ReadOrder, delivery: &Delivery) -> Result<bool> {
         self.mark().await?;
         match self.render(order, delivery).await {
-            Ok(()) => Ok(None),
-            Err(error) if error::is_unrenderable(&error) => {
-                self.return_to_mark().await?;
-                let why = "the database cannot render it";
-                self.set_unreadable_aside(&order.queue, delivery, why).await.map(Some)
-            }
+            Ok(()) => Ok(false),
+            Err(error) if error::is_unrenderable(&error) => self.return_to_mark().await.map(|()| true),
             Err(error) => Err(error),
         }
     }
