@@ -90,15 +90,15 @@ impl Changes {
         }
     }
 
-    /// Deliveries were released just now, for after so many milliseconds.
-    pub fn released(&mut self, queue: &QueueName, receipts: impl Iterator<Item = Receipt>, delay_ms: i64) {
-        let receipts: Vec<Receipt> = receipts.collect();
+    /// Deliveries were released just now, each for after so many milliseconds.
+    pub fn released(&mut self, queue: &QueueName, released: impl Iterator<Item = (Receipt, i64)>) {
+        let (receipts, delays_ms): (Vec<Receipt>, BTreeSet<i64>) = released.unzip();
         self.named += receipts.len();
         if self.named > MAX_NAMED {
             self.rescheduled(queue);
         } else if !receipts.is_empty() {
             self.push(Change::Released(queue.clone(), receipts));
-            self.sent(queue, std::iter::once(Schedule::AfterMillis(delay_ms)));
+            self.sent(queue, delays_ms.into_iter().map(Schedule::AfterMillis));
         }
     }
 
@@ -199,6 +199,7 @@ fn after(now: Instant, millis: i64) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Timestamp;
     use crate::engine::Interest;
 
     fn queue(name: &str) -> QueueName {
@@ -268,7 +269,6 @@ mod tests {
         followed.add_reader(&wake, Interest::Visible);
         let mut changes = Changes::default();
         changes.sent(&queue("a"), [2_000, 1_000].map(Schedule::AfterMillis).into_iter());
-        changes.released(&queue("a"), std::iter::empty(), 500);
         changes.rescheduled_for(&queue("a"), 3_000);
         changes.tell(&events);
         assert!(!wake.is_due());
@@ -280,5 +280,28 @@ mod tests {
         wake.take();
         changes.tell(&events);
         assert!(wake.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_moment_of_what_was_released_together_wakes() {
+        let events = Events::default();
+        let wake = std::sync::Arc::default();
+        let followed = events.follow(&queue("a"));
+        followed.add_reader(&wake, Interest::Visible);
+        let now = Timestamp::from_unix_micros(1);
+        let receipt = |msg_id| Receipt::new(&queue("a"), now, msg_id, 1, now, Some(now));
+        let mut changes = Changes::default();
+        changes.released(
+            &queue("a"),
+            [(1, 9_000), (2, 1_000), (3, 1_000)].map(|(id, ms)| (receipt(id), ms)).into_iter(),
+        );
+        changes.tell(&events);
+        for wait in [1_050, 8_000] {
+            assert!(!wake.is_due());
+            tokio::time::advance(Duration::from_millis(wait)).await;
+            assert!(wake.is_due(), "after {wait} ms more");
+            wake.take();
+        }
+        assert_eq!(wake.next(), None);
     }
 }

@@ -74,10 +74,8 @@ pub struct Release {
 pub struct Parted {
     /// Each delivery's outcome.
     pub results: Vec<ItemResult>,
-    /// Those released of which those who wait have not heard.
-    released: Vec<Receipt>,
-    /// When the first of these becomes visible.
-    first_ms: i64,
+    /// Those released of which those who wait have not heard, and after how many milliseconds each is visible.
+    released: Vec<(Receipt, i64)>,
     /// What went aside and those who wait have not heard of.
     set_aside: Option<SetAside>,
 }
@@ -85,11 +83,11 @@ pub struct Parted {
 impl Parted {
     /// What those who wait have heard of, or need not hear.
     pub(super) fn told(results: Vec<ItemResult>) -> Self {
-        Self { results, released: Vec::new(), first_ms: 0, set_aside: None }
+        Self { results, released: Vec::new(), set_aside: None }
     }
 
     fn tell(&self, queue: &QueueName, changes: &mut Changes) {
-        changes.released(queue, self.released.iter().copied(), self.first_ms);
+        changes.released(queue, self.released.iter().copied());
         self.set_aside.iter().for_each(|aside| changes.set_aside(queue, aside));
     }
 }
@@ -120,18 +118,18 @@ impl OnConnection for Release {
         }
         let others: Vec<usize> = (0..receipts.len()).filter(|&place| results[place].is_none()).collect();
         let mut released = Vec::new();
-        let mut first_ms = 0;
         if !others.is_empty() {
             let wanted: Vec<Receipt> = others.iter().map(|&place| receipts[place]).collect();
             let delays_ms: Vec<i64> = others.iter().map(|&place| delays_ms[place]).collect();
             let outcomes = connection.release_or_tell(&self.queue, &wanted, &delays_ms).await?;
-            released.extend(done(&wanted, &outcomes));
-            first_ms = delays_ms.iter().copied().min().unwrap_or(0);
+            let each = wanted.into_iter().zip(delays_ms).zip(&outcomes);
+            let done = each.filter(|(_, result)| result.outcome == Outcome::Done);
+            released.extend(done.map(|(released, _)| released));
             others.iter().zip(outcomes).for_each(|(&place, result)| results[place] = Some(result));
         }
         let results: Vec<ItemResult> = results.into_iter().flatten().collect();
         let results = places.into_iter().map(|place| results[place]).collect();
-        Ok(Parted { results, released, first_ms, set_aside })
+        Ok(Parted { results, released, set_aside })
     }
 
     async fn call(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Parted> {

@@ -93,9 +93,7 @@ impl Deed {
                 changes.set_aside(queue, &SetAside { to: to.cloned(), msg_ids });
             }
             (Self::Release(delays_ms), Targets::Receipts(receipts)) => {
-                // Who looks for the first finds when the next is due.
-                let first = done.clone().map(|place| delays_ms[place]).min().unwrap_or(0);
-                changes.released(queue, done.map(|place| receipts[place]), first);
+                changes.released(queue, done.map(|place| (receipts[place], delays_ms[place])));
             }
             // Nobody has to look for what is not there for longer, and who counts on it asks the database anyway.
             (Self::Settle(Settlement::HiddenForMillis(_)), _) => {}
