@@ -86,14 +86,15 @@ const FIND_MESSAGES_BY_ID: Statement = Statement::new(
     ),
 );
 
-/// The messages of an archive, in the order of their ids. `$1` the id after which, `$2` messages.
+/// The messages of an archive, in the order of their ids. `$1` the id after which, `$2` messages, and all others with the id of
+/// the last: those of a partitioned archive need not be unique.
 const FIND_ARCHIVED: Statement = Statement::new(
     "find_archived",
     Effect::Reads,
     concat!(
         "-- pgmq-grpc: find_archived\nWITH matching AS MATERIALIZED (SELECT ",
         columns!("a"),
-        ", a.archived_at FROM {a} AS a WHERE a.msg_id > $1::bigint ORDER BY a.msg_id LIMIT $2::bigint)",
+        ", a.archived_at FROM {a} AS a WHERE a.msg_id > $1::bigint ORDER BY a.msg_id FETCH FIRST ($2::bigint) ROWS WITH TIES)",
         found!("NULL::bigint", ", m.archived_at")
     ),
 );
@@ -108,7 +109,7 @@ const FIND_ARCHIVED_BY_ID: Statement = Statement::new(
         ", a.archived_at FROM {a} AS a
   WHERE a.msg_id = ANY ($5::bigint[]) AND a.msg_id > $1::bigint
     AND a.archived_at >= $3::timestamptz AND a.archived_at < $4::timestamptz
-  ORDER BY a.msg_id LIMIT $2::bigint)",
+  ORDER BY a.msg_id FETCH FIRST ($2::bigint) ROWS WITH TIES)",
         found!("NULL::bigint", ", m.archived_at")
     ),
 );
@@ -128,14 +129,16 @@ known AS MATERIALIZED (SELECT count(*) <= $5 AS are_all FROM few),
 matching AS MATERIALIZED ((SELECT ",
         columns!("f"),
         ", f.archived_at FROM few AS f
-    WHERE (SELECT k.are_all FROM known AS k) AND f.msg_id > $1::bigint ORDER BY f.msg_id LIMIT $2::bigint)
+    WHERE (SELECT k.are_all FROM known AS k) AND f.msg_id > $1::bigint
+    ORDER BY f.msg_id FETCH FIRST ($2::bigint) ROWS WITH TIES)
   UNION ALL (SELECT ",
         columns!("s"),
         ", s.archived_at FROM (SELECT ",
         columns!("a"),
-        ", a.archived_at FROM {a} AS a WHERE a.msg_id > $1 ORDER BY a.msg_id LIMIT $5) AS s
+        ", a.archived_at FROM {a} AS a WHERE a.msg_id > $1
+      ORDER BY a.msg_id FETCH FIRST ($5) ROWS WITH TIES) AS s
     WHERE NOT (SELECT k.are_all FROM known AS k) AND s.archived_at >= $3 AND s.archived_at < $4
-    ORDER BY s.msg_id LIMIT $2))",
+    ORDER BY s.msg_id FETCH FIRST ($2) ROWS WITH TIES))",
         found!(
             "CASE WHEN NOT (SELECT k.are_all FROM known AS k) AND (SELECT count(*) FROM matching) < $2
     THEN (SELECT a.msg_id FROM {a} AS a WHERE a.msg_id > $1 ORDER BY a.msg_id OFFSET $5 - 1 LIMIT 1) END",
@@ -168,9 +171,32 @@ impl Found {
         if messages.len() <= wanted {
             return Ok(Self { messages, next_after: looked_to });
         }
-        messages.truncate(wanted);
-        let next_after = messages.last().map(|last| last.message.msg_id);
-        Ok(Self { messages, next_after })
+        let beyond = messages.split_off(wanted);
+        let page = Self::page(messages, beyond, None);
+        let next_after = page.messages.last().map(|last| last.message.msg_id);
+        Ok(Self { next_after, ..page })
+    }
+
+    /// A page of messages that ends before others. What has the same id stays on one page, because the next one begins
+    /// behind an id; where all of a page have the same, the others with it are listed without their texts.
+    pub(super) fn page(
+        mut messages: Vec<ListedMessage>,
+        mut beyond: Vec<ListedMessage>,
+        next_after: Option<i64>,
+    ) -> Self {
+        let id = |listed: &ListedMessage| listed.message.msg_id;
+        let Some(cut) = beyond.first().map(id) else {
+            return Self { messages, next_after };
+        };
+        if messages.first().map(id) == Some(cut) {
+            let left = beyond.split_off(beyond.partition_point(|listed| id(listed) == cut));
+            beyond.iter_mut().for_each(|listed| listed.texts_omitted = true);
+            messages.append(&mut beyond);
+            return Self { messages, next_after: if left.is_empty() { next_after } else { Some(cut) } };
+        }
+        messages.truncate(messages.partition_point(|listed| id(listed) < cut));
+        let next_after = messages.last().map(id);
+        Self { messages, next_after }
     }
 }
 

@@ -95,11 +95,9 @@ impl Connection {
         let Some(last) = texts.last().map(|last| last.place) else {
             return Ok(Found { messages: Vec::new(), ..found });
         };
-        let mut found = found;
-        if last + 1 < found.messages.len() {
-            found.next_after = Some(found.messages[last].message.msg_id);
-        }
-        let mut listed: Vec<Option<ListedMessage>> = found.messages.into_iter().map(Some).collect();
+        let mut seen = found.messages;
+        let beyond = seen.split_off(last + 1);
+        let mut listed: Vec<Option<ListedMessage>> = seen.into_iter().map(Some).collect();
         let mut messages = Vec::with_capacity(texts.len());
         for texts in texts {
             if let Some(mut message) = listed[texts.place].take() {
@@ -107,7 +105,7 @@ impl Connection {
                 messages.push(message);
             }
         }
-        Ok(Found { messages, ..found })
+        Ok(Found::page(messages, beyond, found.next_after))
     }
 
     /// The same where one of them cannot be rendered, which takes the database seconds to find out: the page ends with it.
@@ -119,21 +117,17 @@ impl Connection {
             let texts = match self.texts(statement, std::slice::from_ref(&message)).await {
                 Err(error) if error::is_unrenderable(&error) => {
                     self.headers_alone(statement, &message).await?.put_into(&mut message);
-                    let msg_id = message.message.msg_id;
                     shown.push(message);
-                    let next_after = if unseen.len() > 0 { Some(msg_id) } else { found.next_after };
-                    return Ok(Found { messages: shown, next_after });
+                    return Ok(Found::page(shown, unseen.collect(), found.next_after));
                 }
                 texts => texts?.pop(),
             };
             let Some(texts) = texts else {
                 continue;
             };
-            if let Some(last) = shown.last()
-                && texts.bytes() > left
-            {
-                let next_after = Some(last.message.msg_id);
-                return Ok(Found { messages: shown, next_after });
+            if !shown.is_empty() && texts.bytes() > left {
+                let beyond = std::iter::once(message).chain(unseen).collect();
+                return Ok(Found::page(shown, beyond, found.next_after));
             }
             left = left.saturating_sub(texts.bytes());
             texts.put_into(&mut message);

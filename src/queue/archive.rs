@@ -1,8 +1,9 @@
 //! Looks into queues and archives, and messages taken out of archives.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::{Broker, OnConnection, Operation};
+use super::{Broker, OnConnection, Operation, stepwise};
 use crate::domain::error::Applied;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::MoveCounts;
@@ -101,10 +102,25 @@ impl Operation for TakeArchived {
             taken: 0,
             passed_over: false,
         };
-        let came_to_the_end = match taking.take(&self).await {
-            // What was taken is the answer. If the call is made again, it meets the failure first.
-            Err(error) if taking.taken > 0 && error.applied() == Applied::No => false,
-            done => done?,
+        let patience = Instant::now() + stepwise::PATIENCE;
+        let came_to_the_end = loop {
+            let came_to_the_end = match taking.take(&self).await {
+                // What was taken is the answer. If the call is made again, it meets the failure first.
+                Err(error) if taking.taken > 0 && error.applied() == Applied::No => false,
+                done => done?,
+            };
+            match (taking.taken, came_to_the_end) {
+                (0, false) => return Err(stepwise::ended_in_vain(broker)),
+                (0, true) if taking.passed_over && patience <= Instant::now() => {
+                    return Err(stepwise::held(&self.queue));
+                }
+                (0, true) if taking.passed_over => {
+                    // In a moment it may be free, or gone.
+                    taking.passed_over = false;
+                    tokio::time::sleep(stepwise::PAUSE).await;
+                }
+                _ => break came_to_the_end,
+            }
         };
         let count = i64::try_from(taking.taken).unwrap_or(i64::MAX);
         Ok(TakenFromArchive { count, more: taking.passed_over || !came_to_the_end })
@@ -131,10 +147,13 @@ impl Taking<'_> {
                 Fate::SentTo(target) => Some(target.clone()),
                 Fate::Deleted => None,
             };
-            let count = FIND.min(wanted.max_messages - self.taken);
-            let find = FindArchived { queue, target, filter, after, count };
-            let (found, next_after) = self.broker.run_while_draining(find, self.deadline).await?;
-            if !self.take_found(wanted, &found).await? {
+            let room = wanted.max_messages - self.taken;
+            let find = FindArchived { queue, target, filter, after, count: FIND.min(room) };
+            let (mut found, next_after) = self.broker.run_while_draining(find, self.deadline).await?;
+            // All with the id of the last are found.
+            let is_cut = found.len() > room;
+            found.truncate(room);
+            if !self.take_found(wanted, &found).await? || is_cut {
                 return Ok(false);
             }
             match next_after {

@@ -18,6 +18,7 @@ mod rules;
 mod settle;
 mod source;
 mod state;
+mod stepwise;
 mod stream;
 mod topics;
 mod transact;

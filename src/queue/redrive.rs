@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Broker, OnConnection, Operation};
+use super::{Broker, OnConnection, Operation, stepwise};
 use crate::domain::error::Applied;
 use crate::domain::queue::MoveCounts;
 use crate::domain::{Deadline, Error, Kind, QueueName, Result};
@@ -64,14 +64,26 @@ impl Operation for RedriveMessages {
             passed_over: false,
             missing_queue: None,
         };
-        let ending = match redrive.run().await {
-            // What was moved is the answer. If the call is made again, it meets the failure first.
-            Err(error) if redrive.moved > 0 && error.applied() == Applied::No => Ending::Early,
-            ending => ending?,
+        let patience = Instant::now() + stepwise::PATIENCE;
+        let ending = loop {
+            let ending = match redrive.run().await {
+                // What was moved is the answer. If the call is made again, it meets the failure first.
+                Err(error) if redrive.moved > 0 && error.applied() == Applied::No => Ending::Early,
+                ending => ending?,
+            };
+            if redrive.moved > 0 || !redrive.passed_over || ending == Ending::Early {
+                break ending;
+            }
+            if patience <= Instant::now() {
+                return Err(stepwise::held(&self.dead_letter_queue));
+            }
+            // In a moment it may be free, or gone.
+            redrive.passed_over = false;
+            redrive.pause = redrive.pause.max(stepwise::PAUSE);
         };
         match (redrive.moved, ending, redrive.missing_queue.take()) {
-            (0, Ending::Early, _) => Err(redrive.ended_in_vain()),
-            (0, _, Some(missing)) if !redrive.passed_over => Err(came_from_nowhere(&missing)),
+            (0, Ending::Early, _) => Err(stepwise::ended_in_vain(broker)),
+            (0, _, Some(missing)) => Err(came_from_nowhere(&missing)),
             (moved, ending, _) => Ok(Redriven {
                 count: i64::try_from(moved).unwrap_or(i64::MAX),
                 more: redrive.passed_over || ending != Ending::AtTheEnd,
@@ -124,13 +136,15 @@ impl Redrive<'_> {
             };
             self.missing_queue = self.missing_queue.take().or(found.missing_queue);
             let is_full = found.messages.len() > room;
-            for (target, keys) in by_target(found.messages.into_iter().take(room)) {
+            let wanted: Vec<_> = found.messages.into_iter().take(room).collect();
+            let last = wanted.last().map(|((msg_id, _), _)| *msg_id);
+            for (target, keys) in by_target(wanted) {
                 if !self.move_all(&target, &keys).await? {
                     return Ok(Ending::Early);
                 }
             }
-            match found.next_after {
-                _ if is_full => return Ok(Ending::Full),
+            match if is_full { last } else { found.next_after } {
+                _ if is_full && self.moved >= self.wanted.max_messages => return Ok(Ending::Full),
                 None => return Ok(Ending::AtTheEnd),
                 Some(next) => after = next,
             }
@@ -181,17 +195,6 @@ impl Redrive<'_> {
     fn has_to_end(&self) -> bool {
         self.deadline.remaining() <= self.ends_early_by || self.broker.drain.is_cancelled()
     }
-
-    /// The error of a call that would be repeated in vain for ever if it told that more may be there.
-    fn ended_in_vain(&self) -> Error {
-        match self.broker.drain.is_cancelled() {
-            true => Error::draining(),
-            false => Error::new(
-                Kind::DeadlineExceeded,
-                "no message that can be moved was found in time; nothing was applied",
-            ),
-        }
-    }
 }
 
 fn came_from_nowhere(queue: &str) -> Error {
@@ -201,9 +204,7 @@ fn came_from_nowhere(queue: &str) -> Error {
 }
 
 /// Each queue's messages in their order.
-fn by_target(
-    messages: impl Iterator<Item = (DeadLetterKey, QueueName)>,
-) -> BTreeMap<QueueName, Vec<DeadLetterKey>> {
+fn by_target(messages: Vec<(DeadLetterKey, QueueName)>) -> BTreeMap<QueueName, Vec<DeadLetterKey>> {
     let mut targets: BTreeMap<QueueName, Vec<DeadLetterKey>> = BTreeMap::new();
     for (key, target) in messages {
         targets.entry(target).or_default().push(key);

@@ -10,7 +10,7 @@ use pgmq_grpc::proto::v1::{
 use tonic::Code;
 
 use crate::bad_input::contents;
-use crate::browse::archive::{archived_ids, day, with_archive};
+use crate::browse::archive::{archived_ids, day, with_archive, with_equal_ids};
 use crate::harness::{Client, Refusal, Test};
 use crate::read_batch::{all_of, ids};
 
@@ -203,4 +203,21 @@ async fn a_missing_target_is_named_and_nothing_is_moved() {
     assert_eq!(contents(&test).await, before);
     let refused = test.client.admin.replay_archived_messages(to("orders", "a;b")).await.unwrap_err();
     Refusal::expect_invalid(&refused, "INVALID_QUEUE_NAME", "target_queue");
+}
+
+#[tokio::test]
+async fn messages_with_the_same_id_are_each_replayed_once_and_no_more_than_asked() {
+    for at_a_time in 1..=8 {
+        let mut test = with_equal_ids().await;
+        let mut left = 8;
+        while left > 0 {
+            let request = ReplayArchivedMessagesRequest { max_messages: at_a_time, ..replay_of("orders") };
+            let done = replay(&mut test.client, request).await;
+            assert_eq!((done.replayed_count, done.more), (at_a_time.min(left).into(), left > at_a_time));
+            left -= at_a_time;
+        }
+        let mut replayed = bodies(&test, "q_orders").await;
+        replayed.sort_unstable();
+        assert_eq!(replayed, ["1", "2", "3", "4", "5", "6", "7", "8"]);
+    }
 }

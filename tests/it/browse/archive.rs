@@ -177,3 +177,55 @@ async fn a_token_of_another_filter_is_refused() {
         Refusal::expect_invalid(&refused, "INVALID_PAGE_TOKEN", "page_token");
     }
 }
+
+/// An archive as only partitioned ones can be, in which ids are not unique: three of 1, one of 2, and four of 3.
+pub(crate) async fn with_equal_ids() -> Test {
+    let test = Test::with_queue("orders").await;
+    test.run(
+        "ALTER TABLE pgmq.a_orders DROP CONSTRAINT a_orders_pkey;
+         INSERT INTO pgmq.a_orders (msg_id, vt, archived_at, message)
+         SELECT msg_id, now(), '2026-01-01 12:00Z'::timestamptz + place * interval '1 h', to_jsonb(place)
+         FROM unnest(ARRAY[1, 1, 1, 2, 3, 3, 3, 3]) WITH ORDINALITY AS w(msg_id, place)",
+    )
+    .await;
+    test
+}
+
+#[tokio::test]
+async fn messages_with_the_same_id_are_each_listed_once_whatever_the_pages() {
+    let mut test = with_equal_ids().await;
+    let filters = [
+        ArchiveFilter::default(),
+        ArchiveFilter { archived_after: day(1), ..Default::default() },
+        ArchiveFilter { msg_ids: vec![1, 2, 3], ..Default::default() },
+    ];
+    for filter in filters {
+        for page_size in 1..=9 {
+            let (queue, filter) = ("orders".to_owned(), Some(filter.clone()));
+            let request = ListArchivedMessagesRequest { queue, filter, page_size, ..Default::default() };
+            let listed = archived_pages(&mut test.client, request).await.concat();
+            let mut bodies: Vec<String> =
+                listed.into_iter().map(|archived| archived.message.unwrap().message).collect();
+            bodies.sort_unstable();
+            assert_eq!(bodies, ["1", "2", "3", "4", "5", "6", "7", "8"], "pages of {page_size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn messages_with_the_same_id_that_no_page_can_hold_together_are_listed_all_the_same() {
+    let mut test = with_equal_ids().await;
+    // Those of the first id with the fourth are more than a page, and so are those of the last.
+    test.run("UPDATE pgmq.a_orders SET message = to_jsonb(repeat('x', 300000)) WHERE message::text::int IN (1, 2, 4, 5, 6, 7, 8)")
+        .await;
+    let request = ListArchivedMessagesRequest { queue: "orders".to_owned(), ..Default::default() };
+    let listed = archived_pages(&mut test.client, request).await.concat();
+    let ids: Vec<i64> = listed.iter().map(|archived| archived.message.as_ref().unwrap().msg_id).collect();
+    assert_eq!(ids, [1, 1, 1, 2, 3, 3, 3, 3]);
+    let whole: Vec<bool> =
+        listed.iter().map(|archived| !archived.message.as_ref().unwrap().texts_omitted).collect();
+    assert_eq!(whole, [true, true, true, true, true, true, true, false]);
+    let moments: std::collections::BTreeSet<_> =
+        listed.iter().map(|archived| archived.archived_at.as_ref().unwrap().seconds).collect();
+    assert_eq!(moments.len(), 8);
+}

@@ -2,10 +2,11 @@
 
 use nix::sys::signal::Signal;
 use pgmq_grpc::proto::v1::{ArchiveFilter, DeleteArchivedMessagesRequest, DeleteArchivedMessagesResponse};
+use tonic::Code;
 
 use super::archive_of;
 use crate::browse::archive::{archived_ids, day, with_archive};
-use crate::harness::{Client, Test, eventually};
+use crate::harness::{Client, Refusal, Test, eventually};
 
 fn delete_of(filter: ArchiveFilter) -> DeleteArchivedMessagesRequest {
     DeleteArchivedMessagesRequest { queue: "orders".to_owned(), filter: Some(filter), ..Default::default() }
@@ -59,11 +60,14 @@ async fn by_default_a_delete_takes_ten_thousand() {
 }
 
 #[tokio::test]
-async fn a_message_that_somebody_has_locked_is_passed_over_and_told() {
+async fn a_message_that_somebody_has_locked_is_passed_over_and_told_and_a_call_that_deletes_none_fails() {
     let mut test = archive_of(5).await;
     let holder = test.database.connect().await;
     holder.batch_execute("BEGIN; SELECT FROM pgmq.a_orders WHERE msg_id = 3 FOR UPDATE").await.unwrap();
     assert_eq!(delete(&mut test.client, delete_of(ArchiveFilter::default())).await, (4, true));
+    let again = test.client.admin.delete_archived_messages(delete_of(ArchiveFilter::default())).await;
+    let refusal = Refusal::expect(&again.unwrap_err(), Code::Aborted, "QUEUE_BUSY");
+    assert_eq!(refusal.metadata["queue"], "orders");
     holder.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(delete(&mut test.client, delete_of(ArchiveFilter::default())).await, (1, false));
 }

@@ -83,8 +83,7 @@ async fn redrive(worker: &mut Worker, msg_id: i64, body: &str) {
             call.parts = match (response.moved_count, response.more) {
                 (1.., _) => vec![taken(ASIDE, msg_id, Some(Outcome::Done)), stored(HOMES, body, None)],
                 (_, false) => vec![taken(ASIDE, msg_id, Some(Outcome::NotFound))],
-                // One that nobody heard of is still under way.
-                (_, true) => Vec::new(),
+                (_, true) => panic!("a redrive that moved nothing says that more is there"),
             };
         };
         let mut client = AdminServiceClient::new(worker.connection());
