@@ -54,7 +54,7 @@ mod value;
 mod version;
 mod watch;
 
-pub use announcements::{Announcements, Line};
+pub use announcements::{Announcements, Line, Pulse};
 pub use archived::{ArchivedKey, TakenStep};
 pub use browse::Found;
 pub use cleaner::remove_expired_keys;

@@ -34,8 +34,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// The name of a look.
 pub(super) const LOOK: &str = "policies";
 
-/// How long one look may take.
-const LOOK_TIME: Duration = Duration::from_secs(5);
+/// How long one look may take: as long as other work that the server does by itself, so that a session that does both in
+/// turn keeps its limit.
+const LOOK_TIME: Duration = Duration::from_secs(15);
 
 /// The columns of a policy `p`.
 macro_rules! policy_columns {
@@ -108,7 +109,9 @@ struct Shared {
     /// How many looks have begun.
     begun: AtomicU64,
     told: Notify,
+    /// Whether the connection that listens has heard what was told over it, and whether it answers.
     hears: AtomicBool,
+    answers: AtomicBool,
 }
 
 struct Look {
@@ -135,6 +138,7 @@ impl Policies {
             begun: AtomicU64::new(0),
             told: Notify::new(),
             hears: AtomicBool::new(false),
+            answers: AtomicBool::new(true),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -192,6 +196,14 @@ impl Policies {
     /// Whether changes are told: if not, they have to be looked for often.
     pub fn set_hearing(&self, hears: bool) {
         if self.shared.hears.swap(hears, Order::Relaxed) != hears {
+            self.look_again();
+        }
+    }
+
+    /// Whether the connection over which they are told has answered lately. What was told before an answer was heard, so only
+    /// silence is a reason to look at once.
+    pub(super) fn set_answered(&self, answers: bool) {
+        if self.shared.answers.swap(answers, Order::Relaxed) && !answers {
             self.look_again();
         }
     }
@@ -279,7 +291,8 @@ pub async fn follow_policies(database: Database, stop: CancellationToken) {
                 tracing::debug!(cause = error::chain(&error), "policies stay as they were for now");
             }
             tokio::time::sleep(INTERVAL).await;
-            let pause = if shared.hears.load(Order::Relaxed) { CALM } else { DEAF };
+            let hears = shared.hears.load(Order::Relaxed) && shared.answers.load(Order::Relaxed);
+            let pause = if hears { CALM } else { DEAF };
             let pause = pause.mul_f64(rand::rng().random_range(0.75..1.0)).saturating_sub(INTERVAL);
             let _ = tokio::time::timeout(pause, shared.told.notified()).await;
         }

@@ -53,7 +53,11 @@ impl Announcer {
                 connected = self.announcements.connect() => match connected {
                     Ok(line) => {
                         pause = FIRST_PAUSE;
-                        self.serve(line, &stop).await
+                        let (pulse, policies) = (line.pulse(), self.broker.database.policies().clone());
+                        tokio::select! {
+                            served = self.serve(line, &stop) => served,
+                            failed = pulse.feel(&policies) => failed.map(|never| match never {}),
+                        }
                     }
                     Err(error) => Err(error),
                 }

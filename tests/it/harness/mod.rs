@@ -15,6 +15,7 @@ pub(crate) mod pair;
 pub(crate) mod postgres;
 pub(crate) mod refusal;
 pub(crate) mod server;
+pub(crate) mod silent_proxy;
 pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ pub(crate) use own_postgres::OwnPostgres;
 pub(crate) use pair::Pair;
 pub(crate) use refusal::Refusal;
 pub(crate) use server::Server;
+pub(crate) use silent_proxy::SilentProxy;
 
 /// How long anything may take that a test waits for; far beyond what a slow machine needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

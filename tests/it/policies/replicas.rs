@@ -1,9 +1,11 @@
 //! How a change reaches every server, whoever has made it.
 
+use std::time::{Duration, Instant};
+
 use pgmq_grpc::proto::v1::QueuePolicy;
 
 use super::{policy_of, set};
-use crate::harness::{Client, DeafProxy, OwnPostgres, Server, Test, eventually, seconds};
+use crate::harness::{Client, DeafProxy, OwnPostgres, Server, SilentProxy, Test, eventually, seconds};
 use crate::read_stream::{Follower, follow};
 
 fn hidden_for(timeout: f64) -> QueuePolicy {
@@ -65,18 +67,24 @@ async fn a_queue_made_anew_is_read_without_the_policy_of_the_old_one() {
     until_hidden_for(&hearing, 30.0).await;
 }
 
-#[tokio::test]
-async fn a_server_that_hears_nothing_looks_by_itself() {
-    let postgres = OwnPostgres::start().await;
-    let proxy = DeafProxy::start(postgres.port).await;
+/// One server straight on a Postgres, with a queue `orders`, and one through a proxy.
+async fn two_servers(postgres: &OwnPostgres, proxy: u16) -> [(Server, Client); 2] {
     let (login, _) = postgres.url.rsplit_once('@').expect("a url with a user");
-    let url = format!("{login}@127.0.0.1:{}/pgmq?sslmode=disable", proxy.port);
+    let url = format!("{login}@127.0.0.1:{proxy}/pgmq?sslmode=disable");
     let hearing = Server::start(&["--database-url", &postgres.url]).await;
     let mut client = Client::connect(&hearing).await;
     crate::harness::health::serving(&client).await;
     client.create("orders").await;
     let server = Server::start(&["--database-url", &url]).await;
-    let deaf = Client::connect(&server).await;
+    let behind = Client::connect(&server).await;
+    [(hearing, client), (server, behind)]
+}
+
+#[tokio::test]
+async fn a_server_that_hears_nothing_looks_by_itself() {
+    let postgres = OwnPostgres::start().await;
+    let proxy = DeafProxy::start(postgres.port).await;
+    let [(_hearing, mut client), (_server, deaf)] = two_servers(&postgres, proxy.port).await;
     for timeout in [51.0, 52.0] {
         set(&mut client, "orders", hidden_for(timeout)).await;
         until_hidden_for(&deaf, timeout).await;
@@ -90,6 +98,29 @@ async fn a_server_that_hears_nothing_looks_by_itself() {
         (left.get::<_, i64>(0) == 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_whose_listening_connection_is_dead_without_a_close_looks_by_itself() {
+    let postgres = OwnPostgres::start().await;
+    let proxy = SilentProxy::start(postgres.port).await;
+    let [(_hearing, mut client), (_server, behind)] = two_servers(&postgres, proxy.port).await;
+    let sql = postgres.connect().await;
+    eventually("two servers that hear", async || {
+        let announced = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '-- pgmq-grpc: announce%'";
+        (sql.query_one(announced, &[]).await.unwrap().get::<_, i64>(0) == 2).then_some(())
+    })
+    .await;
+    set(&mut client, "orders", hidden_for(41.0)).await;
+    until_hidden_for(&behind, 41.0).await;
+    proxy.silence();
+    let begun = Instant::now();
+    for timeout in [51.0, 52.0, 53.0, 54.0, 55.0, 56.0] {
+        set(&mut client, "orders", hidden_for(timeout)).await;
+        until_hidden_for(&behind, timeout).await;
+    }
+    // By the rare looks of one who hears, each but the first would have come 15 s after the one before.
+    assert!(begun.elapsed() < Duration::from_secs(75), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
