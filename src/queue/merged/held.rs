@@ -33,8 +33,7 @@ const TURN: Duration = Duration::from_secs(5);
 /// How many turns that did not come are enough to give up.
 const MISSED_TURNS: usize = 2;
 
-/// How long those of a crowd wait who have had no turn, because there are too many others. Their ids may be free, so it is
-/// much longer than others wait.
+/// How long those of a crowd wait whose turn was long ago, because there are too many others.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// How long it counts that an id was found held.
@@ -93,7 +92,7 @@ fn busy(queue: &QueueName, message: &OutgoingMessage, is_tried: bool) -> Error {
     let id = message.deduplication_id().map(DeduplicationId::as_str).unwrap_or_default();
     let why = match is_tried {
         true => format!("another transaction held the deduplication id {id:?} when it was tried last"),
-        false => "other transactions hold too many deduplication ids of the queue".to_owned(),
+        false => format!("there was no turn to try whether the deduplication id {id:?} is free"),
     };
     Error::new(Kind::QueueBusy, format!("{why}; the message was not stored"))
         .with("queue", queue.as_str())
@@ -161,11 +160,11 @@ impl Keeper {
     }
 
     /// Whether a parcel has waited for long enough. One that was only behind others, or whose turn was long ago, is tried
-    /// first.
+    /// first; and one that was never tried may be free, so it waits for as long as its caller does and turns come.
     fn gives_up(&self, parcel: &HeldParcel, missed: usize) -> bool {
-        let is_known = parcel.tried.is_some_and(|tried| tried.elapsed() < FRESH);
         let is_late = !self.in_order && parcel.pauses.waited() >= LONGEST;
-        parcel.pauses.are_over() && (is_known || missed >= MISSED_TURNS || is_late)
+        let is_known = parcel.tried.is_some_and(|tried| tried.elapsed() < FRESH || is_late);
+        parcel.pauses.are_over() && (is_known || missed >= MISSED_TURNS)
     }
 
     /// Answers parcels whose messages all have verdicts, and gives the others.

@@ -119,7 +119,9 @@ async fn more_held_ids_than_a_flush_searches_for_keep_nobody_from_an_answer() {
 
 #[tokio::test]
 async fn strangers_are_stored_beside_hundreds_of_held_ids() {
-    let test = Test::with_queue("orders").await;
+    // On a slow machine it takes long until everybody was tried.
+    let mut test = Test::start_with(&["--default-deadline", "10m"]).await;
+    test.client.create("orders").await;
     let ids: Vec<String> = (0..600).map(|number| format!("held {number}")).collect();
     let other = hold(&test, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
     let (mut held, mut strangers) = (Vec::new(), Vec::new());
@@ -145,6 +147,33 @@ async fn strangers_are_stored_beside_hundreds_of_held_ids() {
     }
     other.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(bodies(&test, "orders").await.len(), 60);
+}
+
+#[tokio::test]
+async fn a_stranger_whose_turn_comes_late_is_stored_all_the_same() {
+    let mut test = Test::start_with(&["--default-deadline", "10m"]).await;
+    test.client.create("orders").await;
+    // Two turns, which find 64 held ids, take longer than anybody waits who was tried.
+    test.run(
+        "CREATE FUNCTION slow_down() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN NULL; END $$;
+         CREATE TRIGGER slow_down BEFORE INSERT ON pgmq_grpc.deduplication FOR EACH STATEMENT EXECUTE FUNCTION slow_down()",
+    )
+    .await;
+    let ids: Vec<String> = (0..100).map(|number| format!("held {number}")).collect();
+    let other = hold(&test, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut held = vec![sending(&test, keyed("orders", "held 0", "1"))];
+    until_tried(&test).await;
+    held.extend(ids[1..].iter().map(|id| sending(&test, keyed("orders", id, "1"))));
+    let strangers: Vec<Sending> =
+        (0..5).map(|number| sending(&test, keyed("orders", &format!("free {number}"), "1"))).collect();
+    for stranger in strangers {
+        stranger.await.unwrap().expect("a send");
+    }
+    for (sending, id) in held.into_iter().zip(&ids) {
+        expect_busy(&sending.await.unwrap().unwrap_err(), id);
+    }
+    other.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(bodies(&test, "orders").await.len(), 5);
 }
 
 #[tokio::test]
