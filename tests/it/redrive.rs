@@ -227,5 +227,9 @@ async fn targets_that_cannot_be_are_refused() {
         let refused = test.client.admin.redrive_messages(request).await.unwrap_err();
         Refusal::expect_invalid(&refused, reason, "target_queue");
     }
+    let (dead_letter_queue, target_queue) = ("dÄad".to_owned(), "DäAD".to_owned());
+    let request = RedriveMessagesRequest { dead_letter_queue, target_queue, ..Default::default() };
+    let refused = test.client.admin.redrive_messages(request).await.unwrap_err();
+    Refusal::expect_invalid(&refused, "CONFLICTING_FIELDS", "target_queue");
     assert_eq!(length(&test, "dead").await, 3);
 }

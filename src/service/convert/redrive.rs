@@ -12,7 +12,7 @@ fn target_queue(fields: &mut Fields, name: String, dead_letter_queue: &str) -> O
         return Some(None);
     }
     // pgmq folds the names of tables.
-    if name.eq_ignore_ascii_case(dead_letter_queue) {
+    if name.to_lowercase() == dead_letter_queue.to_lowercase() {
         let same = Invalid::new(Kind::ConflictingFields, "must be another queue than dead_letter_queue");
         fields.refuse("target_queue", same);
         return None;
