@@ -88,6 +88,7 @@ impl<I: Read + Write + Unpin> Write for Linger<I> {
 mod tests {
     use std::future::poll_fn;
 
+    use futures_util::FutureExt;
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
@@ -109,15 +110,20 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_goes_on_sending_reads_what_was_sent_last() {
         let (mut connection, mut client) = pair().await;
-        let answer = [7; 10_000];
-        let written = poll_fn(|context| Pin::new(&mut connection).poll_write(context, &answer)).await;
-        assert_eq!(written.expect("a write"), answer.len());
+        // More than the client's end has room for: what waits here is lost if the socket is closed too early.
+        let answer = vec![7; 1 << 20];
+        let mut written = 0;
+        while let Some(more) =
+            poll_fn(|context| Pin::new(&mut connection).poll_write(context, &answer)).now_or_never()
+        {
+            written += more.expect("a write");
+        }
         client.write_all(&[1; 100_000]).await.expect("a write");
         let closing = tokio::spawn(close(connection));
         client.write_all(&[2; 100_000]).await.expect("a write");
         let mut read = Vec::new();
         client.read_to_end(&mut read).await.expect("no reset");
-        assert_eq!(read, answer);
+        assert_eq!(read.len(), written);
         drop(client);
         closing.await.expect("an end");
     }

@@ -1,6 +1,7 @@
 //! `ListMessages` and `ListArchivedMessages`: looks into a queue and its archive that change nothing.
 
 pub(crate) mod archive;
+mod replicas;
 mod size;
 
 use pgmq_grpc::proto::v1::{ListMessagesRequest, ListMessagesResponse, Message, MessageState};

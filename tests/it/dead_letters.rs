@@ -2,10 +2,12 @@
 
 mod backoff;
 mod counting;
+mod kills;
 mod kinds;
 mod locks;
 mod missing;
 mod reading;
+mod replicas;
 mod settling;
 mod transacting;
 mod unreadable;
@@ -55,7 +57,7 @@ async fn dead(test: &Test) -> Vec<String> {
         .await
 }
 
-async fn try_dead_letter(
+pub(crate) async fn try_dead_letter(
     client: &mut Client,
     queue: &str,
     receipts: &[&str],

@@ -1,6 +1,8 @@
 //! The primary is lost and a standby takes over: with several hosts in its URL the server follows by itself, loses
 //! nothing that it acknowledged, and never takes an old primary for the true one.
 
+mod policies;
+
 use std::time::Duration;
 
 use pgmq_grpc::proto::v1::transact_operation::Operation;

@@ -26,6 +26,7 @@ mod lists;
 mod logs;
 mod merging;
 mod metrics;
+mod moving;
 mod outage;
 mod partitioned;
 mod plain_sql;

@@ -1,6 +1,7 @@
 //! Policies of queues: given at creation, changed, listed, and what they do.
 
 mod dead_letters;
+mod kills;
 mod limits;
 mod reads;
 mod replicas;

@@ -2,7 +2,6 @@
 
 mod faults;
 mod left;
-mod together;
 
 use pgmq_grpc::proto::v1::{Outcome, RedriveMessagesRequest, RedriveMessagesResponse};
 use tonic::Code;
@@ -12,7 +11,7 @@ use crate::harness::{Client, Refusal, Test};
 use crate::read_batch::{all_of, ids};
 use crate::replay::bodies;
 
-fn redrive_of(dead_letter_queue: &str) -> RedriveMessagesRequest {
+pub(crate) fn redrive_of(dead_letter_queue: &str) -> RedriveMessagesRequest {
     RedriveMessagesRequest { dead_letter_queue: dead_letter_queue.to_owned(), ..Default::default() }
 }
 
@@ -25,7 +24,7 @@ fn redriven(moved_count: i64, more: bool) -> RedriveMessagesResponse {
 }
 
 /// The queues `orders` and `dead`; in the latter so many messages from the former, whose bodies are their ids.
-async fn with_dead_letters(count: i64) -> Test {
+pub(crate) async fn with_dead_letters(count: i64) -> Test {
     let mut test = Test::with_queue("orders").await;
     test.client.create("dead").await;
     dead_letters(&test, "'orders'", count).await;
@@ -118,41 +117,6 @@ async fn messages_are_moved_by_their_ids_and_a_repeat_moves_none() {
     assert_eq!(redrive(&mut test.client, first.clone()).await, redriven(2, true));
     assert_eq!(redrive(&mut test.client, first).await, redriven(1, false));
     assert_eq!(bodies(&test, "q_dead").await, ["6"]);
-}
-
-#[tokio::test]
-async fn a_thousand_ids_are_taken() {
-    let mut test = with_dead_letters(1_100).await;
-    let by_ids = RedriveMessagesRequest { msg_ids: (101..=1_100).collect(), ..redrive_of("dead") };
-    assert_eq!(redrive(&mut test.client, by_ids).await, redriven(1_000, false));
-    assert_eq!(length(&test, "dead").await, 100);
-}
-
-#[tokio::test]
-async fn a_redrive_moves_no_more_than_it_may_and_says_whether_more_is_there() {
-    let mut test = with_dead_letters(2_600).await;
-    let up_to = |max_messages| RedriveMessagesRequest { max_messages, ..redrive_of("dead") };
-    assert_eq!(redrive(&mut test.client, up_to(1)).await, redriven(1, true));
-    assert_eq!(redrive(&mut test.client, up_to(1_500)).await, redriven(1_500, true));
-    assert_eq!(redrive(&mut test.client, up_to(1_099)).await, redriven(1_099, false));
-    assert_eq!(redrive(&mut test.client, up_to(1)).await, redriven(0, false));
-    assert_eq!(length(&test, "orders").await, 2_600);
-}
-
-#[tokio::test]
-async fn by_default_a_redrive_moves_ten_thousand() {
-    let mut test = with_dead_letters(10_001).await;
-    assert_eq!(redrive(&mut test.client, redrive_of("dead")).await, redriven(10_000, true));
-    assert_eq!(redrive(&mut test.client, redrive_of("dead")).await, redriven(1, false));
-}
-
-#[tokio::test]
-async fn more_messages_than_one_search_finds_are_moved_in_one_call() {
-    let mut test = with_dead_letters(25_000).await;
-    let all = RedriveMessagesRequest { max_messages: 1_000_000, ..redrive_of("dead") };
-    assert_eq!(redrive(&mut test.client, all).await, redriven(25_000, false));
-    let expected: Vec<String> = (1..=25_000).map(|n: i64| n.to_string()).collect();
-    assert_eq!(bodies(&test, "q_orders").await, expected);
 }
 
 #[tokio::test]

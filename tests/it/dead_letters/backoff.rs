@@ -6,15 +6,16 @@ use pgmq_grpc::proto::v1::open_transaction_response::Reply;
 use pgmq_grpc::proto::v1::transact_operation::Operation;
 use pgmq_grpc::proto::v1::transact_result::Result as Done;
 use pgmq_grpc::proto::v1::{
-    ConsumeStart, ItemResult, Message, QueuePolicy, ReleaseRequest, RetryBackoff, Settle, SettleAction,
-    TransactOperation, TransactRequest,
+    ConsumeStart, ItemResult, Message, Outcome, QueuePolicy, ReleaseRequest, RetryBackoff, Settle,
+    SettleAction, TransactOperation, TransactRequest,
 };
 
 use super::{expire, read_all};
 use crate::consume::Consumer;
-use crate::harness::{Test, seconds};
-use crate::policies::{change, create};
-use crate::settle::{release, texts};
+use crate::harness::{Fate, Gate, Test, seconds};
+use crate::policies::{change, create, set};
+use crate::read_batch::{micros, waiting_for};
+use crate::settle::{outcomes, release, texts};
 use crate::transaction::Open;
 
 fn backoff(jitter: f64) -> QueuePolicy {
@@ -150,11 +151,55 @@ async fn a_stream_gets_a_released_message_when_its_delay_is_over() {
     for read_ct in 1..=4 {
         let message = consumer.message().await;
         assert_eq!(message.read_ct, read_ct);
-        assert_eq!(
-            consumer.settle(SettleAction::Release, &[&message]).await,
-            [pgmq_grpc::proto::v1::Outcome::Done]
-        );
+        assert_eq!(consumer.settle(SettleAction::Release, &[&message]).await, [Outcome::Done]);
     }
     expire(&test, "orders").await;
     consumer.message().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_released_at_either_server_comes_back_at_both_and_never_before_its_time() {
+    let mut test = Test::with_queue("orders").await;
+    let (minimum, maximum) = (seconds(0.2), seconds(1.0));
+    let retry_backoff = Some(RetryBackoff { minimum, maximum, multiplier: 2.0, jitter: 0.0 });
+    set(&mut test.client, "orders", QueuePolicy { retry_backoff, ..Default::default() }).await;
+    // It knows the policy with its first call.
+    let (_other, elsewhere) = test.another().await;
+    test.client.send("orders", "{}").await;
+    let mut servers = [test.client.clone(), elsewhere];
+    let mut held = test.client.read_one("orders").await;
+    for (read_ct, delay_ms) in (1..).zip([200, 400, 800, 1_000, 1_000]) {
+        assert_eq!(held.read_ct, read_ct);
+        let released = release(&mut servers[0], "orders", &[&held.receipt], None).await;
+        let due = micros(released[0].vt.as_ref());
+        assert!(due >= micros(held.last_read_at.as_ref()) + delay_ms * 1_000, "{due} {held:?}");
+        // The other server finds it, and then the other way round.
+        held = servers[1].read_as(waiting_for("orders")).await.remove(0);
+        assert!(micros(held.last_read_at.as_ref()) >= due, "{held:?} before {due}");
+        servers.swap(0, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_release_at_a_killed_server_may_be_repeated_elsewhere_and_waits_as_long_as_one() {
+    for (fate, hidden_s) in [(Fate::Finished, 300.0), (Fate::Undone, 30.0)] {
+        let mut test = orders(0.0).await;
+        let receipt = held(&mut test, &[2]).await.remove(0).receipt;
+        let gate = Gate::close(&test, "orders", "UPDATE").await;
+        let mut client = test.client.clone();
+        let request = ReleaseRequest { queue: "orders".into(), receipts: texts(&[&receipt]), delay: None };
+        let call = async move { client.queue.release(request).await };
+        gate.kill_within(&test, "set_vt", fate, call).await;
+        expect_delays(&hidden(&test).await, &[hidden_s]);
+
+        let (_other, mut elsewhere) = test.another().await;
+        for _ in 0..2 {
+            let released = release(&mut elsewhere, "orders", &[&receipt], None).await;
+            assert_eq!(outcomes(&released), [Outcome::Done], "{fate:?}");
+            expect_delays(&hidden(&test).await, &[300.0]);
+        }
+        assert_eq!(elsewhere.read("orders", 10).await, []);
+        expire(&test, "orders").await;
+        assert_eq!(elsewhere.read_one("orders").await.read_ct, 3);
+    }
 }

@@ -132,6 +132,11 @@ async fn storm(ordering: Ordering, kills: bool) {
     let letters = "SELECT array_agg(message::text ORDER BY (message #>> '{}')::int) FROM pgmq.q_failed";
     let letters: Vec<String> = test.value(letters).await;
     assert_eq!(letters, (1..=MESSAGES).map(|n| n.to_string()).collect::<Vec<_>>(), "each exactly once");
+    // Nobody was set aside before the one ahead of it in its group.
+    let in_order =
+        "SELECT bool_and(one.msg_id < two.msg_id) FROM pgmq.q_failed AS one JOIN pgmq.q_failed AS two
+        ON (two.message #>> '{}')::int = (one.message #>> '{}')::int + 100";
+    assert!(ordering == Ordering::Unordered || test.value::<bool>(in_order).await);
     // A server that is killed can have read what it then handed to nobody, each message once.
     let wrong = format!(
         "SELECT count(*) FROM pgmq.q_failed WHERE (headers -> 'x-pgmq-dead-letter' ->> 'read_ct')::int
@@ -159,6 +164,11 @@ async fn nor_do_they_with_groups() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_loses_and_doubles_nothing() {
     storm(Ordering::Unordered, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_it_with_groups() {
+    storm(Ordering::GroupedHead, true).await;
 }
 
 /// With clients who stay, each message is handed over exactly as often as it may be.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub(crate) use client::Client;
 pub(crate) use database::TestDatabase;
 pub(crate) use deaf_proxy::DeafProxy;
-pub(crate) use gate::Gate;
+pub(crate) use gate::{Fate, Gate};
 pub(crate) use own_postgres::OwnPostgres;
 pub(crate) use pair::Pair;
 pub(crate) use refusal::Refusal;
@@ -75,6 +75,28 @@ impl Test {
     /// A client over a connection of its own.
     pub(crate) async fn fresh_client(&self) -> Client {
         Client::connect(&self.server).await
+    }
+
+    /// Another server of default settings on the same database, and a client of that.
+    pub(crate) async fn another(&self) -> (Server, Client) {
+        self.another_with(&[]).await
+    }
+
+    /// The same with further flags.
+    pub(crate) async fn another_with(&self, flags: &[&str]) -> (Server, Client) {
+        let server = Server::start_on(&self.database, flags).await;
+        let client = Client::connect(&server).await;
+        (server, client)
+    }
+
+    /// Waits until the connections of servers that were killed are gone, and nobody else is there.
+    pub(crate) async fn until_nothing_runs(&self) {
+        let others = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> 'test'";
+        eventually("an end of all connections", async || {
+            (self.value::<i64>(others).await == 0).then_some(())
+        })
+        .await;
     }
 
     /// One value of one row of plain SQL.

@@ -1,12 +1,14 @@
 //! What a policy may not say.
 
-use pgmq_grpc::proto::v1::{DeadLetterPolicy, QueuePolicy, RetryBackoff, UpdateQueueRequest};
+use pgmq_grpc::proto::v1::{DeadLetterPolicy, QueuePolicy, RetryBackoff, SendRequest, UpdateQueueRequest};
 use prost_types::{Duration, FieldMask};
 use tonic::Code;
 
 use super::updating::orders;
 use super::{change, create, full, policy_of, set, try_set};
 use crate::harness::{Refusal, seconds};
+use crate::read_batch::body_of;
+use crate::settle::release;
 
 fn policy(change: impl FnOnce(&mut QueuePolicy)) -> QueuePolicy {
     let mut policy = QueuePolicy::default();
@@ -72,6 +74,47 @@ async fn the_ends_of_each_range_are_taken() {
     }
     let standard = set(&mut test.client, "orders", backoff(|backoff| backoff.multiplier = 0.0)).await;
     assert_eq!(standard.retry_backoff.map(|backoff| backoff.multiplier), Some(2.0));
+}
+
+#[tokio::test]
+async fn the_largest_values_do_what_they_say() {
+    let mut test = orders().await;
+    let mut policy = largest();
+    policy.retry_backoff.iter_mut().for_each(|backoff| backoff.jitter = 0.0);
+    set(&mut test.client, "orders", policy).await;
+    let sized = |bytes: usize| SendRequest {
+        queue: "orders".to_owned(),
+        message: body_of(bytes - 2),
+        group: "a".to_owned(),
+        deduplication_id: "id".to_owned(),
+        ..Default::default()
+    };
+    let refused = test.client.queue.send(sized(3_145_729)).await.unwrap_err();
+    Refusal::expect_invalid(&refused, "MESSAGE_TOO_LARGE", "message");
+    test.client.queue.send(sized(3_145_728)).await.unwrap();
+    let spans = "SELECT ARRAY[extract(epoch FROM q.vt - q.enqueued_at), extract(epoch FROM d.expires_at - q.enqueued_at)]::float8[]
+        FROM pgmq.q_orders AS q JOIN pgmq_grpc.deduplication AS d USING (msg_id)";
+    let spans: Vec<f64> = test.value(spans).await;
+    assert_eq!(hours(&spans), [365 * 24, 168]);
+
+    test.run("UPDATE pgmq.q_orders SET vt = now(), read_ct = 998").await;
+    let hidden = "SELECT ARRAY[extract(epoch FROM vt - clock_timestamp())]::float8[] FROM pgmq.q_orders";
+    let held = test.client.read_one("orders").await;
+    assert_eq!((held.read_ct, held.message.len()), (999, 3_145_728));
+    assert_eq!(hours(&test.value::<Vec<f64>>(hidden).await), [12]);
+    test.run("UPDATE pgmq.q_orders SET vt = now()").await;
+    release(&mut test.client, "orders", &[&held.receipt], None).await;
+    assert_eq!(hours(&test.value::<Vec<f64>>(hidden).await), [12]);
+
+    test.run("UPDATE pgmq.q_orders SET vt = now()").await;
+    let held = test.client.read_one("orders").await;
+    release(&mut test.client, "orders", &[&held.receipt], None).await;
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 0);
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_failed").await, 1);
+}
+
+fn hours(seconds: &[f64]) -> Vec<i64> {
+    seconds.iter().map(|seconds| (seconds / 3_600.0).round() as i64).collect()
 }
 
 #[tokio::test]

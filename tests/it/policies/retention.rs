@@ -5,6 +5,7 @@ use pgmq_grpc::proto::v1::{ConvertArchivePartitionedRequest, Partitioning, Queue
 use super::{clear, set};
 use crate::harness::{Client, Server, Test, eventually, seconds};
 use crate::partitioned::with_partman;
+use crate::replay::delete::archive_all;
 
 fn kept_for(span: f64) -> QueuePolicy {
     QueuePolicy { archive_retention: seconds(span), ..Default::default() }
@@ -98,6 +99,26 @@ async fn several_servers_and_the_end_of_one_leave_nothing_behind() {
     until_archived(&test, "orders", 3).await;
     let mut elsewhere = Client::connect(&other).await;
     elsewhere.send("orders", "1").await;
+}
+
+#[tokio::test]
+async fn what_consumers_at_two_servers_archive_meanwhile_stays() {
+    const NEW: i64 = 1_000;
+    let mut test = Test::with_queue("orders").await;
+    // Far from the ids of what is sent.
+    archive(&test, "orders", 20_000, "2 hours").await;
+    test.run("UPDATE pgmq.a_orders SET msg_id = msg_id + 1000000").await;
+    test.run(&format!("SELECT pgmq.send('orders', to_jsonb(n)) FROM generate_series(1, {NEW}) AS n")).await;
+    let (_other, elsewhere) = test.another().await;
+    set(&mut test.client, "orders", kept_for(600.0)).await;
+    let consumers = [test.client.clone(), elsewhere].map(|client| tokio::spawn(archive_all(client)));
+    let mut archived = 0;
+    for consumer in consumers {
+        archived += consumer.await.unwrap();
+    }
+    assert_eq!(archived, NEW);
+    until_archived(&test, "orders", NEW).await;
+    assert_eq!(test.value::<i64>("SELECT max(msg_id) FROM pgmq.a_orders").await, NEW);
 }
 
 #[tokio::test]

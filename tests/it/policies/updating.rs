@@ -86,11 +86,13 @@ async fn zero_is_a_value_and_spans_are_told_as_they_were_rounded() {
 }
 
 #[tokio::test]
-async fn changes_that_come_at_once_are_all_made() {
+async fn changes_that_come_at_once_at_two_servers_are_all_made() {
     let test = orders().await;
-    for _ in 0..5 {
-        let calls = FIELDS.map(|field| {
-            let mut client = test.client.clone();
+    let (_other, elsewhere) = test.another().await;
+    for turn in 0..6 {
+        let servers = [&test.client, &elsewhere].into_iter().cycle().skip(turn);
+        let calls = FIELDS.into_iter().zip(servers).map(|(field, client)| {
+            let mut client = client.clone();
             async move { change(&mut client, "orders", Some(full()), &[field]).await.unwrap() }
         });
         futures_util::future::join_all(calls).await;

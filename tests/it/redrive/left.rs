@@ -116,18 +116,6 @@ async fn a_queue_that_was_made_anew_gets_its_messages_back() {
 }
 
 #[tokio::test]
-async fn a_message_that_somebody_has_locked_is_passed_over_and_told_and_a_call_that_moves_none_fails() {
-    let mut test = with_dead_letters(3).await;
-    let holder = test.database.connect().await;
-    holder.batch_execute("BEGIN; SELECT FROM pgmq.q_dead WHERE msg_id = 2 FOR UPDATE").await.unwrap();
-    assert_eq!(redrive(&mut test.client, redrive_of("dead")).await, redriven(2, true));
-    let refused = test.client.admin.redrive_messages(redrive_of("dead")).await.unwrap_err();
-    assert_eq!(Refusal::expect(&refused, Code::Aborted, "QUEUE_BUSY").metadata["queue"], "dead");
-    holder.batch_execute("ROLLBACK").await.unwrap();
-    assert_eq!(redrive(&mut test.client, redrive_of("dead")).await, redriven(1, false));
-}
-
-#[tokio::test]
 async fn a_redrive_of_few_goes_on_behind_messages_that_somebody_has_locked() {
     let mut test = with_dead_letters(5).await;
     let holder = test.database.connect().await;

@@ -1,12 +1,15 @@
 //! Deletes from an archive.
 
 use nix::sys::signal::Signal;
-use pgmq_grpc::proto::v1::{ArchiveFilter, DeleteArchivedMessagesRequest, DeleteArchivedMessagesResponse};
+use pgmq_grpc::proto::v1::{
+    ArchiveFilter, DeleteArchivedMessagesRequest, DeleteArchivedMessagesResponse, Outcome,
+};
 use tonic::Code;
 
 use super::archive_of;
 use crate::browse::archive::{archived_ids, day, with_archive};
-use crate::harness::{Client, Refusal, Test, eventually};
+use crate::harness::{Client, Refusal, eventually};
+use crate::settle::archive;
 
 fn delete_of(filter: ArchiveFilter) -> DeleteArchivedMessagesRequest {
     DeleteArchivedMessagesRequest { queue: "orders".to_owned(), filter: Some(filter), ..Default::default() }
@@ -87,17 +90,58 @@ async fn a_server_that_is_killed_has_deleted_whole_steps() {
     eventually("a first step", async || (test.value::<i64>(left).await < ALL).then_some(())).await;
     test.server.signal(Signal::SIGKILL);
     let _ = deleting.await.unwrap();
-    until_nothing_runs(&test).await;
+    test.until_nothing_runs().await;
     let left: i64 = test.value(left).await;
     assert_eq!(left % 1_000, 0, "{left}");
     let highest: Option<i64> = test.value("SELECT max(msg_id) FROM pgmq.a_orders").await;
     assert!(highest.is_none_or(|highest| highest == ALL), "{highest:?}");
 }
 
-/// Waits until the connections of a server that was killed are gone.
-pub(crate) async fn until_nothing_runs(test: &Test) {
-    let others = "SELECT count(*) FROM pg_stat_activity
-        WHERE datname = current_database() AND backend_type = 'client backend' AND application_name <> 'test'";
-    eventually("an end of all connections", async || (test.value::<i64>(others).await == 0).then_some(()))
-        .await;
+/// Deletes until nothing is left, and counts.
+async fn delete_all(mut client: Client) -> i64 {
+    let mut count = 0;
+    loop {
+        let request =
+            DeleteArchivedMessagesRequest { max_messages: 700, ..delete_of(ArchiveFilter::default()) };
+        let (deleted, more) = delete(&mut client, request).await;
+        count += deleted;
+        if !more {
+            return count;
+        }
+    }
+}
+
+#[tokio::test]
+async fn deletes_at_two_servers_beside_consumers_who_archive_take_each_message_once() {
+    const OLD: i64 = 12_000;
+    const NEW: i64 = 3_000;
+    let mut test = archive_of(OLD).await;
+    test.run(&format!("SELECT pgmq.send('orders', to_jsonb(n)) FROM generate_series(1, {NEW}) AS n")).await;
+    let (_other, elsewhere) = test.another().await;
+    let archiving = [test.client.clone(), elsewhere.clone()].map(|client| tokio::spawn(archive_all(client)));
+    let (here, there) = tokio::join!(delete_all(test.client.clone()), delete_all(elsewhere.clone()));
+    let mut archived = 0;
+    for consumer in archiving {
+        archived += consumer.await.unwrap();
+    }
+    assert_eq!(archived, NEW);
+    // What was archived after the others had found nothing any more.
+    let rest = delete_all(test.client.clone()).await;
+    assert_eq!(here + there + rest, OLD + NEW);
+    assert_eq!(archived_ids(&mut test.client, "orders", ArchiveFilter::default()).await, Vec::<i64>::new());
+}
+
+/// Reads and archives until nothing is left, and counts.
+pub(crate) async fn archive_all(mut client: Client) -> i64 {
+    let mut count = 0;
+    loop {
+        let read = client.read("orders", 100).await;
+        if read.is_empty() {
+            return count;
+        }
+        let receipts: Vec<&str> = read.iter().map(|message| message.receipt.as_str()).collect();
+        let outcomes = archive(&mut client, "orders", &receipts).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Done), "{outcomes:?}");
+        count += i64::try_from(read.len()).unwrap();
+    }
 }
