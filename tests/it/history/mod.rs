@@ -4,5 +4,6 @@
 
 mod checker;
 mod live;
+mod operators;
 mod record;
 mod report;

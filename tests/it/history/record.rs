@@ -5,8 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use super::operators::{List, Move, Policy, Update};
+
 /// Microseconds since 1970.
 pub(crate) type Micros = i64;
+
+/// How long the work of a broken call goes on after its caller has gone, on a slow machine.
+pub(crate) const AFTERMATH: Micros = 5_000_000;
 
 /// Everything that happened, and what it led to.
 #[derive(Debug, Clone, Default)]
@@ -15,8 +20,12 @@ pub(crate) struct History {
     pub(crate) calls: Vec<Call>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) at_the_end: BTreeMap<String, Tables>,
-    /// How often each queue's messages may be handed over, where that is limited.
-    pub(crate) max_receives: BTreeMap<String, i32>,
+    /// When that was looked at.
+    pub(crate) ended: Micros,
+    /// The policies that queues were made with.
+    pub(crate) policies: BTreeMap<String, Policy>,
+    /// How long a server may go on with an old policy when another one has changed it.
+    pub(crate) policy_lag: Micros,
     /// What the dead-letter queues held at the end.
     pub(crate) dead_letters: Vec<DeadLetter>,
     /// How long a deduplication id is remembered.
@@ -61,6 +70,9 @@ pub(crate) enum Part {
     Read(Read),
     Settle(Settle),
     Empty(Empty),
+    Update(Update),
+    Move(Move),
+    List(List),
 }
 
 /// A queue emptied, or dropped with all that is in it.
@@ -105,6 +117,8 @@ pub(crate) struct Read {
     pub(crate) pops: bool,
     /// Any visible message would have been given; a conditional or grouped read does not promise that.
     pub(crate) takes_any: bool,
+    /// How long the messages are hidden is left to the queue's policy.
+    pub(crate) by_policy: bool,
     pub(crate) deliveries: Vec<Delivery>,
 }
 
@@ -127,6 +141,8 @@ pub(crate) struct Settle {
     pub(crate) queue: String,
     pub(crate) action: Action,
     pub(crate) target: Target,
+    /// How long the message is hidden is left to the queue's policy.
+    pub(crate) by_policy: bool,
     /// The answer; none if the call failed.
     pub(crate) outcome: Option<Outcome>,
     /// The answered moment of visibility.
@@ -193,15 +209,18 @@ pub(crate) struct Tables {
 }
 
 /// A message in a dead-letter queue, as its header tells where it was.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
     pub(crate) queue: String,
     pub(crate) msg_id: i64,
     pub(crate) body: String,
     pub(crate) handed_over: i32,
-    /// Nobody asked for it.
-    pub(crate) worn_out: bool,
+    /// What whoever asked for it has said; [`WORN_OUT`] if nobody did.
+    pub(crate) reason: String,
 }
+
+/// The reason of a dead letter for which nobody asked.
+pub(crate) const WORN_OUT: &str = "max_receives";
 
 /// One row of a queue or an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,8 +234,13 @@ impl Call {
     pub(crate) fn sends(&self) -> impl Iterator<Item = &Send> {
         self.parts.iter().filter_map(|part| match part {
             Part::Send(send) => Some(send),
-            Part::Read(_) | Part::Settle(_) | Part::Empty(_) => None,
+            _ => None,
         })
+    }
+
+    /// When it had happened at the latest, if it happened.
+    pub(crate) fn ends(&self) -> Micros {
+        self.answered + if self.is_done() { 0 } else { AFTERMATH }
     }
 
     /// Whether it is certain that nothing came of it.

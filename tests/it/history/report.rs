@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
+use super::operators::{List, Move, Shelf, Update};
 use super::record::{Action, Call, Empty, History, Outcome, Part, Read, Row, Send, Settle, Verdict};
 
 impl fmt::Display for Call {
@@ -29,6 +30,9 @@ impl fmt::Display for Call {
                 Part::Read(read) => write!(formatter, " [{read}]")?,
                 Part::Settle(settle) => write!(formatter, " [{settle}]")?,
                 Part::Empty(empty) => write!(formatter, " [{empty}]")?,
+                Part::Update(update) => write!(formatter, " [{update}]")?,
+                Part::Move(moved) => write!(formatter, " [{moved}]")?,
+                Part::List(list) => write!(formatter, " [{list}]")?,
             }
         }
         Ok(())
@@ -61,7 +65,8 @@ impl fmt::Display for Read {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = if self.pops { "pop" } else { "read" };
         let heads = if self.heads { " heads" } else { "" };
-        write!(formatter, "{verb}{heads} from {}:", self.queue)?;
+        let by_policy = if self.by_policy { " by the policy" } else { "" };
+        write!(formatter, "{verb}{heads}{by_policy} from {}:", self.queue)?;
         for delivery in &self.deliveries {
             write!(
                 formatter,
@@ -81,7 +86,9 @@ impl fmt::Display for Read {
 
 impl fmt::Display for Settle {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:?} in {} {:?}: {:?}", self.action, self.queue, self.target, self.outcome)?;
+        let by_policy = if self.by_policy { " by the policy" } else { "" };
+        write!(formatter, "{:?}{by_policy} in {} ", self.action, self.queue)?;
+        write!(formatter, "{:?}: {:?}", self.target, self.outcome)?;
         if let Some(vt) = self.vt {
             write!(formatter, " until {vt}")?;
         }
@@ -99,11 +106,67 @@ impl fmt::Display for Empty {
     }
 }
 
+impl fmt::Display for Update {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} gets {:?}", self.queue, self.policy)
+    }
+}
+
+impl fmt::Display for Move {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.deletes { "delete" } else { "bring back" };
+        let shelf = match self.from {
+            Shelf::Archive => "archive",
+            Shelf::DeadLetters => "dead letters",
+        };
+        write!(formatter, "{verb} {} from the {shelf} of {}", self.most, self.queue)?;
+        if !self.msg_ids.is_empty() {
+            write!(formatter, " of {:?}", self.msg_ids)?;
+        }
+        if let Some(after) = self.after {
+            write!(formatter, " from {after} on")?;
+        }
+        if let Some(before) = self.before {
+            write!(formatter, " before {before}")?;
+        }
+        write!(formatter, ": {:?}{}", self.count, if self.more { " and more" } else { "" })
+    }
+}
+
+impl fmt::Display for List {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let archive = if self.archive { "the archive of " } else { "" };
+        write!(formatter, "list {archive}{} above {}", self.queue, self.above)?;
+        if let Some(state) = self.state {
+            write!(formatter, " that is {state:?}")?;
+        }
+        if !self.msg_ids.is_empty() {
+            write!(formatter, " of {:?}", self.msg_ids)?;
+        }
+        for row in &self.rows {
+            let message = &row.message;
+            write!(
+                formatter,
+                " {} ({}) read_ct {} read at {} hidden until {}",
+                message.msg_id, message.body, message.read_ct, message.last_read_at, message.vt
+            )?;
+            if let Some(archived_at) = row.archived_at {
+                write!(formatter, " archived {archived_at}")?;
+            }
+            if let Some(letter) = &row.letter {
+                write!(formatter, " was {} of {}", letter.msg_id, letter.queue)?;
+            }
+            write!(formatter, ";")?;
+        }
+        write!(formatter, "{}", if self.is_last { " and no more" } else { "" })
+    }
+}
+
 /// How many calls of each kind there were, and how many messages they moved.
 pub(crate) fn counts(history: &History) -> String {
     let mut calls: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let (mut sent, mut delivered, mut settled) = (0, 0, 0);
+    let (mut sent, mut delivered, mut settled, mut moved) = (0, 0, 0, 0);
     for call in &history.calls {
         let counted = calls.entry(call.what).or_default();
         let (column, reason) = match &call.verdict {
@@ -120,7 +183,8 @@ pub(crate) fn counts(history: &History) -> String {
                 Part::Send(send) => sent += usize::from(send.msg_id.is_some()),
                 Part::Read(read) => delivered += read.deliveries.len(),
                 Part::Settle(settle) => settled += usize::from(settle.outcome.is_some()),
-                Part::Empty(_) => {}
+                Part::Empty(_) | Part::Update(_) | Part::List(_) => {}
+                Part::Move(move_) => moved += move_.count.unwrap_or_default(),
             }
         }
     }
@@ -134,7 +198,7 @@ pub(crate) fn counts(history: &History) -> String {
         counted.iter().map(|(what, count)| format!("{what} {count}")).collect::<Vec<_>>().join(", ")
     };
     format!(
-        "calls (done/refused/unknown): {}; why not done: {}; faults: {}; {sent} sends acknowledged, {delivered} deliveries, {settled} settles answered",
+        "calls (done/refused/unknown): {}; why not done: {}; faults: {}; {sent} sends acknowledged, {delivered} deliveries, {settled} settles answered, {moved} messages moved from archives and dead-letter queues",
         calls.collect::<Vec<_>>().join(", "),
         list(&reasons),
         list(&faults),
@@ -156,9 +220,25 @@ pub(crate) fn reached(history: &History) -> BTreeSet<&'static str> {
                     Some(Outcome::Done) if settle.action == Action::DeadLetter && call.what == "Release" => {
                         Some("a release that goes aside")
                     }
+                    Some(Outcome::Done) if settle.action == Action::DeadLetter && call.whole => {
+                        Some("a dead letter in a transaction")
+                    }
+                    Some(Outcome::Done) if settle.by_policy => Some("a release by the policy"),
                     Some(Outcome::Done) | None => None,
                 },
-                Part::Send(_) | Part::Read(_) | Part::Empty(_) => None,
+                Part::Move(moved) if moved.count.is_some_and(|count| count > 0) => {
+                    Some(match (moved.from, moved.deletes, moved.msg_ids.is_empty()) {
+                        (Shelf::Archive, true, _) => "archived messages that are deleted",
+                        (Shelf::Archive, false, true) => "a replay by time or count",
+                        (Shelf::Archive, false, false) => "a replay by ids",
+                        (Shelf::DeadLetters, _, true) => "a redrive by count",
+                        (Shelf::DeadLetters, _, false) => "a redrive by ids",
+                    })
+                }
+                Part::List(list) if !list.rows.is_empty() => {
+                    Some(if list.archive { "a list of an archive" } else { "a list of a queue" })
+                }
+                _ => None,
             });
         }
     }

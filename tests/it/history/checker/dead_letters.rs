@@ -2,19 +2,22 @@
 
 use super::index::Index;
 use super::{Violation, violation};
-use crate::history::record::{Call, Micros};
+use crate::history::record::{Action, Call, DeadLetter, Micros, WORN_OUT};
 
 /// A message is delivered as often as its queue's policy allows, and never once more.
 pub(super) fn nobody_gets_a_message_too_often(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (&(queue, msg_id), message) in &index.messages {
-        let Some(&most) = index.history.max_receives.get(queue) else { continue };
-        let too_late =
-            message.deliveries.iter().chain(&message.undone).find(|seen| seen.delivery.read_ct > most);
-        if let Some(seen) = too_late {
+        for seen in message.deliveries.iter().chain(&message.undone) {
             let times = seen.delivery.read_ct;
-            let what = format!("message {msg_id} of {queue} was delivered for time {times} of {most}");
-            found.push(violation("nobody_gets_a_message_too_often", what, &[seen.call]));
+            let Some(most) = index.policies.most_receives(queue, seen.began(), seen.delivery.seen) else {
+                continue;
+            };
+            if times > most {
+                let what = format!("message {msg_id} of {queue} was delivered for time {times} of {most}");
+                found.push(violation("nobody_gets_a_message_too_often", what, &[seen.call]));
+                break;
+            }
         }
     }
     found
@@ -28,23 +31,33 @@ pub(super) fn dead_letters_were_handed_over(index: &Index<'_>) -> Vec<Violation>
         let since = message.sent_at().unwrap_or(Micros::MIN / 2);
         let unseen = index.may_have_read_unseen(queue, since, Micros::MAX / 2);
         let had = i32::try_from(message.deliveries.len()).unwrap_or(i32::MAX);
-        let most = index.history.max_receives.get(queue).copied();
-        for letter in &message.letters {
+        let last = message.deliveries.last().map_or(since, |seen| seen.began());
+        let least = index.policies.least_receives(queue, last, Micros::MAX);
+        let shown = message.letters_shown.iter().map(|&(_, letter)| letter);
+        let letters: Vec<&DeadLetter> = message.letters.iter().copied().chain(shown).collect();
+        for letter in letters {
             let times = letter.handed_over;
-            let why = match most {
+            let worn_out = letter.reason == WORN_OUT;
+            let asked_for = message
+                .settles
+                .iter()
+                .any(|settled| settled.settle.action == Action::DeadLetter && settled.may_have_happened());
+            let why = match least {
                 None => "and its queue has no dead-letter queue".to_owned(),
-                Some(most) if letter.worn_out && times < most => {
-                    format!("after {times} of {most} hand-overs")
+                Some(least) if worn_out && times < least => {
+                    format!("after {times} of {least} hand-overs")
                 }
                 _ if times < had => format!("which counts {times} hand-overs, and callers had {had}"),
                 _ if times > had && !unseen => {
                     format!("which counts {times} hand-overs, of which {had} reached somebody")
                 }
+                _ if !worn_out && !asked_for => format!("and nobody can have said {:?}", letter.reason),
                 _ => continue,
             };
-            let calls: Vec<&Call> = message.deliveries.iter().map(|seen| seen.call).collect();
+            let calls: Vec<&Call> = super::lives::all_calls(message);
             let what = format!("message {msg_id} of {queue} is a dead letter, {why}");
             found.push(violation("dead_letters_were_handed_over", what, &calls));
+            break;
         }
     }
     found

@@ -1,9 +1,11 @@
 //! A history by message, by body and by queue.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::policies::Policies;
+use crate::history::operators::{List, Move, Shown};
 use crate::history::record::{
-    Action, Call, DeadLetter, Delivery, Empty, History, Micros, Outcome, Part, Read, Send, Settle,
+    AFTERMATH, Action, Call, DeadLetter, Delivery, Empty, History, Micros, Outcome, Part, Read, Send, Settle,
 };
 
 /// A queue's name and a message's id.
@@ -20,6 +22,15 @@ pub(super) struct Index<'a> {
     lossy_reads: HashMap<&'a str, Vec<(Micros, Micros, bool)>>,
     /// The purges and drops of each queue that may have happened.
     emptied: HashMap<&'a str, Vec<Emptied<'a>>>,
+    /// The queues that streams read.
+    streamed: HashSet<&'a str>,
+    /// The queues to which messages may have been moved.
+    moved_into: HashSet<&'a str>,
+    /// What may have been moved from a shelf, or deleted there.
+    pub(super) moves: Vec<Moved<'a>>,
+    /// The pages that were answered.
+    pub(super) lists: Vec<Listed<'a>>,
+    pub(super) policies: Policies<'a>,
     faults: Vec<(Micros, Micros)>,
 }
 
@@ -52,6 +63,28 @@ pub(super) struct Emptied<'a> {
     pub(super) empty: &'a Empty,
 }
 
+/// A move with the call that it is of.
+#[derive(Clone, Copy)]
+pub(super) struct Moved<'a> {
+    pub(super) call: &'a Call,
+    pub(super) moved: &'a Move,
+}
+
+/// A page with the call that gave it.
+#[derive(Clone, Copy)]
+pub(super) struct Listed<'a> {
+    pub(super) call: &'a Call,
+    pub(super) list: &'a List,
+}
+
+/// A message on a page.
+#[derive(Clone, Copy)]
+pub(super) struct OnPage<'a> {
+    pub(super) call: &'a Call,
+    pub(super) archive: bool,
+    pub(super) shown: &'a Shown,
+}
+
 /// Everything that is known of a message.
 #[derive(Default)]
 pub(super) struct Message<'a> {
@@ -71,6 +104,10 @@ pub(super) struct Message<'a> {
     pub(super) in_archive: Vec<&'a str>,
     /// What it is in the dead-letter queue at the end.
     pub(super) letters: Vec<&'a DeadLetter>,
+    /// What it was in the dead-letter queue while somebody looked.
+    pub(super) letters_shown: Vec<(&'a Call, &'a DeadLetter)>,
+    /// Where it stood on the pages of lists.
+    pub(super) shown: Vec<OnPage<'a>>,
 }
 
 impl Seen<'_> {
@@ -103,6 +140,11 @@ impl Settled<'_> {
         self.settle.action == Action::Archive && self.is_done()
     }
 
+    /// Whether the message may have come to where a move finds it.
+    pub(super) fn may_have_shelved(&self) -> bool {
+        matches!(self.settle.action, Action::Archive | Action::DeadLetter) && self.may_have_happened()
+    }
+
     /// Whether the message may be gone for good by it.
     pub(super) fn may_have_ended(&self) -> bool {
         self.may_have_removed() && !self.archived() && self.settle.action != Action::DeadLetter
@@ -112,7 +154,7 @@ impl Settled<'_> {
 impl Emptied<'_> {
     /// When it had happened at the latest, if it happened.
     pub(super) fn ends(&self) -> Micros {
-        self.call.answered + if self.call.is_done() { 0 } else { AFTERMATH }
+        self.call.ends()
     }
 }
 
@@ -126,6 +168,34 @@ impl<'a> Message<'a> {
     pub(super) fn stored(&self) -> impl Iterator<Item = &'a str> {
         let letters = self.letters.iter().map(|letter| letter.body.as_str());
         self.in_queue.into_iter().chain(self.in_archive.iter().copied()).chain(letters)
+    }
+
+    /// Its reads, those of transactions that were rolled back among them.
+    fn reads(&self) -> impl Iterator<Item = &Seen<'a>> {
+        self.deliveries.iter().chain(&self.pops).chain(&self.undone)
+    }
+
+    /// Its body, if anybody has seen it.
+    pub(super) fn body(&self) -> Option<&'a str> {
+        let sent = self.sends.iter().map(|sent| sent.send.body.as_str());
+        let reads = self.reads().map(|seen| seen.delivery.body.as_str());
+        let shown = self.shown.iter().map(|page| page.shown.message.body.as_str());
+        let letters = self.letters_shown.iter().map(|(_, letter)| letter.body.as_str());
+        sent.chain(reads).chain(shown).chain(letters).next().or_else(|| self.stored().next())
+    }
+
+    /// By when it was there for certain.
+    pub(super) fn there_by(&self) -> Micros {
+        let sent = self.sends.iter().map(|sent| sent.call.answered);
+        let reads = self.reads().map(|seen| seen.delivery.seen);
+        let shown = self.shown.iter().map(|page| page.call.answered);
+        let letters = self.letters_shown.iter().map(|(call, _)| call.answered);
+        sent.chain(reads).chain(shown).chain(letters).min().unwrap_or(Micros::MAX)
+    }
+
+    /// When it was archived, as lists show it.
+    pub(super) fn archived_at(&self) -> Option<Micros> {
+        self.shown.iter().find_map(|page| page.shown.archived_at)
     }
 
     /// The call that gave the message to a caller, by the moment of the read.
@@ -142,6 +212,11 @@ impl<'a> Index<'a> {
             bodies: HashMap::new(),
             lossy_reads: HashMap::new(),
             emptied: HashMap::new(),
+            streamed: HashSet::new(),
+            moved_into: HashSet::new(),
+            moves: Vec::new(),
+            lists: Vec::new(),
+            policies: Policies::of(history),
             faults: history
                 .faults
                 .iter()
@@ -182,6 +257,9 @@ impl<'a> Index<'a> {
                 }
             }
             Part::Read(read) => {
+                if read.stream {
+                    self.streamed.insert(&read.queue);
+                }
                 if !call.is_done() {
                     let lossy = self.lossy_reads.entry(&read.queue).or_default();
                     lossy.push((call.asked, call.answered, read.pops));
@@ -204,7 +282,25 @@ impl<'a> Index<'a> {
             Part::Empty(empty) if !call.is_refused() => {
                 self.emptied.entry(&empty.queue).or_default().push(Emptied { call, empty });
             }
-            Part::Empty(_) => {}
+            Part::Move(moved) if !call.is_refused() => {
+                self.moves.push(Moved { call, moved });
+                if !moved.deletes {
+                    self.moved_into.insert(&moved.queue);
+                }
+            }
+            Part::List(list) if call.is_done() => {
+                self.lists.push(Listed { call, list });
+                for shown in &list.rows {
+                    if let Some(letter) = &shown.letter {
+                        let message = self.messages.entry((&letter.queue, letter.msg_id)).or_default();
+                        message.letters_shown.push((call, letter));
+                    } else {
+                        let message = self.messages.entry((&list.queue, shown.message.msg_id)).or_default();
+                        message.shown.push(OnPage { call, archive: list.archive, shown });
+                    }
+                }
+            }
+            Part::Empty(_) | Part::Move(_) | Part::List(_) | Part::Update(_) => {}
         }
     }
 
@@ -216,6 +312,16 @@ impl<'a> Index<'a> {
             .get(queue)
             .is_some_and(|reads| reads.iter().any(|&(from, to, _)| overlaps(from, to)));
         lossy || self.faults.iter().any(|&(from, to)| overlaps(from, to))
+    }
+
+    /// Whether messages may have come to a queue by moves.
+    pub(super) fn is_moved_into(&self, queue: &str) -> bool {
+        self.moved_into.contains(queue)
+    }
+
+    /// Whether streams read a queue at any time.
+    pub(super) fn is_streamed(&self, queue: &str) -> bool {
+        self.streamed.contains(queue)
     }
 
     /// Whether a pop of the queue that nobody heard of may have taken a message since a moment of this process.
@@ -247,6 +353,3 @@ impl<'a> Index<'a> {
         faults.into_iter().any(|fault| near(fault.from, fault.to))
     }
 }
-
-/// How long the work of a broken call goes on after its caller has gone, on a slow machine.
-pub(super) const AFTERMATH: Micros = 5_000_000;

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::index::{Index, Sent};
+use super::policies::CLOCKS;
 use super::{Violation, violation};
 use crate::history::record::{Call, Micros, Part};
-
-/// How far the clocks of the database and of this process may be apart.
-const CLOCKS: Micros = 250_000;
 
 /// An acknowledged use of a key.
 struct Use<'a, T> {
@@ -87,7 +85,7 @@ type Copies<'a> = Vec<(&'a str, Option<i64>)>;
 fn ids(call: &Call) -> Copies<'_> {
     let each = call.parts.iter().filter_map(|part| match part {
         Part::Send(send) => Some((send.queue.as_str(), send.msg_id)),
-        Part::Read(_) | Part::Settle(_) | Part::Empty(_) => None,
+        _ => None,
     });
     each.collect()
 }

@@ -1,8 +1,8 @@
 //! Nobody pays for what others do: locked rows, refused messages in the same flush.
 
-use super::index::{AFTERMATH, Index};
+use super::index::Index;
 use super::{Violation, violation};
-use crate::history::record::{Call, Fault, FaultKind, Part, Verdict};
+use crate::history::record::{AFTERMATH, Call, Fault, FaultKind, Part, Verdict};
 
 /// Rows that another transaction holds make calls for those rows fail, and no others; and nothing collides.
 pub(super) fn locks_hurt_nobody_else(index: &Index<'_>) -> Vec<Violation> {
@@ -46,7 +46,7 @@ fn touches_locked(index: &Index<'_>, call: &Call) -> bool {
             read.deliveries.iter().map(|delivery| (&read.queue, delivery.msg_id)).collect::<Vec<_>>()
         }
         Part::Settle(settle) => vec![(&settle.queue, settle.target.msg_id())],
-        Part::Send(_) | Part::Empty(_) => Vec::new(),
+        Part::Send(_) | Part::Empty(_) | Part::Update(_) | Part::Move(_) | Part::List(_) => Vec::new(),
     });
     let locked: Vec<(&String, i64)> = held
         .flat_map(|(queue, msg_ids)| msg_ids.iter().map(move |&msg_id| (queue, msg_id)))
@@ -66,8 +66,10 @@ fn touches_locked(index: &Index<'_>, call: &Call) -> bool {
         // A deduplication id is held until the transaction that uses it has ended.
         Part::Send(send) => is_rebuilt(&send.queue) || is_disturbed && send.key.is_some(),
         Part::Read(read) => is_rebuilt(&read.queue),
-        // It locks the whole table.
-        Part::Empty(_) => true,
+        // It locks the whole table, or waits for whoever changes a policy, too.
+        Part::Empty(_) | Part::Update(_) => true,
+        Part::Move(moved) => is_disturbed || is_rebuilt(&moved.queue),
+        Part::List(list) => is_rebuilt(&list.queue),
     })
 }
 

@@ -1,10 +1,13 @@
 //! Random histories of a small queue in memory that does everything right, and the same with one thing wrong.
 
+use std::collections::BTreeMap;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::check;
-use super::story::{QUEUE, SECOND, Story, read, refused, send, settle, unknown};
+use super::story::{QUEUE, SECOND, Story, list, moved, read, refused, send, settle, unknown};
+use crate::history::operators::{Move, Policy, Shown};
 use crate::history::record::{
     Action, DeadLetter, Delivery, History, Micros, Outcome, Part, Row, Settle, Verdict,
 };
@@ -43,12 +46,15 @@ impl Model {
             next_id: 1,
         };
         // More often than any of these stories reads a message.
-        model.story.history.max_receives.insert(QUEUE.to_owned(), 1_000);
+        let policy = Policy { max_receives: Some(1_000), ..Policy::default() };
+        model.story.history.policies.insert(QUEUE.to_owned(), policy);
         for _ in 0..200 {
-            match model.random.random_range(0..10) {
+            match model.random.random_range(0..12) {
                 0..3 => model.send(),
                 3..6 => model.read(),
                 6..9 => model.settle(),
+                9 => model.replay(),
+                10 => model.list(),
                 _ => model.story.wait(11),
             }
         }
@@ -142,7 +148,7 @@ impl Model {
                 Action::DeadLetter => {
                     let Held { msg_id, body, read_ct: handed_over, .. } = self.queue.remove(place);
                     let queue = QUEUE.to_owned();
-                    let letter = DeadLetter { queue, msg_id, body, handed_over, worn_out: false };
+                    let letter = DeadLetter { queue, msg_id, body, handed_over, reason: String::new() };
                     self.story.history.dead_letters.push(letter);
                 }
             }
@@ -153,6 +159,48 @@ impl Model {
             settle.vt = (action == Action::Hide && answer == Some(Outcome::Done)).then_some(vt);
         }
         self.story.call("Settle", verdict, vec![part]);
+    }
+}
+
+impl Model {
+    /// Brings some of the archived messages back under new ids.
+    fn replay(&mut self) {
+        let (verdict, happens) = self.fate();
+        let most = self.random.random_range(1..4).min(self.archive.len());
+        let found = if happens { self.archive.drain(..most).collect() } else { Vec::new() };
+        let count = (verdict == Verdict::Done).then_some(i64::try_from(found.len()).expect("a few"));
+        for (_, body) in found {
+            let msg_id = self.next_id;
+            self.next_id += 1;
+            self.queue.push(Held { msg_id, body, read_ct: 0, last_read_at: 0, vt: self.story.now });
+        }
+        let more = !self.archive.is_empty();
+        let part = Move { most: i64::try_from(most).expect("a few"), count, more, ..moved() };
+        self.story.call("ReplayArchivedMessages", verdict, vec![Part::Move(part)]);
+    }
+
+    /// Lists the queue or its archive.
+    fn list(&mut self) {
+        let archive = self.random.random();
+        let shown = |msg_id: i64, body: &str, held: Option<&Held>| {
+            let message = Delivery {
+                msg_id,
+                read_ct: held.map_or(1, |held| held.read_ct),
+                enqueued_at: 1_000_000 * SECOND,
+                last_read_at: held.map_or(0, |held| held.last_read_at),
+                vt: held.map_or(0, |held| held.vt),
+                body: body.to_owned(),
+                seen: self.story.now,
+            };
+            Shown { message, archived_at: None, letter: None }
+        };
+        let mut rows: Vec<Shown> = match archive {
+            true => self.archive.iter().map(|(msg_id, body)| shown(*msg_id, body, None)).collect(),
+            false => self.queue.iter().map(|held| shown(held.msg_id, &held.body, Some(held))).collect(),
+        };
+        rows.sort_by_key(|row| row.message.msg_id);
+        let what = if archive { "ListArchivedMessages" } else { "ListMessages" };
+        self.story.call(what, Verdict::Done, vec![list(archive, rows)]);
     }
 }
 
@@ -275,6 +323,70 @@ fn a_message_deleted_for_two_callers_is_found() {
         };
         let copy = call.clone();
         history.calls.push(copy);
+        true
+    });
+}
+
+/// The rows of the queue whose messages have come back, and whose end nobody can have lost.
+fn came_back(history: &History) -> Vec<usize> {
+    let parts = || history.calls.iter().flat_map(|call| call.parts.iter().map(move |part| (call, part)));
+    let acknowledged: Vec<i64> = parts()
+        .filter_map(|(_, part)| match part {
+            Part::Send(send) => send.msg_id,
+            _ => None,
+        })
+        .collect();
+    let bodies: BTreeMap<i64, &str> = parts()
+        .filter_map(|(_, part)| match part {
+            Part::Read(read) => Some(&read.deliveries),
+            _ => None,
+        })
+        .flatten()
+        .map(|delivery| (delivery.msg_id, delivery.body.as_str()))
+        .collect();
+    let open: Vec<&str> = parts()
+        .filter_map(|(call, part)| match part {
+            Part::Settle(settle) if !call.is_done() => Some(bodies[&settle.target.msg_id()]),
+            _ => None,
+        })
+        .collect();
+    let is_sure = |row: &Row| {
+        let first: i64 = row.body.trim_start_matches("body ").parse().expect("a number");
+        acknowledged.contains(&first) && first != row.msg_id && !open.contains(&row.body.as_str())
+    };
+    let rows = history.at_the_end[QUEUE].queue.iter().enumerate();
+    rows.filter(|(_, row)| is_sure(row)).map(|(place, _)| place).collect()
+}
+
+#[test]
+fn a_replayed_message_that_is_lost_is_found() {
+    every_change_is_found(|history, random| {
+        let places = came_back(history);
+        let Some(&place) = places.get(random.random_range(0..places.len().max(1))) else { return false };
+        rows(history).remove(place);
+        true
+    });
+}
+
+#[test]
+fn a_replayed_message_that_came_twice_is_found() {
+    every_change_is_found(|history, random| {
+        let places = came_back(history);
+        let Some(&place) = places.get(random.random_range(0..places.len().max(1))) else { return false };
+        let body = rows(history)[place].body.clone();
+        rows(history).push(Row { msg_id: 9_999, body });
+        true
+    });
+}
+
+#[test]
+fn a_replayed_message_that_is_archived_still_is_found() {
+    every_change_is_found(|history, random| {
+        let places = came_back(history);
+        let Some(&place) = places.get(random.random_range(0..places.len().max(1))) else { return false };
+        let body = rows(history)[place].body.clone();
+        let msg_id = body.trim_start_matches("body ").parse().expect("a number");
+        history.at_the_end.get_mut(QUEUE).expect("the queue").archive.push(Row { msg_id, body });
         true
     });
 }

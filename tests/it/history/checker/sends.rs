@@ -3,51 +3,50 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::{Id, Index, Message, Sent, Settled};
+use super::lives::{all_calls, former_lives, may_be_cleared, pairs};
 use super::moves::is_redrive;
 use super::{Violation, violation};
 use crate::history::record::{Action, Call, Part};
 
 /// An acknowledged message is in the queue or the archive at the end, or somebody may have removed it; and what was
-/// archived is in the archive.
+/// archived is in the archive, unless it has come back, or may have been deleted there.
 pub(super) fn nothing_is_lost(index: &Index<'_>) -> Vec<Violation> {
+    let has_next = former_lives(index);
     let mut found = Vec::new();
     for (&(queue, msg_id), message) in &index.messages {
+        if has_next.contains(&(queue, msg_id)) {
+            continue;
+        }
         let is_kept = message.stored().next().is_some();
-        let evidence = || {
-            let settles = message.settles.iter().map(|settled| settled.call);
-            let reads = message.deliveries.iter().map(|seen| seen.call);
-            message.sends.iter().map(|sent| sent.call).chain(reads).chain(settles).collect::<Vec<_>>()
-        };
-        if let Some(sent) = message.sends.iter().min_by_key(|sent| sent.call.asked)
-            && !is_kept
-            && !may_be_gone(index, queue, message, sent)
-        {
-            let body = &sent.send.body;
-            let what = format!(
-                "message {msg_id} of {queue} ({body}) was acknowledged; nobody removed it, and it is gone"
-            );
-            found.push(violation("nothing_is_lost", what, &evidence()));
+        let is_known = !message.sends.is_empty() || index.is_moved_into(queue) && message.body().is_some();
+        let cleared = || may_be_cleared(index, (queue, msg_id), message, index.history.ended);
+        if is_known && !is_kept && !may_be_gone(index, queue, message) && !cleared() {
+            let body = message.body().unwrap_or_default();
+            let what =
+                format!("message {msg_id} of {queue} ({body}) was there; nobody removed it, and it is gone");
+            found.push(violation("nothing_is_lost", what, &all_calls(message)));
         }
         let archived = message.settles.iter().any(Settled::archived);
-        if archived && message.in_archive.is_empty() && !index.may_be_dropped(queue) {
+        if archived && message.in_archive.is_empty() && !index.may_be_dropped(queue) && !cleared() {
             let what = format!("message {msg_id} of {queue} was archived and is not in the archive");
-            found.push(violation("nothing_is_lost", what, &evidence()));
+            found.push(violation("nothing_is_lost", what, &all_calls(message)));
         }
         let is_dead =
             |settled: &Settled<'_>| settled.is_done() && settled.settle.action == Action::DeadLetter;
         if message.settles.iter().any(is_dead) && message.letters.is_empty() {
             let what = format!("message {msg_id} of {queue} became a dead letter and is none at the end");
-            found.push(violation("nothing_is_lost", what, &evidence()));
+            found.push(violation("nothing_is_lost", what, &all_calls(message)));
         }
     }
     found
 }
 
-fn may_be_gone(index: &Index<'_>, queue: &str, message: &Message<'_>, sent: &Sent<'_>) -> bool {
+fn may_be_gone(index: &Index<'_>, queue: &str, message: &Message<'_>) -> bool {
     // What is archived, or a dead letter, is not gone.
     let deleted = message.settles.iter().any(Settled::may_have_ended);
-    let taken = !message.pops.is_empty() || index.may_have_popped_unseen(queue, sent.call.asked);
-    deleted || taken || index.emptied_since(queue, sent.call.asked).next().is_some()
+    let sent = message.sent_at().unwrap_or_else(|| message.there_by());
+    let taken = !message.pops.is_empty() || index.may_have_popped_unseen(queue, sent);
+    deleted || taken || index.emptied_since(queue, sent).next().is_some()
 }
 
 /// Every body that is delivered or stored was sent before, by a call that was not refused.
@@ -56,7 +55,8 @@ pub(super) fn nothing_comes_from_nowhere(index: &Index<'_>) -> Vec<Violation> {
     for (&(queue, msg_id), message) in &index.messages {
         let deliveries = message.deliveries.iter().chain(&message.pops).chain(&message.undone);
         let delivered = deliveries.map(|seen| (seen.delivery.body.as_str(), Some(seen)));
-        let stored = message.stored().map(|body| (body, None));
+        let listed = message.shown.iter().map(|page| (page.shown.message.body.as_str(), None));
+        let stored = message.stored().map(|body| (body, None)).chain(listed);
         for (body, seen) in delivered.chain(stored) {
             let sends = index.bodies.get(&(queue, body)).map(Vec::as_slice).unwrap_or_default();
             let why = match sends {
@@ -86,22 +86,30 @@ pub(super) fn nothing_comes_from_nowhere(index: &Index<'_>) -> Vec<Violation> {
 pub(super) fn ids_of_bodies<'a>(index: &Index<'a>) -> BTreeMap<(&'a str, &'a str), BTreeSet<i64>> {
     let mut ids: BTreeMap<(&str, &str), BTreeSet<i64>> = BTreeMap::new();
     for (&(queue, msg_id), message) in &index.messages {
-        let delivered =
-            message.deliveries.iter().chain(&message.pops).map(|seen| seen.delivery.body.as_str());
-        for body in delivered.chain(message.stored()) {
+        // Who reads a message in a transaction that is rolled back has seen it all the same.
+        let reads = message.deliveries.iter().chain(&message.pops).chain(&message.undone);
+        let delivered = reads.map(|seen| seen.delivery.body.as_str());
+        let listed = message.shown.iter().map(|page| page.shown.message.body.as_str());
+        let letters = message.letters_shown.iter().map(|(_, letter)| letter.body.as_str());
+        for body in delivered.chain(message.stored()).chain(listed).chain(letters) {
             ids.entry((queue, body)).or_default().insert(msg_id);
         }
     }
     ids
 }
 
-/// A send without a deduplication id makes at most one message, whatever its caller was told; so does a redrive.
+/// A send without a deduplication id makes at most one message, whatever its caller was told; so does each move.
 pub(super) fn each_send_is_stored_once(index: &Index<'_>) -> Vec<Violation> {
+    let mut moved: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for pair in pairs(index).iter().filter(|pair| pair.may_be_moved(index)) {
+        *moved.entry((pair.queue, pair.body)).or_default() += 1;
+    }
     let mut found = Vec::new();
     for ((queue, body), ids) in ids_of_bodies(index) {
         let sends = index.bodies.get(&(queue, body)).map(Vec::as_slice).unwrap_or_default();
         let keyed = |sent: &Sent<'_>| sent.send.key.is_some() || sent.call.key.is_some();
         let most = sends.iter().filter(|sent| !sent.call.is_refused()).count().max(1);
+        let most = most + moved.get(&(queue, body)).copied().unwrap_or_default();
         if ids.len() > most && !sends.iter().any(keyed) {
             let calls: Vec<&Call> = sends.iter().map(|sent| sent.call).collect();
             let what = format!("{body} was sent to {queue} {most} times and stored as {ids:?}");
@@ -115,13 +123,14 @@ pub(super) fn each_send_is_stored_once(index: &Index<'_>) -> Vec<Violation> {
 pub(super) fn ids_belong_to_their_bodies(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (id, message) in &index.messages {
-        let Some(body) = body_of(message) else { continue };
+        let Some(body) = message.body() else { continue };
         let sends = message.sends.iter().filter(|sent| sent.send.body != body);
         let deliveries = message.deliveries.iter().chain(&message.pops).chain(&message.undone);
         let deliveries = deliveries.filter(|seen| seen.delivery.body != body);
         let mut others: Vec<&Call> =
             sends.map(|sent| sent.call).chain(deliveries.map(|seen| seen.call)).collect();
-        let stored = message.stored().any(|stored| stored != body);
+        let listed = message.shown.iter().map(|page| page.shown.message.body.as_str());
+        let stored = message.stored().chain(listed).any(|stored| stored != body);
         if !others.is_empty() || stored {
             others.extend(message.sends.iter().map(|sent| sent.call));
             let what = format!("message {} of {} is {body} to one and something else to another", id.1, id.0);
@@ -130,12 +139,6 @@ pub(super) fn ids_belong_to_their_bodies(index: &Index<'_>) -> Vec<Violation> {
         found.extend(shared_id(*id, message));
     }
     found
-}
-
-fn body_of<'a>(message: &Message<'a>) -> Option<&'a str> {
-    let sent = message.sends.first().map(|sent| sent.send.body.as_str());
-    sent.or_else(|| message.deliveries.first().map(|seen| seen.delivery.body.as_str()))
-        .or_else(|| message.stored().next())
 }
 
 fn shared_id(id: Id<'_>, message: &Message<'_>) -> Option<Violation> {

@@ -1,6 +1,7 @@
 //! What the answers to settles promise.
 
 use super::index::{Index, Message, Settled};
+use super::lives::former_lives;
 use super::{Violation, violation};
 use crate::history::record::{Call, Micros, Outcome, Target};
 
@@ -116,13 +117,15 @@ pub(super) fn dropped_queues_settle_nothing(index: &Index<'_>) -> Vec<Violation>
 
 /// NOT_FOUND needs somebody who removed the message, and it never shows again.
 pub(super) fn not_found_means_gone(index: &Index<'_>) -> Vec<Violation> {
+    let has_next = former_lives(index);
     let mut found = Vec::new();
     for (&(queue, msg_id), message) in &index.messages {
         for settled in &message.settles {
             if settled.settle.outcome != Some(Outcome::NotFound) || !settled.call.is_done() {
                 continue;
             }
-            if let Some(why) = not_gone(index, queue, message, settled) {
+            let has_moved = has_next.contains(&(queue, msg_id));
+            if let Some(why) = not_gone(index, queue, message, settled, has_moved) {
                 let mut calls = why.1;
                 calls.push(settled.call);
                 let what = format!("message {msg_id} of {queue} was NOT_FOUND, {}", why.0);
@@ -138,6 +141,7 @@ fn not_gone<'a>(
     queue: &str,
     message: &Message<'a>,
     settled: &Settled<'a>,
+    has_moved: bool,
 ) -> Option<(&'static str, Vec<&'a Call>)> {
     let answered = settled.call.answered;
     let later = message.deliveries.iter().find(|seen| seen.began() > answered);
@@ -159,6 +163,7 @@ fn not_gone<'a>(
         || popped
         || emptied
         || !message.letters.is_empty()
+        || has_moved
         || index.may_have_popped_unseen(queue, sent);
     (!gone).then(|| ("and nobody had removed it", message.deliveries.iter().map(|seen| seen.call).collect()))
 }

@@ -3,6 +3,7 @@
 //! A story has one clock, which every step moves on by a millisecond; databases and callers agree on it.
 
 use super::{Violation, check};
+use crate::history::operators::{List, Move, Shelf, Shown};
 use crate::history::record::{
     Action, Call, Delivery, Empty, Fault, FaultKind, History, Micros, Outcome, Part, Read, Row, Send, Settle,
     Tables, Target, Verdict,
@@ -31,12 +32,14 @@ impl Story {
     /// A moment later.
     pub(super) fn tick(&mut self) -> Micros {
         self.now += 1_000;
+        self.history.ended = self.now;
         self.now
     }
 
     /// Some time later.
     pub(super) fn wait(&mut self, seconds: i64) {
         self.now += seconds * SECOND;
+        self.history.ended = self.now;
     }
 
     /// A call that takes a millisecond.
@@ -142,6 +145,11 @@ impl Story {
         self.history.at_the_end.get_mut(QUEUE).expect("the queue")
     }
 
+    /// An archived message, read once, as a list shows it.
+    pub(super) fn shown_in_archive(&mut self, msg_id: i64, body: &str, archived_at: Micros) -> Shown {
+        Shown { message: self.delivery(msg_id, body, 1), archived_at: Some(archived_at), letter: None }
+    }
+
     /// Checks that nothing is wrong with the story.
     #[track_caller]
     pub(super) fn is_healthy(&self) {
@@ -184,10 +192,23 @@ pub(super) fn read(deliveries: Vec<Delivery>) -> Part {
 }
 
 pub(super) fn settle(action: Action, target: Target, outcome: Option<Outcome>) -> Part {
-    Part::Settle(Settle { queue: QUEUE.to_owned(), action, target, outcome, vt: None })
+    Part::Settle(Settle { queue: QUEUE.to_owned(), action, target, by_policy: false, outcome, vt: None })
 }
 
 /// A purge or a drop of the queue.
 pub(super) fn empty(drops: bool, count: Option<i64>) -> Part {
     Part::Empty(Empty { queue: QUEUE.to_owned(), drops, count })
+}
+
+/// A list of all messages of the queue, or of its archive.
+pub(super) fn list(archive: bool, rows: Vec<Shown>) -> Part {
+    let (queue, msg_ids) = (QUEUE.to_owned(), Vec::new());
+    Part::List(List { queue, archive, state: None, msg_ids, above: i64::MIN, is_last: true, rows })
+}
+
+/// A replay of all that is archived, not answered yet.
+pub(super) fn moved() -> Move {
+    let (queue, msg_ids) = (QUEUE.to_owned(), Vec::new());
+    let (from, deletes) = (Shelf::Archive, false);
+    Move { queue, from, deletes, msg_ids, after: None, before: None, most: 100, count: None, more: false }
 }

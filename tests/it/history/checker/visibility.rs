@@ -1,6 +1,7 @@
 //! A message that is hidden is nobody else's until its time.
 
 use super::index::{Index, Message, Seen, Settled};
+use super::policies::delay_of;
 use super::{Violation, violation};
 use crate::history::record::{Action, Call, Micros, Target};
 
@@ -63,13 +64,13 @@ fn hidden_until(message: &Message<'_>, earlier: &Seen<'_>, later: &Seen<'_>) -> 
 pub(super) fn delayed_messages_are_not_early(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (&(queue, msg_id), message) in &index.messages {
-        let delayed = message.sends.iter().find(|sent| sent.send.delay > 0 && !sent.send.deduplicated);
-        let (Some(sent), Some(first)) = (delayed, message.deliveries.first()) else { continue };
+        let delay = delay_of(index, queue, message).map_or(0, |(shortest, _)| shortest);
+        let (Some(sent), Some(first)) = (message.sends.first(), message.deliveries.first()) else { continue };
         let by_id = |settled: &Settled<'_>| matches!(settled.settle.target, Target::Id(_));
         if message.settles.iter().any(by_id) {
             continue;
         }
-        if first.delivery.last_read_at < first.delivery.enqueued_at + sent.send.delay {
+        if first.delivery.last_read_at < first.delivery.enqueued_at + delay {
             let what = format!("message {msg_id} of {queue} was delivered before its delay was over");
             found.push(violation("delayed_messages_are_not_early", what, &[sent.call, first.call]));
         }

@@ -1,6 +1,7 @@
 //! Nobody waits for a message that is there.
 
 use super::index::{Index, Message, Settled};
+use super::policies::delay_of;
 use super::{Violation, violation};
 use crate::history::record::{Call, Micros, Part, Target};
 
@@ -16,13 +17,14 @@ pub(super) fn nobody_waits_beside_a_message(index: &Index<'_>) -> Vec<Violation>
         if !judged || index.is_disturbed(&read.queue, call.asked, got) {
             continue;
         }
-        let missed =
-            index.messages.iter().filter(|((queue, _), _)| *queue == read.queue).find(|(_, message)| {
-                let spans = visible_for_certain(message).into_iter();
+        let missed = index.messages.iter().filter(|((queue, _), _)| *queue == read.queue).find(
+            |((queue, _), message)| {
+                let spans = visible_for_certain(index, queue, message).into_iter();
                 spans
                     .map(|(from, to)| (from.max(call.asked), to.min(got)))
                     .any(|(from, to)| to - from > patience)
-            });
+            },
+        );
         if let Some(((queue, msg_id), message)) = missed {
             let what = format!("a read of {queue} waited beside message {msg_id}, which was visible");
             let calls: Vec<&Call> = message.sends.iter().map(|sent| sent.call).chain([call]).collect();
@@ -33,7 +35,7 @@ pub(super) fn nobody_waits_beside_a_message(index: &Index<'_>) -> Vec<Violation>
 }
 
 /// Spans in which a message was certainly visible: from its send or its last visibility timeout to its next delivery.
-fn visible_for_certain(message: &Message<'_>) -> Vec<(Micros, Micros)> {
+fn visible_for_certain(index: &Index<'_>, queue: &str, message: &Message<'_>) -> Vec<(Micros, Micros)> {
     let removes = |settled: &Settled<'_>| settled.settle.action.removes();
     let by_receipt = |settled: &Settled<'_>| matches!(settled.settle.target, Target::Receipt { .. });
     // Changes of visibility and settles by anybody are too many stories to tell.
@@ -41,7 +43,8 @@ fn visible_for_certain(message: &Message<'_>) -> Vec<(Micros, Micros)> {
         return Vec::new();
     }
     let mut spans = Vec::new();
-    let mut last = message.sends.iter().map(|sent| (0, sent.call.answered + sent.send.delay)).min();
+    let delay = delay_of(index, queue, message).map_or(0, |(_, longest)| longest);
+    let mut last = message.sends.iter().map(|sent| (0, sent.call.answered + delay)).min();
     for seen in &message.deliveries {
         let delivery = seen.delivery;
         // A read in between that nobody heard of has hidden the message for a time.

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 
-use super::readers::{answer, ordering, reading, receipts, settles};
+use super::readers::{answer, leave_to_policy, ordering, reading, receipts, settles};
 use super::worker::{Asked, Worker, delivery, verdict, verdict_of_reason};
 use super::{CONSUMED, GROUPS, KEYED, ORDERS, WORN};
 use crate::harness::seconds;
@@ -51,9 +51,10 @@ pub(super) async fn by_consuming(mut worker: Worker) {
         let (commands, received) = mpsc::unbounded_channel();
         let is_manual = worker.chance(30);
         let auto_extend = worker.chance(50);
+        let by_policy = queue == WORN && worker.chance(50);
         let start = ConsumeStart {
             queue: queue.to_owned(),
-            visibility_timeout: seconds(f64::from(worker.random.random_range(1..4))),
+            visibility_timeout: seconds(f64::from(worker.random.random_range(1..4))).filter(|_| !by_policy),
             ordering: ordering(queue),
             max_in_flight: if is_manual { 0 } else { worker.random.random_range(1..60) },
             heartbeat_interval: seconds(1.0),
@@ -62,7 +63,7 @@ pub(super) async fn by_consuming(mut worker: Worker) {
             max_extension: seconds(4.0).filter(|_| auto_extend),
             ..Default::default()
         };
-        let read = Read { stream: true, takes_any: false, extends: auto_extend, ..reading(queue) };
+        let read = Read { stream: true, takes_any: false, extends: auto_extend, by_policy, ..reading(queue) };
         let mut consumer = Consumer {
             queue,
             commands: Some(commands),
@@ -186,7 +187,7 @@ impl Consumer {
             piles[pile].push(message);
         }
         let [deleted, archived, released, extended, _forgotten] = piles;
-        let delay = seconds(worker.millis(800).as_secs_f64());
+        let delay = seconds(worker.millis(800).as_secs_f64()).filter(|_| worker.chance(60));
         let span = seconds(worker.millis(3_000).as_secs_f64() + 0.1);
         let aside = if self.queue == WORN { SettleAction::DeadLetter } else { SettleAction::Archive };
         for (messages, action) in
@@ -218,7 +219,10 @@ impl Consumer {
         if messages.is_empty() || self.commands.is_none() {
             return;
         }
-        let call = Asked::new(what, settles(self.queue, action, messages, false));
+        let mut call = Asked::new(what, settles(self.queue, action, messages, false));
+        if action == Action::Hide && matches!(command, Command::Settle(Settle { delay: None, .. })) {
+            leave_to_policy(&mut call.parts);
+        }
         let asked = worker.run.now();
         let request_id = self.send(command);
         self.pending.insert(request_id, (asked, call));

@@ -2,17 +2,22 @@
 //!
 //! Callers send by every way there is, unary, in batches, to topics, in transactions, over `Produce`, with deduplication ids and
 //! without; they read by `ReadBatch`, `Read`, `Consume` and `Pop`, and settle, too late, twice, or never. Others purge and
-//! drop queues, lay them out anew, set messages aside and redrive them, and use plain SQL. Each kind is done to its end once at least, or the run fails.
+//! drop queues, lay them out anew, change their policies, look into them and their archives, bring back what was archived or set
+//! aside, and use plain SQL. Each kind is done to its end once at least, or the run fails.
 //!
 //! `PGMQ_GRPC_TEST_SEED` repeats a run's random decisions; what the machine's timing makes of them differs. Each run takes
 //! `PGMQ_GRPC_TEST_SECONDS`, 8 by default, and as long again at most until its queues are empty.
 
+mod aside;
 mod consumers;
 mod faults;
+mod keepers;
 mod keyed;
+mod lists;
 mod movers;
 mod owners;
 mod plain_sql;
+mod policies;
 mod producers;
 mod queues;
 mod readers;
@@ -57,9 +62,6 @@ const WORN: &str = "worn";
 /// The dead-letter queue, which nobody reads.
 const BURIED: &str = "buried";
 
-/// How often messages of [`WORN`] are handed over at most.
-const MAX_RECEIVES: i32 = 3;
-
 /// The queue to which transactions send.
 const RESULTS: &str = "results";
 
@@ -72,7 +74,14 @@ const HOMES: &str = "homes";
 /// Where they are meanwhile.
 const ASIDE: &str = "aside";
 
-const QUEUES: [&str; 10] = [ORDERS, GROUPS, KEYED, CONSUMED, POPS, WORN, RESULTS, QUIET, HOMES, ASIDE];
+/// The queue whose archive is brought back.
+const KEPT: &str = "kept";
+
+/// The queue whose archive is kept for a few seconds only.
+const FLEETING: &str = "fleeting";
+
+const QUEUES: [&str; 12] =
+    [ORDERS, GROUPS, KEYED, CONSUMED, POPS, WORN, RESULTS, QUIET, HOMES, ASIDE, KEPT, FLEETING];
 
 /// What is sent with this key goes to [`KEYED`] and [`RESULTS`].
 const ROUTING_KEY: &str = "audit.all";
@@ -81,14 +90,17 @@ const ROUTING_KEY: &str = "audit.all";
 const WINDOW: &str = "2s";
 
 /// What each run does to its end at least once, however slow the machine is; see [`report::reached`].
-const KINDS: [&str; 31] = [
+const KINDS: [&str; 45] = [
     "Archive",
     "Consume",
     "CreateQueue",
     "DeadLetter",
     "Delete",
+    "DeleteArchivedMessages",
     "DropQueue",
     "Extend",
+    "ListArchivedMessages",
+    "ListMessages",
     "OpenTransaction",
     "Pop",
     "Produce",
@@ -97,6 +109,7 @@ const KINDS: [&str; 31] = [
     "ReadBatch",
     "RedriveMessages",
     "Release",
+    "ReplayArchivedMessages",
     "Send",
     "SendBatch",
     "SendTopic",
@@ -104,6 +117,7 @@ const KINDS: [&str; 31] = [
     "SetVisibilityTimeout",
     "Settle",
     "Transact",
+    "UpdateQueue",
     "a dead letter by SQL",
     "pgmq.delete",
     "pgmq.read",
@@ -113,6 +127,15 @@ const KINDS: [&str; 31] = [
     "a receipt that is STALE",
     "a message that is NOT_FOUND",
     "a release that goes aside",
+    "a release by the policy",
+    "a dead letter in a transaction",
+    "a replay by ids",
+    "a replay by time or count",
+    "a redrive by ids",
+    "a redrive by count",
+    "archived messages that are deleted",
+    "a list of a queue",
+    "a list of an archive",
 ];
 
 /// How the bodies begin that the table of [`ORDERS`] refuses.
@@ -166,6 +189,12 @@ impl Callers {
         callers.add("quiet-sender", 1, send_quietly);
         callers.add("quiet-sql", 1, plain_sql::quietly);
         callers.add("waiter", 2, wait_for_the_quiet);
+        callers.add("archivist", 2, keepers::archive);
+        callers.add("replayer", 2, keepers::bring_back);
+        callers.add("redriver", 2, keepers::redrive_letters);
+        callers.add("setter-aside", 1, aside::in_transactions);
+        callers.add("looker", 2, lists::look);
+        callers.add("policy-maker", 1, policies::change);
         callers.add("mover", 2, movers::back_and_forth);
         callers.add("owner", 2, owners::make_and_drop);
         callers.add("purger", 1, owners::purge_results);
@@ -246,13 +275,14 @@ where
     drain(&run).await;
     let at_the_end = tables(&run).await;
     let dead_letters = dead_letters(&run).await;
+    let ended = run.now();
     let empty = started.elapsed();
     eprintln!(
         "history {name}: peace after {at_peace:.1?}, every kind done after {all_done:.1?}, at rest after {at_rest:.1?}, empty after {empty:.1?}"
     );
     drop(disturbed);
 
-    let history = History { at_the_end, dead_letters, ..run.history() };
+    let history = History { at_the_end, dead_letters, ended, ..run.history() };
     let violations = check(&history);
     eprintln!("history {name}: {}; {} violations", report::counts(&history), violations.len());
     if let Some(first) = violations.first() {

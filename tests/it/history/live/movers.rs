@@ -34,7 +34,7 @@ pub(super) async fn back_and_forth(mut worker: Worker) {
 
 fn taken(queue: &str, msg_id: i64, outcome: Option<Outcome>) -> Part {
     let (action, target) = (Action::Delete, Target::Id(msg_id));
-    Part::Settle(Settle { queue: queue.to_owned(), action, target, outcome, vt: None })
+    Part::Settle(Settle { queue: queue.to_owned(), action, target, by_policy: false, outcome, vt: None })
 }
 
 fn stored(queue: &str, body: &str, msg_id: Option<i64>) -> Part {
@@ -69,7 +69,7 @@ async fn set_aside(worker: &Worker, client: &Client, message: &Message) -> Optio
     moved.ok().flatten().map(|row| row.get(0))
 }
 
-/// Moves a message back, and tries again if nobody knows what came of it.
+/// Moves a message back, and tries again if nobody knows what came of it, and sometimes though everybody knows.
 async fn redrive(worker: &mut Worker, msg_id: i64, body: &str) {
     for _ in 0..3 {
         let request = RedriveMessagesRequest {
@@ -89,7 +89,7 @@ async fn redrive(worker: &mut Worker, msg_id: i64, body: &str) {
         let mut client = AdminServiceClient::new(worker.connection());
         let answer =
             worker.ask(call, request, async move |request| client.redrive_messages(request).await, fill);
-        if answer.await.is_some_and(|response| !response.more) {
+        if answer.await.is_some_and(|response| !response.more) && !worker.chance(30) {
             return;
         }
     }

@@ -64,7 +64,8 @@ async fn delete(worker: &Worker, client: &Client, delivery: &Delivery) {
     let deleted = client.query_one(&sql, &[&delivery.msg_id]).await;
     let outcome = deleted.as_ref().ok().map(|row| if row.get(0) { Outcome::Done } else { Outcome::NotFound });
     let target = Target::Id(delivery.msg_id);
-    let part = Settle { queue: ORDERS.to_owned(), action: Action::Delete, target, outcome, vt: None };
+    let (queue, action) = (ORDERS.to_owned(), Action::Delete);
+    let part = Settle { queue, action, target, by_policy: false, outcome, vt: None };
     record(worker, "pgmq.delete", asked, deleted.is_ok(), vec![Part::Settle(part)]);
 }
 

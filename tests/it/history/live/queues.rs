@@ -4,33 +4,41 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use pgmq_grpc::proto::v1::{CreateQueueRequest, DeadLetterPolicy, QueueLayout, QueuePolicy};
+use pgmq_grpc::proto::v1::{CreateQueueRequest, QueueLayout};
 use rand::Rng;
 use tokio_postgres::Client;
 
 use super::worker::{Run, Worker};
 use super::{
-    BURIED, DOOMED, KEYED, MAX_RECEIVES, ORDERS, PATIENCE, QUEUES, RESULTS, ROUTING_KEY, WORN, plain_sql,
-    readers,
+    BURIED, DOOMED, FLEETING, KEYED, ORDERS, PATIENCE, QUEUES, RESULTS, ROUTING_KEY, WORN, plain_sql,
+    policies, readers,
 };
 use crate::harness::eventually;
+use crate::history::operators::Policy;
 use crate::history::record::{DeadLetter, History, Row, Tables};
 
 /// Makes the queues, each in some layout, the table that refuses some messages, and the topic.
 pub(super) async fn prepare(seed: u64, addresses: Vec<String>, database_url: &str) -> Arc<Run> {
-    let max_receives = BTreeMap::from([(WORN.to_owned(), MAX_RECEIVES)]);
-    let history =
-        History { deduplication_window: 2_000_000, patience: PATIENCE, max_receives, ..History::default() };
+    let alone = addresses.len() == 1;
+    let mut worker =
+        Worker::new(&Run::new(seed, addresses.clone(), String::new(), History::default()), "founder");
+    let given: BTreeMap<String, Policy> =
+        [WORN, FLEETING].map(|queue| (queue.to_owned(), policies::some_policy(&mut worker, queue))).into();
+    let history = History {
+        deduplication_window: 2_000_000,
+        patience: PATIENCE,
+        policies: given.clone(),
+        // A change holds at once at the server that makes it.
+        policy_lag: if alone { 0 } else { PATIENCE },
+        ..History::default()
+    };
     let run = Run::new(seed, addresses, database_url.to_owned(), history);
-    let mut worker = Worker::new(&run, "founder");
     for queue in [BURIED].into_iter().chain(QUEUES) {
         let layout = [QueueLayout::Tuned, QueueLayout::Pgmq][worker.random.random_range(0..2)];
-        let dead_letter = DeadLetterPolicy { queue: BURIED.to_owned(), max_receives: MAX_RECEIVES };
-        let policy = QueuePolicy { dead_letter: Some(dead_letter), ..Default::default() };
         let request = CreateQueueRequest {
             queue: queue.to_owned(),
             layout: layout.into(),
-            policy: Some(policy).filter(|_| queue == WORN),
+            policy: given.get(queue).map(policies::on_the_wire),
             ..Default::default()
         };
         // The server that was started last may still be making its schema.
@@ -80,7 +88,7 @@ pub(super) async fn tables(run: &Run) -> BTreeMap<String, Tables> {
     eventually("the end of all statements", async || {
         let sql =
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'
-            AND pid <> pg_backend_pid() AND query ~ '^-- pgmq-grpc: (send|delete|archive|set_vt|give_back|redrive|dead_letter)'";
+            AND pid <> pg_backend_pid() AND query ~ '^-- pgmq-grpc: (send|delete|archive|set_vt|give_back|redrive|dead_letter|replay)'";
         let busy = client.query_one(sql, &[]).await.expect("the activity").get::<_, i64>(0);
         (busy == 0).then_some(())
     })
@@ -101,7 +109,7 @@ pub(super) async fn dead_letters(run: &Run) -> Vec<DeadLetter> {
     let client = eventually("a connection", async || plain_sql::connect(run).await).await;
     let sql = format!(
         "SELECT d.letter ->> 'queue', (d.letter ->> 'msg_id')::bigint, d.body, (d.letter ->> 'read_ct')::integer,
-           d.letter ->> 'reason' = 'max_receives'
+           d.letter ->> 'reason'
          FROM (SELECT headers -> 'x-pgmq-dead-letter' AS letter, message::text AS body FROM pgmq.q_{BURIED}) AS d"
     );
     let rows = client.query(&sql, &[]).await.expect("rows");
@@ -110,7 +118,7 @@ pub(super) async fn dead_letters(run: &Run) -> Vec<DeadLetter> {
         msg_id: row.get(1),
         body: row.get(2),
         handed_over: row.get(3),
-        worn_out: row.get(4),
+        reason: row.get(4),
     };
     rows.iter().map(letter).collect()
 }

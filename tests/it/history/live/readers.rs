@@ -51,16 +51,32 @@ pub(super) async fn read(
     hidden: f64,
     wait: f64,
 ) -> Vec<Message> {
+    read_for(worker, queue, count, seconds(hidden), wait).await
+}
+
+/// Makes one that leaves it to the queue's policy how long the messages are hidden.
+pub(super) async fn read_by_policy(worker: &mut Worker, queue: &str, count: i32, wait: f64) -> Vec<Message> {
+    read_for(worker, queue, count, None, wait).await
+}
+
+async fn read_for(
+    worker: &mut Worker,
+    queue: &str,
+    count: i32,
+    visibility_timeout: Option<prost_types::Duration>,
+    wait: f64,
+) -> Vec<Message> {
+    let read = Read { by_policy: visibility_timeout.is_none(), ..reading(queue) };
     let request = ReadBatchRequest {
         queue: queue.to_owned(),
         max_messages: count,
-        visibility_timeout: seconds(hidden),
+        visibility_timeout,
         wait: seconds(wait),
         ordering: ordering(queue),
         ..Default::default()
     };
     let mut client = worker.client();
-    let call = Asked::new("ReadBatch", vec![Part::Read(reading(queue))]);
+    let call = Asked::new("ReadBatch", vec![Part::Read(read)]);
     let answer = worker.ask(
         call,
         request,
@@ -194,16 +210,26 @@ pub(super) async fn settle(worker: &mut Worker, queue: &str, messages: Vec<Messa
 pub(super) fn settles(queue: &str, action: Action, messages: &[Message], by_id: bool) -> Vec<Part> {
     let part = |message: &Message| {
         let target = if by_id { Target::Id(message.msg_id) } else { delivery(message, 0).receipt() };
-        Part::Settle(Settle { queue: queue.to_owned(), action, target, outcome: None, vt: None })
+        let queue = queue.to_owned();
+        Part::Settle(Settle { queue, action, target, by_policy: false, outcome: None, vt: None })
     };
     messages.iter().map(part).collect()
+}
+
+/// Leaves it to the queue's policy how long messages are hidden.
+pub(super) fn leave_to_policy(parts: &mut [Part]) {
+    for part in parts {
+        if let Part::Settle(settle) = part {
+            settle.by_policy = true;
+        }
+    }
 }
 
 /// Writes results to the settles of a call, in order.
 pub(super) fn answer(parts: &mut [Part], results: &[ItemResult]) {
     let settles = parts.iter_mut().filter_map(|part| match part {
         Part::Settle(settle) => Some(settle),
-        Part::Send(_) | Part::Read(_) | Part::Empty(_) => None,
+        _ => None,
     });
     for (settle, result) in settles.zip(results) {
         settle.outcome = outcome(result.outcome());
@@ -249,7 +275,7 @@ pub(super) async fn settle_as(
         return Some(());
     }
     let (receipts, queue) = (receipts(messages), queue.to_owned());
-    let parts = settles(label, action, messages, false);
+    let mut parts = settles(label, action, messages, false);
     let mut client = worker.client();
     match action {
         Action::Delete => {
@@ -281,8 +307,12 @@ pub(super) async fn settle_as(
             asked.await.map(drop)
         }
         Action::Hide | Action::Extend => {
-            let request =
+            let mut request =
                 ReleaseRequest { queue, receipts, delay: seconds(worker.millis(800).as_secs_f64()) };
+            if worker.chance(40) {
+                request.delay = None;
+                leave_to_policy(&mut parts);
+            }
             let call = Asked::new("Release", parts);
             let fill = |response: &ReleaseResponse, call: &mut Asked, _| {
                 answer(&mut call.parts, &response.results);

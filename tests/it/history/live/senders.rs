@@ -65,7 +65,7 @@ fn delay(micros: i64) -> Option<prost_types::Duration> {
 pub(super) fn acknowledge(parts: &mut [Part], msg_ids: &[i64]) {
     let sends = parts.iter_mut().filter_map(|part| match part {
         Part::Send(send) => Some(send),
-        Part::Read(_) | Part::Settle(_) | Part::Empty(_) => None,
+        _ => None,
     });
     for (send, &msg_id) in sends.zip(msg_ids) {
         send.msg_id = Some(msg_id);

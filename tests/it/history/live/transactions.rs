@@ -94,6 +94,7 @@ pub(super) async fn transact(worker: &mut Worker, request: TransactRequest, part
                         Done::Send(sent) => ids.push(sent.msg_id),
                         Done::SendBatch(sent) => ids.extend(sent.results.iter().map(|result| result.msg_id)),
                         Done::Delete(deleted) => answer(&mut call.parts, &deleted.results),
+                        Done::DeadLetter(moved) => answer(&mut call.parts, &moved.results),
                         other => panic!("not asked for: {other:?}"),
                     }
                 }
@@ -105,13 +106,13 @@ pub(super) async fn transact(worker: &mut Worker, request: TransactRequest, part
 }
 
 /// An interactive transaction, as far as its caller has come.
-struct Open {
+pub(super) struct Open {
     commands: mpsc::Sender<OpenTransactionRequest>,
     replies: Streaming<OpenTransactionResponse>,
 }
 
 impl Open {
-    async fn begin(worker: &mut Worker) -> Result<Self, Status> {
+    pub(super) async fn begin(worker: &mut Worker) -> Result<Self, Status> {
         let (commands, received) = mpsc::channel(10);
         let mut client = TransactionServiceClient::new(worker.connection());
         let replies =
@@ -121,7 +122,7 @@ impl Open {
         Ok(open)
     }
 
-    async fn done(&mut self, command: Command) -> Result<Reply, Status> {
+    pub(super) async fn done(&mut self, command: Command) -> Result<Reply, Status> {
         let command = OpenTransactionRequest { command: Some(command) };
         // A stream that has ended takes none, and its end says why.
         let _ = self.commands.send(command).await;

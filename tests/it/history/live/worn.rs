@@ -4,7 +4,7 @@ use pgmq_grpc::proto::v1::Message;
 use rand::Rng;
 
 use super::WORN;
-use super::readers::{delete, read, settle_as};
+use super::readers::{delete, read, read_by_policy, settle_as};
 use super::worker::Worker;
 use crate::history::record::{Action, Send};
 
@@ -17,7 +17,10 @@ pub(super) async fn by_failing(mut worker: Worker) {
         }
         let wait = worker.millis(500).as_secs_f64();
         let count = worker.random.random_range(1..15);
-        let messages = read(&mut worker, WORN, count, 1.0, wait).await;
+        let messages = match worker.chance(50) {
+            true => read_by_policy(&mut worker, WORN, count, wait).await,
+            false => read(&mut worker, WORN, count, 1.0, wait).await,
+        };
         let mut piles: [Vec<Message>; 4] = Default::default();
         for message in messages {
             let pile = match worker.random.random_range(0..100) {

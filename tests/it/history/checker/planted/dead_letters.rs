@@ -1,12 +1,14 @@
 //! Dead letters too early, too late, twice, and lost.
 
-use super::super::story::{QUEUE, Story, settle, unknown};
-use crate::history::record::{Action, DeadLetter, Delivery, Outcome};
+use super::super::story::{QUEUE, Story, list, refused, settle, unknown};
+use crate::history::operators::{List, Policy, Shown};
+use crate::history::record::{Action, DeadLetter, Delivery, Outcome, Part, Verdict, WORN_OUT};
 
 /// A queue whose messages are handed over twice at most, and one message that was handed over so often.
 fn handed_over(times: i32) -> (Story, Vec<Delivery>) {
     let mut story = Story::new();
-    story.history.max_receives.insert(QUEUE.to_owned(), 2);
+    let policy = Policy { max_receives: Some(2), ..Policy::default() };
+    story.history.policies.insert(QUEUE.to_owned(), policy);
     story.sent(1, "a");
     let deliveries = (1..=times).map(|time| {
         story.wait(31);
@@ -18,7 +20,8 @@ fn handed_over(times: i32) -> (Story, Vec<Delivery>) {
 
 fn bury(story: &mut Story, handed_over: i32, worn_out: bool) {
     let (queue, body) = (QUEUE.to_owned(), "a".to_owned());
-    story.history.dead_letters.push(DeadLetter { queue, msg_id: 1, body, handed_over, worn_out });
+    let reason = if worn_out { WORN_OUT } else { "asked for" }.to_owned();
+    story.history.dead_letters.push(DeadLetter { queue, msg_id: 1, body, handed_over, reason });
 }
 
 #[test]
@@ -135,4 +138,32 @@ fn a_queue_without_a_policy_has_no_dead_letters() {
     story.read(1, "a", 1);
     bury(&mut story, 1, true);
     story.breaks("dead_letters_were_handed_over");
+}
+
+#[test]
+fn a_transaction_that_is_rolled_back_must_not_set_aside() {
+    let tell = |verdict| {
+        let (mut story, held) = handed_over(1);
+        story.whole(verdict, vec![settle(Action::DeadLetter, held[0].receipt(), None)]);
+        bury(&mut story, 1, false);
+        story
+    };
+    tell(refused("rolled back")).breaks("dead_letters_were_handed_over");
+    tell(unknown()).is_healthy();
+}
+
+#[test]
+fn a_dead_letter_must_not_be_listed_before_its_time() {
+    let tell = |times: i32| {
+        let (mut story, _) = handed_over(2);
+        bury(&mut story, 2, true);
+        let letter = DeadLetter { handed_over: times, ..story.history.dead_letters[0].clone() };
+        let row = Shown { letter: Some(letter), ..story.shown_in_archive(9, "a", 0) };
+        let Part::List(page) = list(false, vec![row]) else { unreachable!("a list") };
+        let page = List { queue: "dead".to_owned(), ..page };
+        story.call("ListMessages", Verdict::Done, vec![Part::List(page)]);
+        story
+    };
+    tell(2).is_healthy();
+    tell(1).breaks("dead_letters_were_handed_over");
 }

@@ -3,7 +3,10 @@
 mod dead_letters;
 mod deliveries;
 mod keys;
+mod lists;
+mod moves;
 mod neighbours;
+mod policies;
 mod purges;
 mod sends;
 mod settles;

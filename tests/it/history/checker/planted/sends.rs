@@ -291,6 +291,7 @@ fn redriven(verdict: &Verdict, came_as: &[i64]) -> Story {
         queue: "aside".to_owned(),
         action: Action::Delete,
         target: Target::Id(7),
+        by_policy: false,
         outcome,
         vt: None,
     };

@@ -1,0 +1,82 @@
+//! An operator who changes the policies of queues that are in use.
+
+use pgmq_grpc::proto::v1::admin_service_client::AdminServiceClient;
+use pgmq_grpc::proto::v1::{
+    DeadLetterPolicy, QueuePolicy, RetryBackoff, UpdateQueueRequest, UpdateQueueResponse,
+};
+use prost_types::FieldMask;
+use rand::Rng;
+
+use super::worker::{Asked, Worker};
+use super::{BURIED, FLEETING, WORN};
+use crate::harness::seconds;
+use crate::history::operators::{Backoff, Policy, Update};
+use crate::history::record::{Micros, Part};
+
+/// The fields that are changed, together.
+const FIELDS: [&str; 5] =
+    ["default_visibility_timeout", "default_delay", "retry_backoff", "dead_letter", "archive_retention"];
+
+const SECOND: Micros = 1_000_000;
+
+/// Gives queues one policy after the other.
+pub(super) async fn change(mut worker: Worker) {
+    worker.impatience = 4;
+    while worker.pause(3_000).await {
+        let queue = if worker.chance(70) { WORN } else { FLEETING };
+        let policy = some_policy(&mut worker, queue);
+        let update_mask = FieldMask { paths: FIELDS.map(str::to_owned).to_vec() };
+        let request = UpdateQueueRequest {
+            queue: queue.to_owned(),
+            policy: Some(on_the_wire(&policy)),
+            update_mask: Some(update_mask),
+        };
+        let mut client = AdminServiceClient::new(worker.connection());
+        let part = Part::Update(Update { queue: queue.to_owned(), policy });
+        let call = Asked::new("UpdateQueue", vec![part]);
+        let fill = |_: &UpdateQueueResponse, _: &mut Asked, _| {};
+        worker.ask(call, request, async move |request| client.update_queue(request).await, fill).await;
+    }
+}
+
+/// A policy for one of the queues that have some.
+pub(super) fn some_policy(worker: &mut Worker, queue: &str) -> Policy {
+    let random = &mut worker.random;
+    if queue == FLEETING {
+        let retention = [None, Some(2 * SECOND), Some(2 * SECOND), Some(3 * SECOND)];
+        return Policy { retention: retention[random.random_range(0..4)], ..Policy::default() };
+    }
+    let backoff = Backoff {
+        minimum: random.random_range(300..700) * 1_000,
+        maximum: random.random_range(700..2_500) * 1_000,
+        multiplier: f64::from(random.random_range(2..7)) / 2.0,
+        jitter: f64::from(random.random_range(0..3)) / 4.0,
+    };
+    Policy {
+        visibility: Some(random.random_range(1..4) * SECOND),
+        delay: [0, 0, 300_000, 700_000][random.random_range(0..4)],
+        backoff: Some(backoff).filter(|_| random.random_bool(0.8)),
+        max_receives: Some(random.random_range(2..5)).filter(|_| random.random_bool(0.9)),
+        retention: None,
+    }
+}
+
+/// The same as the wire has it.
+pub(super) fn on_the_wire(policy: &Policy) -> QueuePolicy {
+    let span = |micros: Micros| seconds(micros as f64 / 1e6).expect("a span");
+    QueuePolicy {
+        default_visibility_timeout: policy.visibility.map(span),
+        default_delay: Some(span(policy.delay)).filter(|_| policy.delay > 0),
+        retry_backoff: policy.backoff.map(|backoff| RetryBackoff {
+            minimum: Some(span(backoff.minimum)),
+            maximum: Some(span(backoff.maximum)),
+            multiplier: backoff.multiplier,
+            jitter: backoff.jitter,
+        }),
+        dead_letter: policy
+            .max_receives
+            .map(|max_receives| DeadLetterPolicy { queue: BURIED.to_owned(), max_receives }),
+        archive_retention: policy.retention.map(span),
+        ..Default::default()
+    }
+}
