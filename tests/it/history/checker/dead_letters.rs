@@ -1,6 +1,6 @@
 //! Messages go aside when they were handed over as often as they may be, and neither sooner nor later.
 
-use super::index::Index;
+use super::index::{Index, Seen};
 use super::{Violation, violation};
 use crate::history::record::{Action, Call, DeadLetter, Micros, WORN_OUT};
 
@@ -31,7 +31,7 @@ pub(super) fn dead_letters_were_handed_over(index: &Index<'_>) -> Vec<Violation>
         let since = message.sent_at().unwrap_or(Micros::MIN / 2);
         let unseen = index.may_have_read_unseen(queue, since, Micros::MAX / 2);
         let had = i32::try_from(message.deliveries.len()).unwrap_or(i32::MAX);
-        let last = message.deliveries.last().map_or(since, |seen| seen.began());
+        let last = message.deliveries.last().map_or(since, Seen::began);
         let least = index.policies.least_receives(queue, last, Micros::MAX);
         let shown = message.letters_shown.iter().map(|&(_, letter)| letter);
         let letters: Vec<&DeadLetter> = message.letters.iter().copied().chain(shown).collect();

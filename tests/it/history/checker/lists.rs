@@ -1,6 +1,6 @@
 //! Pages of messages: they show what is there, all of it, and change nothing.
 
-use super::index::{Id, Index, Listed, Message, Settled};
+use super::index::{Id, Index, Listed, Message, Seen, Settled};
 use super::lives::{all_calls, may_be_cleared};
 use super::policies::{CLOCKS, delay_of};
 use super::{Violation, violation};
@@ -73,7 +73,9 @@ fn wrong(
     if !fits {
         return Some("and is not in the state that was asked for");
     }
-    let before = message.deliveries.iter().filter(|seen| seen.delivery.seen < asked);
+    // What is read in a transaction is read for others when that ends.
+    let read_by = |seen: &Seen<'_>| if seen.call.whole { seen.call.answered } else { seen.delivery.seen };
+    let before = message.deliveries.iter().filter(|seen| read_by(seen) < asked);
     if before.map(|seen| seen.delivery.read_ct).max().unwrap_or(0) > row.read_ct {
         return Some("with fewer reads than there had been");
     }

@@ -1,14 +1,15 @@
-//! Callers that set messages aside in transactions.
+//! Callers that set messages aside, and release others, in transactions.
 
 use pgmq_grpc::proto::v1::open_transaction_request::Command;
 use pgmq_grpc::proto::v1::open_transaction_response::Reply;
 use pgmq_grpc::proto::v1::transact_operation::Operation;
 use pgmq_grpc::proto::v1::{
-    Commit, DeadLetterRequest, ReadBatchRequest, Rollback, SendRequest, TransactRequest,
+    Commit, DeadLetterRequest, Message, ReadBatchRequest, ReleaseRequest, Rollback, SendRequest,
+    TransactRequest,
 };
 use tonic::Status;
 
-use super::readers::{answer, deliver, read, reading, receipts, settles};
+use super::readers::{answer, deliver, leave_to_policy, read, reading, receipts, settles};
 use super::senders::acknowledge;
 use super::transactions::{Open, operation, transact};
 use super::worker::{Asked, Worker, verdict};
@@ -39,13 +40,32 @@ async fn in_one_call(worker: &mut Worker) {
         return;
     }
     let (send, sent) = told(worker);
-    let reason = format!("in {}", send.message);
-    let aside = DeadLetterRequest { queue: WORN.to_owned(), receipts: receipts(&messages), reason };
-    let operations = vec![operation(Operation::DeadLetter(aside)), operation(Operation::Send(send))];
-    let mut parts = settles(WORN, Action::DeadLetter, &messages, false);
+    let (dead, released) = messages.split_at(messages.len().min(1));
+    let mut operations = vec![operation(Operation::DeadLetter(dead_letter(dead, &send.message)))];
+    let mut parts = settles(WORN, Action::DeadLetter, dead, false);
+    if !released.is_empty() {
+        operations.push(operation(Operation::Release(release(released))));
+        parts.extend(releases(released));
+    }
+    operations.push(operation(Operation::Send(send)));
     parts.push(sent);
     let request = TransactRequest { operations, ..Default::default() };
     transact(worker, request, parts).await;
+}
+
+fn dead_letter(messages: &[Message], reason: &str) -> DeadLetterRequest {
+    DeadLetterRequest { queue: WORN.to_owned(), receipts: receipts(messages), reason: format!("in {reason}") }
+}
+
+/// Releases that leave it to the policy how long the messages are hidden.
+fn release(messages: &[Message]) -> ReleaseRequest {
+    ReleaseRequest { queue: WORN.to_owned(), receipts: receipts(messages), delay: None }
+}
+
+fn releases(messages: &[Message]) -> Vec<Part> {
+    let mut parts = settles(WORN, Action::Hide, messages, false);
+    leave_to_policy(&mut parts);
+    parts
 }
 
 async fn step_by_step(worker: &mut Worker) {
@@ -70,7 +90,7 @@ async fn steps(
     let mut open = Open::begin(worker).await?;
     let (send, sent) = told(worker);
     parts.push(sent);
-    let reason = format!("in {}", send.message);
+    let reason = send.message.clone();
     if let Reply::Send(sent) = open.done(Command::Send(send)).await? {
         acknowledge(parts, &[sent.msg_id]);
     }
@@ -86,12 +106,21 @@ async fn steps(
     }
     parts.push(Part::Read(Read { takes_any: false, ..reading(WORN) }));
     deliver(parts, &messages, worker.run.now());
-    if !messages.is_empty() {
-        let request = DeadLetterRequest { queue: WORN.to_owned(), receipts: receipts(&messages), reason };
-        let mut settles = settles(WORN, Action::DeadLetter, &messages, false);
-        let reply = open.done(Command::DeadLetter(request)).await;
+    let (dead, released) = messages.split_at(messages.len().min(1));
+    if !dead.is_empty() {
+        let mut settles = settles(WORN, Action::DeadLetter, dead, false);
+        let reply = open.done(Command::DeadLetter(dead_letter(dead, &reason))).await;
         if let Ok(Reply::DeadLetter(moved)) = &reply {
             answer(&mut settles, &moved.results);
+        }
+        parts.extend(settles);
+        reply?;
+    }
+    if !released.is_empty() {
+        let mut settles = releases(released);
+        let reply = open.done(Command::Release(release(released))).await;
+        if let Ok(Reply::Release(done)) = &reply {
+            answer(&mut settles, &done.results);
         }
         parts.extend(settles);
         reply?;

@@ -37,6 +37,9 @@ pub(super) async fn archive(mut worker: Worker) {
         }
         let [archived, deleted, released, _forgotten] = piles;
         settle_as(&mut worker, queue, queue, Action::Archive, &archived).await;
+        if queue == FLEETING && worker.chance(30) {
+            list_archive(&mut worker, FLEETING, &[]).await;
+        }
         delete(&mut worker, queue, &deleted, false).await;
         settle_as(&mut worker, queue, queue, Action::Hide, &released).await;
         if worker.chance(1) {

@@ -32,9 +32,13 @@ pub(super) async fn change(mut worker: Worker) {
             update_mask: Some(update_mask),
         };
         let mut client = AdminServiceClient::new(worker.connection());
+        let expected = on_the_wire(&policy);
+        let fill = |response: &UpdateQueueResponse, _: &mut Asked, _| {
+            let queue = response.queue.as_ref().expect("a queue");
+            assert_eq!(queue.policy.clone().unwrap_or_default(), expected, "the policy of {}", queue.name);
+        };
         let part = Part::Update(Update { queue: queue.to_owned(), policy });
         let call = Asked::new("UpdateQueue", vec![part]);
-        let fill = |_: &UpdateQueueResponse, _: &mut Asked, _| {};
         worker.ask(call, request, async move |request| client.update_queue(request).await, fill).await;
     }
 }

@@ -88,17 +88,19 @@ pub(super) async fn transact(worker: &mut Worker, request: TransactRequest, part
             async move |request| client.transact(request).await,
             |response, call, _| {
                 call.repeated = response.deduplicated;
-                let mut ids = Vec::new();
+                let (mut ids, mut settled) = (Vec::new(), Vec::new());
                 for result in &response.results {
                     match result.result.as_ref().expect("a result") {
                         Done::Send(sent) => ids.push(sent.msg_id),
                         Done::SendBatch(sent) => ids.extend(sent.results.iter().map(|result| result.msg_id)),
-                        Done::Delete(deleted) => answer(&mut call.parts, &deleted.results),
-                        Done::DeadLetter(moved) => answer(&mut call.parts, &moved.results),
+                        Done::Delete(deleted) => settled.extend_from_slice(&deleted.results),
+                        Done::DeadLetter(moved) => settled.extend_from_slice(&moved.results),
+                        Done::Release(released) => settled.extend_from_slice(&released.results),
                         other => panic!("not asked for: {other:?}"),
                     }
                 }
                 acknowledge(&mut call.parts, &ids);
+                answer(&mut call.parts, &settled);
             },
         )
         .await

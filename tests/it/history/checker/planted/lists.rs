@@ -1,6 +1,6 @@
 //! Lists that show too much, too little, or change what they look at.
 
-use super::super::story::{SECOND, Story, list, settle, unknown};
+use super::super::story::{SECOND, Story, list, read, settle, unknown};
 use crate::history::operators::{List, Shown, State};
 use crate::history::record::{Action, Delivery, Micros, Outcome, Part, Verdict};
 
@@ -218,6 +218,28 @@ fn a_list_must_not_forget_reads() {
     lists(&mut story, vec![row]);
     story.left(1, "a");
     story.breaks("lists_show_what_is_there");
+}
+
+#[test]
+fn a_list_shows_what_a_transaction_has_read_when_that_is_over() {
+    let tell = |is_over: bool| {
+        let mut story = Story::new();
+        story.sent(1, "a");
+        let row = untouched(&story, 1, "a");
+        let asked = story.tick();
+        let delivery = story.delivery(1, "a", 1);
+        if is_over {
+            story.whole(Verdict::Done, vec![read(vec![delivery])]).asked = asked;
+            lists(&mut story, vec![row]);
+        } else {
+            lists(&mut story, vec![row]);
+            story.whole(Verdict::Done, vec![read(vec![delivery])]).asked = asked;
+        }
+        story.left(1, "a");
+        story
+    };
+    tell(false).is_healthy();
+    tell(true).breaks("lists_show_what_is_there");
 }
 
 #[test]
