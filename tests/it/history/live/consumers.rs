@@ -55,7 +55,7 @@ pub(super) async fn by_consuming(mut worker: Worker) {
         let start = ConsumeStart {
             queue: queue.to_owned(),
             visibility_timeout: seconds(f64::from(worker.random.random_range(1..4))).filter(|_| !by_policy),
-            ordering: ordering(queue),
+            ordering: ordering(&mut worker, queue),
             max_in_flight: if is_manual { 0 } else { worker.random.random_range(1..60) },
             heartbeat_interval: seconds(1.0),
             flow_control: if is_manual { FlowControl::Manual } else { FlowControl::Automatic }.into(),

@@ -62,6 +62,9 @@ const WORN: &str = "worn";
 /// The dead-letter queue, which nobody reads.
 const BURIED: &str = "buried";
 
+/// The dead-letter queue of [`GROUPS`], from which nothing comes back.
+const BURIED_GROUPS: &str = "buried_groups";
+
 /// The queue to which transactions send.
 const RESULTS: &str = "results";
 

@@ -2,13 +2,13 @@
 
 use pgmq_grpc::proto::v1::admin_service_client::AdminServiceClient;
 use pgmq_grpc::proto::v1::{
-    DeadLetterPolicy, QueuePolicy, RetryBackoff, UpdateQueueRequest, UpdateQueueResponse,
+    DeadLetterPolicy, Ordering, QueuePolicy, RetryBackoff, UpdateQueueRequest, UpdateQueueResponse,
 };
 use prost_types::FieldMask;
 use rand::Rng;
 
 use super::worker::{Asked, Worker};
-use super::{BURIED, FLEETING, WORN};
+use super::{BURIED, BURIED_GROUPS, FLEETING, WORN};
 use crate::harness::seconds;
 use crate::history::operators::{Backoff, Policy, Update};
 use crate::history::record::{Micros, Part};
@@ -83,4 +83,16 @@ pub(super) fn on_the_wire(policy: &Policy) -> QueuePolicy {
         archive_retention: policy.retention.map(span),
         ..Default::default()
     }
+}
+
+/// The policy of the queue of groups, which stays: only heads, and each a few times.
+pub(super) fn of_groups() -> (Policy, QueuePolicy) {
+    let max_receives = 4;
+    let dead_letter = DeadLetterPolicy { queue: BURIED_GROUPS.to_owned(), max_receives };
+    let wire = QueuePolicy {
+        default_ordering: Ordering::GroupedHead.into(),
+        dead_letter: Some(dead_letter),
+        ..Default::default()
+    };
+    (Policy { max_receives: Some(max_receives), ..Policy::default() }, wire)
 }

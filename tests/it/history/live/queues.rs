@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use pgmq_grpc::proto::v1::{CreateQueueRequest, QueueLayout};
+use pgmq_grpc::proto::v1::{CreateQueueRequest, QueueLayout, QueuePolicy};
 use rand::Rng;
 use tokio_postgres::Client;
 
 use super::worker::{Run, Worker};
 use super::{
-    BURIED, DOOMED, FLEETING, KEYED, ORDERS, PATIENCE, QUEUES, RESULTS, ROUTING_KEY, WORN, plain_sql,
-    policies, readers,
+    BURIED, BURIED_GROUPS, DOOMED, FLEETING, GROUPS, KEYED, ORDERS, PATIENCE, QUEUES, RESULTS, ROUTING_KEY,
+    WORN, plain_sql, policies, readers,
 };
 use crate::harness::eventually;
 use crate::history::operators::Policy;
@@ -22,23 +22,28 @@ pub(super) async fn prepare(seed: u64, addresses: Vec<String>, database_url: &st
     let alone = addresses.len() == 1;
     let mut worker =
         Worker::new(&Run::new(seed, addresses.clone(), String::new(), History::default()), "founder");
-    let given: BTreeMap<String, Policy> =
+    let mut given: BTreeMap<String, Policy> =
         [WORN, FLEETING].map(|queue| (queue.to_owned(), policies::some_policy(&mut worker, queue))).into();
+    let mut on_the_wire: BTreeMap<String, QueuePolicy> =
+        given.iter().map(|(queue, policy)| (queue.clone(), policies::on_the_wire(policy))).collect();
+    let (policy, wire) = policies::of_groups();
+    given.insert(GROUPS.to_owned(), policy);
+    on_the_wire.insert(GROUPS.to_owned(), wire);
     let history = History {
         deduplication_window: 2_000_000,
         patience: PATIENCE,
-        policies: given.clone(),
+        policies: given,
         // A change holds at once at the server that makes it.
         policy_lag: if alone { 0 } else { PATIENCE },
         ..History::default()
     };
     let run = Run::new(seed, addresses, database_url.to_owned(), history);
-    for queue in [BURIED].into_iter().chain(QUEUES) {
+    for queue in [BURIED, BURIED_GROUPS].into_iter().chain(QUEUES) {
         let layout = [QueueLayout::Tuned, QueueLayout::Pgmq][worker.random.random_range(0..2)];
         let request = CreateQueueRequest {
             queue: queue.to_owned(),
             layout: layout.into(),
-            policy: given.get(queue).map(policies::on_the_wire),
+            policy: on_the_wire.get(queue).cloned(),
             ..Default::default()
         };
         // The server that was started last may still be making its schema.
@@ -104,13 +109,14 @@ pub(super) async fn tables(run: &Run) -> BTreeMap<String, Tables> {
     tables
 }
 
-/// What the dead-letter queue holds, by what its headers say.
+/// What the dead-letter queues hold, by what its headers say.
 pub(super) async fn dead_letters(run: &Run) -> Vec<DeadLetter> {
     let client = eventually("a connection", async || plain_sql::connect(run).await).await;
     let sql = format!(
         "SELECT d.letter ->> 'queue', (d.letter ->> 'msg_id')::bigint, d.body, (d.letter ->> 'read_ct')::integer,
            d.letter ->> 'reason'
-         FROM (SELECT headers -> 'x-pgmq-dead-letter' AS letter, message::text AS body FROM pgmq.q_{BURIED}) AS d"
+         FROM (SELECT headers -> 'x-pgmq-dead-letter' AS letter, message::text AS body
+         FROM (SELECT headers, message FROM pgmq.q_{BURIED} UNION ALL SELECT headers, message FROM pgmq.q_{BURIED_GROUPS}) AS q) AS d"
     );
     let rows = client.query(&sql, &[]).await.expect("rows");
     let letter = |row: &tokio_postgres::Row| DeadLetter {

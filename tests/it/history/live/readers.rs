@@ -20,8 +20,14 @@ pub(super) fn reading(queue: &str) -> Read {
     Read { queue: queue.to_owned(), heads: queue == GROUPS, takes_any: queue != GROUPS, ..Read::default() }
 }
 
-pub(super) fn ordering(queue: &str) -> i32 {
-    if queue == GROUPS { Ordering::GroupedHead.into() } else { Ordering::Unordered.into() }
+/// In which order messages are read from a queue: what the policy says is sometimes left to it.
+pub(super) fn ordering(worker: &mut Worker, queue: &str) -> i32 {
+    let ordering = match queue {
+        _ if worker.chance(50) => Ordering::Unspecified,
+        GROUPS => Ordering::GroupedHead,
+        _ => Ordering::Unordered,
+    };
+    ordering.into()
 }
 
 /// Messages that a caller will use too late.
@@ -72,7 +78,7 @@ async fn read_for(
         max_messages: count,
         visibility_timeout,
         wait: seconds(wait),
-        ordering: ordering(queue),
+        ordering: ordering(worker, queue),
         ..Default::default()
     };
     let mut client = worker.client();
@@ -101,7 +107,7 @@ pub(super) async fn by_stream(mut worker: Worker) {
         let request = ReadRequest {
             queue: queue.to_owned(),
             visibility_timeout: seconds(f64::from(worker.random.random_range(1..4))),
-            ordering: ordering(queue),
+            ordering: ordering(&mut worker, queue),
             max_in_flight: worker.random.random_range(1..40),
             max_messages: if worker.chance(40) { worker.random.random_range(1..8) } else { 0 },
             heartbeat_interval: seconds(1.0),
@@ -186,7 +192,8 @@ pub(super) async fn settle(worker: &mut Worker, queue: &str, messages: Vec<Messa
     }
     let [deleted, archived, released, hidden, by_id, used_late, twice, _forgotten] = piles;
     delete(worker, queue, &deleted, false).await;
-    settle_as(worker, queue, queue, Action::Archive, &archived).await;
+    let aside = if queue == GROUPS { Action::DeadLetter } else { Action::Archive };
+    settle_as(worker, queue, queue, aside, &archived).await;
     settle_as(worker, queue, queue, Action::Hide, &released).await;
     hide(worker, queue, &hidden).await;
     delete(worker, queue, &by_id, true).await;
