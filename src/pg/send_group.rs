@@ -11,8 +11,10 @@ use super::send::{Columns, Fields, SEND, SEND_ONE, id_of_one, ids_of_many};
 use super::statement::{Effect, Statement, TimeLimit};
 use crate::domain::{Error, OutgoingMessage, QueueName, Result};
 
-/// How long a queue's insert may wait for a lock, or run, while the other queues wait for it.
-const LIMITS: &str = "SET LOCAL lock_timeout = '20ms'; SET LOCAL statement_timeout = '1s'";
+/// How long an insert may run while the other queues wait for it.
+const TIME: &str = "1s";
+
+const USUAL_PATIENCE: &str = "SET LOCAL lock_timeout = '2s'";
 
 /// So many messages of a queue go in inserts of their own, which a session that serves many queues has prepared.
 const FEW: usize = 8;
@@ -33,8 +35,8 @@ pub struct GroupPart<'a> {
 pub struct StoredGroup {
     /// The ids of each part's messages, in order. An error is that of a message that was not stored.
     pub parts: Vec<Vec<Result<i64>>>,
-    /// The part whose insert has held up the others, if one has.
-    pub slow: Option<usize>,
+    /// The parts whose inserts have held up the others.
+    pub slow: Vec<usize>,
 }
 
 /// Why a group failed.
@@ -81,31 +83,51 @@ impl Insert<'_> {
 
 impl Connection {
     /// Stores the messages of several queues, all or none, and gives their ids (`pgmq.send`, `pgmq.send_batch`). As
-    /// [`Connection::send`] it looks at no deduplication id.
+    /// [`Connection::send`] it looks at no deduplication id. A part that cannot be tried at all, such as that of a missing
+    /// queue, is no failure: its messages have the error. Each insert waits so long for a lock.
     ///
     /// # Errors
-    /// The error of the insert that has failed, such as `QueueNotFound`, or of the commit; `OutcomeUnknown` if the connection
-    /// was lost meanwhile.
-    pub async fn send_group(&mut self, parts: &[GroupPart<'_>]) -> Result<StoredGroup, GroupFailure> {
+    /// The error of the insert that has failed, such as `QueueBusy`, or of the commit; `OutcomeUnknown` if the connection was
+    /// lost meanwhile.
+    pub async fn send_group(
+        &mut self,
+        parts: &[GroupPart<'_>],
+        lock_patience: Duration,
+    ) -> Result<StoredGroup, GroupFailure> {
         let of_all = |error| GroupFailure { error, culprit: None };
+        let mut stored: Vec<Vec<Result<i64>>> = parts.iter().map(|_| Vec::new()).collect();
         let mut inserts = Vec::with_capacity(parts.len());
         for (place, part) in parts.iter().enumerate() {
-            let prepared = self.prepare_part(place, part, &mut inserts).await;
-            prepared.map_err(|error| GroupFailure { error, culprit: Some(place) })?;
+            match self.prepare_part(place, part).await {
+                Ok(prepared) => inserts.extend(prepared),
+                Err(error) => {
+                    self.check_usable().map_err(of_all)?;
+                    stored[place] = vec![Err(error); part.messages.len()];
+                }
+            }
         }
-        self.begin_group().await.map_err(of_all)?;
-        let unreplicated = self.session.link.unreplicated();
+        self.begin_group(lock_patience).await.map_err(of_all)?;
+        let (unreplicated, started) = (self.session.link.unreplicated(), Instant::now());
         self.session.busy = true;
         let asked = ask_all(&self.session.client, &inserts);
         let Ok(answers) = tokio::time::timeout(SILENCE, asked).await else {
             // The session stays busy, which throws it away.
             return Err(of_all(error::connection_lost(Effect::Writes)));
         };
-        let mut stored: Vec<Vec<Result<i64>>> = parts.iter().map(|_| Vec::new()).collect();
+        tracing::trace!(
+            statement = "send_group",
+            run_us = started.elapsed().as_micros(),
+            inserts = inserts.len(),
+            "statement done"
+        );
         let mut failure = None;
         for (insert, rows) in inserts.iter().zip(answers.inserts) {
             match rows {
                 Ok(rows) => stored[insert.part].extend(insert.msg_ids(&rows)),
+                // The database may have stored it, and what came behind it.
+                Err(failed) if failed.as_db_error().is_none() => {
+                    return Err(of_all(error::connection_lost(Effect::Writes).caused_by(failed)));
+                }
                 // Those behind it fail because it did.
                 Err(failed) => {
                     self.session.prepared.forget(&insert.statement.text);
@@ -126,13 +148,8 @@ impl Connection {
         }
     }
 
-    /// Adds the inserts of a part.
-    async fn prepare_part<'a>(
-        &mut self,
-        place: usize,
-        part: &'a GroupPart<'_>,
-        inserts: &mut Vec<Insert<'a>>,
-    ) -> Result<()> {
+    /// The inserts of a part.
+    async fn prepare_part<'a>(&mut self, place: usize, part: &'a GroupPart<'_>) -> Result<Vec<Insert<'a>>> {
         let table = self.table(part.queue).await?;
         let inputs: Vec<(Statement, Input<'a>)> = match part.messages.len() <= FEW {
             true => {
@@ -141,13 +158,14 @@ impl Connection {
             }
             false => vec![(SEND.on(&table), Input::Many(Columns::of(&part.messages), part.messages.len()))],
         };
+        let mut inserts = Vec::with_capacity(inputs.len());
         for (statement, input) in inputs {
             let mut insert = Insert { part: place, statement, input, prepared: None };
             let found = self.prepare(&insert.statement, &insert.parameters()).await;
             insert.prepared = found.map_err(|error| self.missing(part.queue, error))?;
             inserts.push(insert);
         }
-        Ok(())
+        Ok(inserts)
     }
 
     async fn prepare(
@@ -159,20 +177,28 @@ impl Connection {
         let unreplicated = self.session.link.unreplicated();
         let session = &mut *self.session;
         session.busy = true;
-        let found = session.prepared.statement(&session.client, &statement.text, parameters).await;
+        let found = session.prepared.statement(&session.client, &statement.text, parameters);
+        let Ok(found) = tokio::time::timeout(SILENCE, found).await else {
+            return Err(error::connection_lost(Effect::Reads));
+        };
         self.answered(found, Effect::Reads, unreplicated, error::of_statement)
     }
 
     /// Begins the transaction, and waits for it: without one, each insert would be committed by itself.
-    async fn begin_group(&mut self) -> Result<()> {
-        self.check_usable()?;
-        let new_timeout_ms = self.new_statement_timeout_ms(TimeLimit::Deadline);
-        let setting = new_timeout_ms.map(|timeout_ms| format!("SET statement_timeout = {timeout_ms}; "));
-        let begun = self.batch(&format!("{}BEGIN; {LIMITS}", setting.unwrap_or_default())).await;
-        if begun.is_err() {
-            self.roll_back().await;
-        } else if let Some(timeout_ms) = new_timeout_ms {
+    async fn begin_group(&mut self, lock_patience: Duration) -> Result<()> {
+        // By itself: within the transaction, a rollback would take it back.
+        if let Some(timeout_ms) = self.new_statement_timeout_ms(TimeLimit::Deadline) {
+            self.batch(&format!("SET statement_timeout = {timeout_ms}")).await?;
             self.session.statement_timeout_ms = timeout_ms;
+        }
+        // What is to be refused is refused at its own insert, and not at the commit, where nobody knows whose it was.
+        let begin = format!(
+            "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = '{TIME}'; SET CONSTRAINTS ALL IMMEDIATE",
+            lock_patience.as_millis()
+        );
+        let begun = self.batch(&begin).await;
+        if begun.is_err() && !self.session.busy {
+            self.roll_back().await;
         }
         begun
     }
@@ -182,7 +208,7 @@ impl Connection {
 struct Answers {
     inserts: Vec<Result<Vec<Row>, tokio_postgres::Error>>,
     committed: Result<(), tokio_postgres::Error>,
-    slow: Option<usize>,
+    slow: Vec<usize>,
 }
 
 /// Sends the inserts and the commit in one go, and waits for all answers.
@@ -193,15 +219,19 @@ async fn ask_all(client: &Client, inserts: &[Insert<'_>]) -> Answers {
         asked
             .push(sent(Box::pin(ask(client, &insert.statement, insert.prepared.as_ref(), parameters))).await);
     }
+    // The commit may wait for longer: for others' notifications, as every commit does. After a failure this fails, too.
+    let patient = sent(Box::pin(client.batch_execute(USUAL_PATIENCE))).await;
     let commit = sent(Box::pin(client.batch_execute("COMMIT"))).await;
-    let mut answers = Answers { inserts: Vec::with_capacity(asked.len()), committed: Ok(()), slow: None };
+    let mut answers =
+        Answers { inserts: Vec::with_capacity(asked.len()), committed: Ok(()), slow: Vec::new() };
     for (insert, asked) in inserts.iter().zip(asked) {
         let waited = Instant::now();
         answers.inserts.push(asked.await);
         if waited.elapsed() > SLOW {
-            answers.slow = Some(insert.part);
+            answers.slow.push(insert.part);
         }
     }
+    let _ = patient.await;
     answers.committed = commit.await;
     answers
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::database::Connection;
+use super::database::{Connection, SILENCE};
 use super::error;
 use super::statement::{Effect, Statement};
 use crate::domain::Result;
@@ -113,7 +113,10 @@ impl Connection {
         self.check_usable()?;
         let unreplicated = self.session.link.unreplicated();
         self.session.busy = true;
-        let done = self.session.client.batch_execute(text).await;
+        let done = self.session.client.batch_execute(text);
+        let Ok(done) = tokio::time::timeout(SILENCE, done).await else {
+            return Err(error::connection_lost(Effect::Reads));
+        };
         self.answered(done, Effect::Reads, unreplicated, error::of_statement)
     }
 

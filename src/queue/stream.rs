@@ -24,8 +24,8 @@ use crate::domain::bounds::MAX_STREAM_BATCH_BYTES;
 use crate::domain::{Caller, ClientRole, Deadline, Error, Queue, ReadOrder, Result};
 use crate::engine::{Handover, StreamKind, Window};
 
-/// How long one read of a stream may take.
-const READ_TIME: Duration = Duration::from_secs(30);
+/// How long the look may take with which a stream opens.
+const OPENING: Duration = Duration::from_secs(30);
 
 /// How often a full window is checked for messages that were settled elsewhere.
 pub(super) const WINDOW_CHECK: Duration = Duration::from_secs(1);
@@ -87,7 +87,8 @@ impl ReadStream {
     /// Opens a stream, after it has checked that the queue can be read in this way; nothing is read yet.
     ///
     /// # Errors
-    /// `QueueNotFound`; `PgmqVersionUnsupported`; `Draining`; `DatabaseUnavailable`; `DeadlineExceeded`.
+    /// `QueueNotFound`; `PgmqVersionUnsupported`; `Draining`; `Overloaded`; `QueueBusy`; `DatabaseUnavailable`;
+    /// `DeadlineExceeded`.
     pub async fn open(
         broker: &Arc<Broker>,
         caller: &Caller,
@@ -143,7 +144,8 @@ impl ReadStream {
 /// Checks that queue, pgmq and database are there for a stream.
 ///
 /// # Errors
-/// `QueueNotFound`; `PgmqVersionUnsupported`; `Draining`; `DatabaseUnavailable`; `DeadlineExceeded`.
+/// `QueueNotFound`; `PgmqVersionUnsupported`; `Draining`; `Overloaded`; `QueueBusy`; `DatabaseUnavailable`;
+/// `DeadlineExceeded`.
 pub(super) async fn check_readable(
     broker: &Arc<Broker>,
     order: &ReadOrder,
@@ -153,7 +155,7 @@ pub(super) async fn check_readable(
         return Err(Error::draining());
     }
     let looked = async { broker.merging.look(order).await.wait().await };
-    broker.until(deadline.at_most(READ_TIME), looked).await
+    broker.until(deadline.at_most(OPENING), looked).await
 }
 
 /// When a stream or a connection that begins now is old. Those that were opened together do not end together.

@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use crate::domain::{Error, Result};
+use crate::domain::{Error, Kind, Result};
 
 /// Groups that take longer do not count as under way: what holds them up must not hold up everybody.
 const LATE: Duration = Duration::from_millis(50);
+
+/// How many a leader takes along first. As long as they have brought little, twice as many are the next.
+const FIRST_ROUND: usize = 16;
 
 /// The groups of a kind of flushes. `W` is the work that a follower brings its leader.
 pub struct Groups<W> {
@@ -24,7 +28,13 @@ pub struct Groups<W> {
 struct State<W> {
     /// Groups that are under way and not late.
     leading: usize,
-    waiting: VecDeque<oneshot::Sender<Result<Role<W>>>>,
+    waiting: VecDeque<Member<W>>,
+}
+
+/// One that waits for its role.
+struct Member<W> {
+    since: Instant,
+    told: oneshot::Sender<Result<Role<W>>>,
 }
 
 /// What a flush does that is ready.
@@ -38,6 +48,7 @@ pub enum Role<W> {
 /// The right to lead a group, passed on when dropped.
 pub struct Lead<W> {
     groups: Arc<Groups<W>>,
+    since: Instant,
     counts: bool,
 }
 
@@ -63,10 +74,10 @@ impl<W> Groups<W> {
             if state.leading < self.most {
                 state.leading += 1;
                 drop(state);
-                return Ok(Role::Leader(Lead { groups: Arc::clone(self), counts: true }));
+                return Ok(Role::Leader(Lead::new(self)));
             }
             let (told, role) = oneshot::channel();
-            state.waiting.push_back(told);
+            state.waiting.push_back(Member { since: Instant::now(), told });
             role
         };
         role.await.unwrap_or_else(|_| Err(Error::internal("a group ended without its members")))
@@ -77,7 +88,7 @@ impl<W> Groups<W> {
     }
 
     /// The next that waits. If nobody does, a group less is under way.
-    fn next(&self) -> Option<oneshot::Sender<Result<Role<W>>>> {
+    fn next(&self) -> Option<Member<W>> {
         let mut state = self.lock();
         let next = state.waiting.pop_front();
         if next.is_none() {
@@ -85,25 +96,39 @@ impl<W> Groups<W> {
         }
         next
     }
+
+    /// The first that wait, so many at most.
+    fn first(&self, most: usize) -> Vec<Member<W>> {
+        let mut state = self.lock();
+        let count = most.min(state.waiting.len());
+        state.waiting.drain(..count).collect()
+    }
 }
 
 impl<W> Lead<W> {
-    /// Takes along so many of those that wait, and gives what they bring.
-    pub async fn gather(&self, most: usize) -> Vec<W> {
-        let members: Vec<_> = {
-            let mut state = self.groups.lock();
-            let count = most.min(state.waiting.len());
-            state.waiting.drain(..count).collect()
-        };
-        let (seat, mut brought) = mpsc::unbounded_channel();
-        for member in members {
-            // One that has gone has nothing to bring.
-            let _ = member.send(Ok(Role::Follower(Seat(seat.clone()))));
-        }
-        drop(seat);
-        let mut work = Vec::new();
-        while let Some(more) = brought.recv().await {
-            work.push(more);
+    fn new(groups: &Arc<Groups<W>>) -> Self {
+        Self { groups: Arc::clone(groups), since: Instant::now(), counts: true }
+    }
+
+    /// Takes along so many of those that wait, until they have brought enough, and gives what they bring.
+    pub async fn gather(&self, most: usize, is_enough: impl Fn(&[W]) -> bool) -> Vec<W> {
+        let (mut work, mut left, mut round) = (Vec::new(), most, FIRST_ROUND);
+        while !is_enough(&work) {
+            let members = self.groups.first(round.min(left));
+            if members.is_empty() {
+                break;
+            }
+            left -= members.len();
+            round *= 2;
+            let (seat, mut brought) = mpsc::unbounded_channel();
+            for member in members {
+                // One that has gone has nothing to bring.
+                let _ = member.told.send(Ok(Role::Follower(Seat(seat.clone()))));
+            }
+            drop(seat);
+            while let Some(more) = brought.recv().await {
+                work.push(more);
+            }
         }
         work
     }
@@ -126,8 +151,7 @@ impl<W> Lead<W> {
             return;
         }
         while let Some(next) = self.groups.next() {
-            let lead = Lead { groups: Arc::clone(&self.groups), counts: true };
-            match next.send(Ok(Role::Leader(lead))) {
+            match next.told.send(Ok(Role::Leader(Self::new(&self.groups)))) {
                 Ok(()) => return,
                 // It has gone: the next one.
                 Err(Ok(Role::Leader(mut lead))) => lead.counts = false,
@@ -136,11 +160,19 @@ impl<W> Lead<W> {
         }
     }
 
-    /// Tells all that wait that no connection is to be had: they would hear nothing else, one after the other.
+    /// Tells those that wait that no connection is to be had, for they would hear nothing else, one after the other. Where
+    /// others do get connections, these are only those who have waited for as long as this one.
     pub fn refuse_waiting(&self, error: &Error) {
-        let waiting = std::mem::take(&mut self.groups.lock().waiting);
-        for member in waiting {
-            let _ = member.send(Err(error.clone()));
+        let refused = {
+            let mut state = self.groups.lock();
+            let count = match error.kind() {
+                Kind::Overloaded => state.waiting.partition_point(|member| member.since <= self.since),
+                _ => state.waiting.len(),
+            };
+            state.waiting.drain(..count).collect::<Vec<_>>()
+        };
+        for member in refused {
+            let _ = member.told.send(Err(error.clone()));
         }
     }
 }
@@ -170,6 +202,8 @@ mod tests {
 
     const FLUSH: Duration = Duration::from_millis(10);
 
+    const ENOUGH: usize = 40;
+
     /// Takes part with a number; a leader's group takes a while. Gives the numbers of a group that it led.
     async fn take_part(groups: Arc<Groups<usize>>, number: usize, takes: Duration) -> Result<Vec<usize>> {
         match groups.join().await? {
@@ -178,7 +212,7 @@ mod tests {
                 Ok(Vec::new())
             }
             Role::Leader(mut lead) => {
-                let mut all = lead.gather(100).await;
+                let mut all = lead.gather(100, |brought| brought.len() >= ENOUGH).await;
                 all.push(number);
                 lead.during(sleep(takes)).await;
                 Ok(all)
@@ -222,7 +256,7 @@ mod tests {
         members.spawn(take_part(Arc::clone(&groups), 0, 100 * LATE));
         tokio::task::yield_now().await;
         members.spawn(take_part(Arc::clone(&groups), 1, FLUSH));
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let first = members.join_next().await.expect("two").expect("a member").expect("a role");
         assert_eq!((first, began.elapsed() <= LATE + FLUSH * 2), (vec![1], true));
         assert_eq!(groups_of(&mut members).await, [[0]]);
@@ -261,6 +295,41 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_leader_takes_no_more_along_when_it_has_enough() {
+        let groups = Groups::new(1);
+        let mut members = JoinSet::new();
+        members.spawn(take_part(Arc::clone(&groups), 0, FLUSH));
+        tokio::task::yield_now().await;
+        for number in 1..=200 {
+            members.spawn(take_part(Arc::clone(&groups), number, FLUSH));
+        }
+        let led = groups_of(&mut members).await;
+        // One, and 16 and 32 with the leader itself; then what is left.
+        assert_eq!(led.iter().map(Vec::len).max(), Some(49));
+        assert_eq!(led.iter().map(Vec::len).sum::<usize>(), 201);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_others_get_connections_only_those_are_refused_who_have_waited_as_long() {
+        let groups = Groups::<usize>::new(1);
+        let Ok(Role::Leader(first)) = groups.join().await else { panic!("the first leads") };
+        let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(groups.join())).collect();
+        for member in &mut waiting {
+            assert!(futures_util::future::poll_immediate(member).await.is_none());
+        }
+        sleep(FLUSH).await;
+        drop(first);
+        let Ok(Role::Leader(second)) = waiting.remove(0).await else { panic!("the next leads") };
+        sleep(FLUSH).await;
+        let mut later = Box::pin(groups.join());
+        assert!(futures_util::future::poll_immediate(&mut later).await.is_none());
+        second.refuse_waiting(&Error::new(Kind::Overloaded, "full"));
+        assert_eq!(waiting.remove(0).await.err().map(|error| error.kind()), Some(Kind::Overloaded));
+        drop(second);
+        assert!(matches!(later.await, Ok(Role::Leader(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn all_that_wait_hear_that_there_is_no_connection() {
         let groups = Groups::new(1);
         let Ok(Role::Leader(lead)) = groups.join().await else { panic!("the first leads") };
@@ -268,14 +337,11 @@ mod tests {
         let others = (1..9).map(|number| {
             let member = take_part(Arc::clone(&groups), number, FLUSH);
             async {
-                assert_eq!(
-                    member.await.expect_err("a refusal").kind(),
-                    crate::domain::Kind::DatabaseUnavailable
-                );
+                assert_eq!(member.await.expect_err("a refusal").kind(), Kind::DatabaseUnavailable);
                 refused.fetch_add(1, Ordering::Relaxed);
             }
         });
-        let error = Error::new(crate::domain::Kind::DatabaseUnavailable, "down");
+        let error = Error::new(Kind::DatabaseUnavailable, "down");
         let refuse = async {
             tokio::task::yield_now().await;
             lead.refuse_waiting(&error);

@@ -1,26 +1,31 @@
 //! Sends of many queues, in one transaction.
 //!
 //! Where a thousand queues are in use, a flush of each holds a message or two, and a commit for each would cost more than
-//! everything else. So plain lanes join in groups. Whatever hurts a group is taken back with it, and then each lane goes
-//! alone, the one that is to be blamed last: neighbours wait for it 20 ms on a lock, or a second on a trigger, and for the
-//! next while it keeps to itself.
+//! everything else. So plain lanes join in groups. Whatever hurts a group is taken back with it; the others go again without
+//! the one that is to be blamed, which goes alone and for the next while keeps to itself.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::sends::{SendParcel, Sends, by_ids, newly_sent};
+use super::sends::{SendParcel, Store, by_ids, newly_sent};
 use super::settles::FLUSH_TIME;
 use crate::domain::{Deadline, Error, Kind, QueueName};
 use crate::engine::Changes;
 use crate::engine::merge::{Lead, Load, MAX_FLUSH_BYTES, MAX_FLUSH_ITEMS, Seat, Share};
 use crate::pg::{Connection, GroupFailure, GroupPart, StoredGroup};
 
-/// The most lanes that one leader takes along.
-const MOST_FOLLOWERS: usize = 127;
+/// The most lanes that one leader takes along. Each takes four or five of the database's locks.
+const MOST_FOLLOWERS: usize = 95;
+
+/// How long a queue's insert may wait for a lock while the other queues wait for it.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// The same once another one has waited in vain.
+const LITTLE_PATIENCE: Duration = Duration::from_millis(1);
 
 /// A leader that has so many messages of its own takes nobody along: they would wait for all of these.
 const LARGE: usize = 256;
@@ -63,6 +68,13 @@ impl Rider {
         (Self { queue, keyed, plain, with_ids, done }, told)
     }
 
+    /// Tells everybody the same.
+    fn refuse(self, error: &Error) {
+        let parcels = self.plain.into_iter().chain(self.with_ids);
+        parcels.for_each(|parcel| parcel.answer(Err(error.clone())));
+        let _ = self.done.send(Some(error.clone()));
+    }
+
     /// How many messages without deduplication ids it has, and their bytes.
     fn size(&self) -> (usize, usize) {
         let loads = self.plain.iter().map(|parcel| (parcel.load.items(), parcel.load.bytes()));
@@ -82,19 +94,32 @@ impl Apart {
         queues.get(queue).is_some_and(|until| Instant::now() < *until)
     }
 
-    fn put<'a>(&self, hurtful: impl Iterator<Item = &'a QueueName>) {
+    fn put<'a>(&self, hurtful: impl IntoIterator<Item = &'a QueueName>) {
         let now = Instant::now();
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         queues.retain(|_, until| now < *until);
-        queues.extend(hurtful.map(|queue| (queue.clone(), now + APART)));
+        queues.extend(hurtful.into_iter().map(|queue| (queue.clone(), now + APART)));
     }
 }
 
-impl Sends {
+impl Store {
     /// Inserts a lane's parcels, and those of the lanes that it takes along.
-    pub(super) async fn lead(&self, mut lead: Lead<Rider>, connection: Connection, rider: Rider) {
-        let mut riders = match rider.size().0 < LARGE {
-            true => lead.gather(MOST_FOLLOWERS).await,
+    pub(super) async fn lead(
+        self: &Arc<Self>,
+        mut lead: Lead<Rider>,
+        share: Share,
+        connection: Connection,
+        rider: Rider,
+    ) {
+        let (own_items, own_bytes) = rider.size();
+        let is_enough = |brought: &[Rider]| {
+            let sizes = brought.iter().map(Rider::size);
+            let (items, bytes) =
+                sizes.fold((own_items, own_bytes), |(items, bytes), more| (items + more.0, bytes + more.1));
+            items >= MAX_FLUSH_ITEMS || bytes >= MAX_FLUSH_BYTES
+        };
+        let mut riders = match own_items < LARGE {
+            true => lead.gather(MOST_FOLLOWERS, is_enough).await,
             false => Vec::new(),
         };
         if riders.is_empty() {
@@ -102,77 +127,94 @@ impl Sends {
             return;
         }
         riders.push(rider);
-        let (connection, blamed) = lead.during(self.store_groups(connection, riders)).await;
-        // Whom nobody waits for any more.
-        lead.pass_on();
-        self.store_each(connection, blamed.into_iter()).await;
+        let store = Arc::clone(self);
+        // Each lane goes on as soon as it was answered, the leader's own too.
+        self.tasks.spawn(async move {
+            let _share = share;
+            store.store_riders(lead, connection, riders).await;
+        });
     }
 
-    /// Inserts the parcels of several lanes, and gives those that are to be blamed for a failure.
-    async fn store_groups(&self, mut connection: Connection, riders: Vec<Rider>) -> (Connection, Vec<Rider>) {
-        let mut blamed = Vec::new();
+    async fn store_riders(
+        self: Arc<Self>,
+        mut lead: Lead<Rider>,
+        mut connection: Connection,
+        riders: Vec<Rider>,
+    ) {
+        let mut left = Vec::new();
         for riders in portions(riders) {
-            connection = self.store_group(connection, riders, &mut blamed).await;
+            connection = lead.during(self.store_group(connection, riders, &mut left)).await;
         }
-        (connection, blamed)
+        lead.pass_on();
+        for rider in left {
+            connection = self.store_alone(connection, rider).await;
+        }
     }
 
-    /// Inserts the parcels of lanes that go together in one transaction.
+    /// Inserts the parcels of lanes in one transaction. What is not stored then, and hurts nobody, is left.
     async fn store_group(
-        &self,
+        self: &Arc<Self>,
         mut connection: Connection,
         mut riders: Vec<Rider>,
-        blamed: &mut Vec<Rider>,
+        left: &mut Vec<Rider>,
     ) -> Connection {
         // Two groups, or a group and somebody's transaction, lock tables and rows in one order.
         riders.sort_by(|one, other| one.queue.cmp(&other.queue));
-        let (mut together, alone): (Vec<Rider>, Vec<Rider>) =
+        let (mut together, others): (Vec<Rider>, Vec<Rider>) =
             riders.into_iter().partition(|rider| rider.size().0 > 0);
-        if together.len() < 2 {
-            return self.store_each(connection, together.into_iter().chain(alone)).await;
-        }
-        connection.set_deadline(Deadline::within(FLUSH_TIME));
-        match connection.send_group(&parts(&together)).await {
-            Ok(stored) => self.stored(&mut together, stored),
-            Err(GroupFailure { error, .. }) if error.kind() == Kind::OutcomeUnknown => {
-                for parcel in together.iter_mut().flat_map(|rider| rider.plain.drain(..)) {
-                    let verdicts = vec![Err(error.clone()); parcel.load.items()];
-                    parcel.answer(Ok(verdicts));
+        left.extend(others);
+        let mut patience = PATIENCE;
+        while together.len() > 1 {
+            connection.set_deadline(Deadline::within(FLUSH_TIME));
+            match connection.send_group(&parts(&together), patience).await {
+                Ok(stored) => {
+                    self.stored(&mut together, stored);
+                    finish(together.drain(..), left);
                 }
-            }
-            Err(GroupFailure { error, culprit }) => {
-                tracing::debug!(%error, "queues that were to be stored together are stored one by one");
-                match culprit {
-                    Some(culprit) => {
-                        let culprit = together.remove(culprit);
-                        self.apart.put(std::iter::once(&culprit.queue));
-                        blamed.push(culprit);
+                Err(GroupFailure { error, .. }) if error.kind() == Kind::OutcomeUnknown => {
+                    for parcel in together.iter_mut().flat_map(|rider| rider.plain.drain(..)) {
+                        let verdicts = vec![Err(error.clone()); parcel.load.items()];
+                        parcel.answer(Ok(verdicts));
                     }
-                    // The commit was refused, because of any of them.
-                    None if error.kind() != Kind::DatabaseUnavailable => {
-                        self.apart.put(together.iter().map(|rider| &rider.queue));
-                    }
-                    None => {}
+                    finish(together.drain(..), left);
                 }
+                Err(GroupFailure { error, culprit: Some(culprit) }) => {
+                    let culprit = together.remove(culprit);
+                    let queue = culprit.queue.as_str();
+                    tracing::debug!(queue, %error, "a queue's sends have failed with those of others");
+                    self.apart.put([&culprit.queue]);
+                    self.send_apart(culprit);
+                    // Who is locked with it, as by one migration, is found soon.
+                    patience = LITTLE_PATIENCE;
+                }
+                // Whoever is to blame, each goes alone.
+                Err(GroupFailure { culprit: None, .. }) => break,
             }
         }
-        self.store_each(connection, together.into_iter().chain(alone)).await
+        left.append(&mut together);
+        connection
     }
 
-    async fn store_each(
-        &self,
-        mut connection: Connection,
-        riders: impl Iterator<Item = Rider>,
-    ) -> Connection {
-        for rider in riders {
-            connection = self.store_alone(connection, rider).await;
-        }
-        connection
+    /// Inserts a lane's parcels over a connection of its own, for which nobody else waits.
+    fn send_apart(self: &Arc<Self>, rider: Rider) {
+        let store = Arc::clone(self);
+        self.tasks.spawn(async move {
+            match store.connect_alone(&rider.queue).await {
+                Ok((_share, connection)) => {
+                    store.store_alone(connection, rider).await;
+                }
+                Err(error) => rider.refuse(&error),
+            }
+        });
     }
 
     /// Answers what a group has stored.
     fn stored(&self, riders: &mut [Rider], StoredGroup { parts, slow }: StoredGroup) {
-        self.apart.put(slow.map(|place| &riders[place].queue).into_iter());
+        if !slow.is_empty() {
+            let queues: Vec<&QueueName> = slow.iter().map(|place| &riders[*place].queue).collect();
+            tracing::debug!(?queues, "queues have held up others, and keep to themselves for a while");
+            self.apart.put(queues);
+        }
         let mut changes = Changes::default();
         for (rider, msg_ids) in riders.iter_mut().zip(parts) {
             let messages = rider.plain.iter().flat_map(|parcel| &parcel.load.messages);
@@ -185,6 +227,17 @@ impl Sends {
             }
         }
         changes.tell(&self.means.events);
+    }
+}
+
+/// Tells the lanes of which all is answered; the others are left.
+fn finish(riders: impl Iterator<Item = Rider>, left: &mut Vec<Rider>) {
+    for rider in riders {
+        if rider.with_ids.is_empty() {
+            let _ = rider.done.send(None);
+        } else {
+            left.push(rider);
+        }
     }
 }
 
@@ -249,5 +302,22 @@ mod tests {
         let much = MAX_FLUSH_BYTES / 2 - 1_024;
         assert_eq!(sizes(vec![rider(1, much), rider(1, much), rider(1, much)]), [2, 1]);
         assert_eq!(sizes(vec![rider(1, MAX_FLUSH_BYTES + 1), rider(1, 1)]), [1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_keeps_to_itself_for_a_while() {
+        let queue = QueueName::try_from("orders".to_owned()).expect("a name");
+        let other = QueueName::try_from("others".to_owned()).expect("a name");
+        let apart = Apart::default();
+        assert!(!apart.holds(&queue));
+        apart.put([&queue]);
+        assert!(apart.holds(&queue) && !apart.holds(&other));
+        tokio::time::sleep(APART / 2).await;
+        apart.put([&other]);
+        tokio::time::sleep(APART / 2).await;
+        assert!(!apart.holds(&queue) && apart.holds(&other));
+        // What is over is forgotten.
+        apart.put([]);
+        assert_eq!(apart.0.lock().expect("no panic").len(), 1);
     }
 }

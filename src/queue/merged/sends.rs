@@ -73,13 +73,18 @@ impl Load for Sending {
 
 /// Inserts what gathers.
 pub(super) struct Sends {
+    store: Arc<Store>,
+    /// Plain lanes in one transaction, where there are many.
+    groups: Arc<Groups<Rider>>,
+}
+
+/// What inserts need.
+pub(super) struct Store {
     pub(super) means: Arc<Means>,
     shares: Arc<Shares>,
     /// What is held of the callers who keep to no line, one crowd a queue.
     crowds: Mutex<SendLines>,
-    tasks: TaskTracker,
-    /// Plain lanes in one transaction, where there are many.
-    groups: Arc<Groups<Rider>>,
+    pub(super) tasks: TaskTracker,
     pub(super) apart: Apart,
 }
 
@@ -96,16 +101,13 @@ impl Sends {
     ) -> Self {
         let turns = Semaphore::new(connections.max(1));
         let means = Means { database, events, budget: Budget::new(held_bytes), turns };
-        Self {
-            means: Arc::new(means),
-            shares,
-            crowds: Mutex::default(),
-            tasks,
-            groups: Groups::new(groups),
-            apart: Apart::default(),
-        }
+        let (means, crowds, apart) = (Arc::new(means), Mutex::default(), Apart::default());
+        let store = Arc::new(Store { means, shares, crowds, tasks, apart });
+        Self { store, groups: Groups::new(groups) }
     }
+}
 
+impl Store {
     /// Puts a parcel aside until its ids are free; what has no verdict yet gets one then.
     fn hold(&self, queue: &QueueName, parcel: SendParcel, verdicts: Vec<Option<Result<Sent>>>) {
         let bytes = parcel.load.bytes();
@@ -128,13 +130,18 @@ impl Sends {
         }
     }
 
-    async fn connect(&self, queue: &QueueName) -> Result<(Share, Connection)> {
-        let share = self.shares.take(queue).await;
+    async fn connect(&self) -> Result<Connection> {
         let mut connection = self.means.database.connect("send", Deadline::within(FLUSH_TIME)).await?;
         // It may be the first one to another database.
         connection.learn_policies().await?;
         connection.set_deadline(Deadline::within(FLUSH_TIME));
-        Ok((share, connection))
+        Ok(connection)
+    }
+
+    /// A connection for a lane that goes alone.
+    pub(super) async fn connect_alone(&self, queue: &QueueName) -> Result<(Share, Connection)> {
+        let share = self.shares.take(queue).await;
+        Ok((share, self.connect().await?))
     }
 
     /// Puts aside what is behind something held, and gives the rest.
@@ -212,19 +219,23 @@ impl Merge for Sends {
     type Picked = ();
 
     async fn open(&self, lane: &SendLane) -> Result<Open> {
-        if lane.keyed || self.apart.holds(&lane.queue) {
-            let (share, connection) = self.connect(&lane.queue).await?;
+        if lane.keyed || self.store.apart.holds(&lane.queue) {
+            let (share, connection) = self.store.connect_alone(&lane.queue).await?;
             return Ok(Open::Alone(share, connection));
         }
-        match self.groups.join().await? {
-            Role::Follower(seat) => Ok(Open::Follows(seat)),
-            Role::Leader(mut lead) => match lead.during(self.connect(&lane.queue)).await {
-                Ok((share, connection)) => Ok(Open::Leads(lead, share, connection)),
-                Err(error) => {
-                    lead.refuse_waiting(&error);
-                    Err(error)
-                }
-            },
+        let mut lead = match self.groups.join().await? {
+            Role::Follower(seat) => return Ok(Open::Follows(seat)),
+            Role::Leader(lead) => lead,
+        };
+        // Others may lead while this one waits for what its own queue does, but not while it waits for the pool: each
+        // would wait there for a connection of its own.
+        let share = lead.during(self.store.shares.take(&lane.queue)).await;
+        match self.store.connect().await {
+            Ok(connection) => Ok(Open::Leads(lead, share, connection)),
+            Err(error) => {
+                lead.refuse_waiting(&error);
+                Err(error)
+            }
         }
     }
 
@@ -234,12 +245,12 @@ impl Merge for Sends {
         open: Open,
         parcels: Vec<SendParcel>,
     ) -> Option<Error> {
-        let (rider, told) = Rider::new(queue.clone(), self.without_held(queue, parcels), *keyed);
+        let (rider, told) = Rider::new(queue.clone(), self.store.without_held(queue, parcels), *keyed);
         match open {
             Open::Alone(_share, connection) => {
-                self.store_alone(connection, rider).await;
+                self.store.store_alone(connection, rider).await;
             }
-            Open::Leads(lead, _share, connection) => self.lead(lead, connection, rider).await,
+            Open::Leads(lead, share, connection) => self.store.lead(lead, share, connection, rider).await,
             Open::Follows(seat) => seat.bring(rider),
         }
         told.await.ok().flatten()

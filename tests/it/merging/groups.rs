@@ -39,8 +39,8 @@ fn send(test: &Test, queue: String, message: &str) -> Sending {
 
 impl Many {
     /// Whatever is to be wrong with the queues is done after the server has got to know them.
-    async fn gather(wrong: &str) -> Self {
-        let mut test = Test::start_with(&["--pool-size", "1"]).await;
+    async fn gather(options: &[&str], wrong: &str) -> Self {
+        let mut test = Test::start_with(&[&["--pool-size", "1"], options].concat()).await;
         test.client.create("gated").await;
         test.run(&format!(
             "SELECT pgmq.create('many_' || number) FROM generate_series(0, {}) AS number",
@@ -76,7 +76,7 @@ impl Many {
 /// The rows that a queue got at the end: their ids, their texts, and the transactions that wrote them.
 async fn rows(test: &Test, number: usize) -> Vec<(i64, String, String)> {
     let sql = format!(
-        "SELECT msg_id, message #>> '{{}}', xmin::text FROM pgmq.q_many_{number} WHERE message <> '\"before\"' ORDER BY 1"
+        "SELECT msg_id, message #>> '{{}}', xmin::text FROM pgmq.q_many_{number} WHERE message NOT IN ('\"before\"', '\"again\"') ORDER BY 1"
     );
     let rows = test.sql.query(&sql, &[]).await.expect("the rows");
     rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
@@ -105,7 +105,7 @@ fn different(transactions: &BTreeMap<usize, String>) -> usize {
 
 #[tokio::test]
 async fn what_many_send_to_many_queues_is_committed_together() {
-    let (test, verdicts) = Many::gather("SELECT 1").await.solve().await;
+    let (test, verdicts) = Many::gather(&[], "SELECT 1").await.solve().await;
     let transactions = expect_stored(&test, &verdicts, &[]).await;
     // The first to wait may have begun to lead before the others came.
     assert!(different(&transactions) <= 2, "{transactions:?}");
@@ -114,6 +114,7 @@ async fn what_many_send_to_many_queues_is_committed_together() {
 #[tokio::test]
 async fn a_message_that_a_trigger_refuses_hurts_no_other_queue() {
     let many = Many::gather(
+        &[],
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE check_violation; END $$;
          CREATE TRIGGER refuse BEFORE INSERT ON pgmq.q_many_7 FOR EACH ROW EXECUTE FUNCTION refuse()",
     );
@@ -126,6 +127,7 @@ async fn a_message_that_a_trigger_refuses_hurts_no_other_queue() {
 #[tokio::test]
 async fn a_message_that_is_refused_at_the_commit_hurts_no_other_queue() {
     let many = Many::gather(
+        &[],
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE check_violation; END $$;
          CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON pgmq.q_many_7 DEFERRABLE INITIALLY DEFERRED
          FOR EACH ROW EXECUTE FUNCTION refuse()",
@@ -139,6 +141,7 @@ async fn a_message_that_is_refused_at_the_commit_hurts_no_other_queue() {
 #[tokio::test]
 async fn messages_that_a_trigger_swallows_are_told_of_and_no_others() {
     let many = Many::gather(
+        &[],
         "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
          CREATE TRIGGER swallow BEFORE INSERT ON pgmq.q_many_7 FOR EACH ROW EXECUTE FUNCTION swallow()",
     );
@@ -151,67 +154,80 @@ async fn messages_that_a_trigger_swallows_are_told_of_and_no_others() {
 
 #[tokio::test]
 async fn a_queue_that_was_dropped_by_plain_sql_is_missing_and_no_other_is() {
-    let (test, verdicts) = Many::gather("SELECT pgmq.drop_queue('many_7')").await.solve().await;
+    let (test, verdicts) = Many::gather(&[], "SELECT pgmq.drop_queue('many_7')").await.solve().await;
     expect_stored(&test, &verdicts, &[7]).await;
     let status = verdicts[7].as_ref().expect_err("no queue");
     Refusal::expect(status, Code::NotFound, "QUEUE_NOT_FOUND");
 }
 
 #[tokio::test]
-async fn a_locked_queue_holds_up_no_other_and_is_told_the_truth() {
-    let mut many = Many::gather("SELECT 1").await;
+async fn locked_queues_hold_up_no_other_and_are_told_the_truth() {
+    // Two: the server has to find both.
+    const LOCKED: [usize; 2] = [7, 23];
+    let mut many = Many::gather(&[], "SELECT 1").await;
     let other = many.test.database.connect().await;
-    other.batch_execute("BEGIN; LOCK TABLE pgmq.q_many_7").await.unwrap();
-    let locked = many.sends.remove(7);
+    other.batch_execute("BEGIN; LOCK TABLE pgmq.q_many_7, pgmq.q_many_23").await.unwrap();
+    let locked = [many.sends.remove(23), many.sends.remove(7)];
     let (test, mut verdicts) = many.solve().await;
-    // All others were stored while the lock was held.
+    // All others were stored while the locks were held, and so is what comes next.
+    for number in (0..QUEUES).filter(|number| !LOCKED.contains(number)) {
+        send(&test, name(number), "\"again\"").await.unwrap().expect("a second send");
+    }
     other.batch_execute("COMMIT").await.unwrap();
-    let verdict = locked.await.unwrap();
-    match &verdict {
-        Ok(msg_id) => assert_eq!(rows(&test, 7).await[0].0, *msg_id),
-        Err(status) => {
-            Refusal::expect(status, Code::Aborted, "QUEUE_BUSY");
-            assert!(rows(&test, 7).await.is_empty());
+    let [late, early] = locked;
+    verdicts.insert(7, early.await.unwrap());
+    verdicts.insert(23, late.await.unwrap());
+    for number in LOCKED {
+        match &verdicts[number] {
+            Ok(msg_id) => assert_eq!(rows(&test, number).await[0].0, *msg_id),
+            Err(status) => {
+                Refusal::expect(status, Code::Aborted, "QUEUE_BUSY");
+                assert!(rows(&test, number).await.is_empty());
+            }
         }
     }
-    verdicts.insert(7, verdict);
-    expect_stored(&test, &verdicts, &[7]).await;
+    expect_stored(&test, &verdicts, &LOCKED).await;
 }
 
 #[tokio::test]
-async fn a_queue_that_has_hurt_a_group_keeps_to_itself_for_a_while() {
+async fn a_queue_that_has_held_up_others_keeps_to_itself() {
     let many = Many::gather(
+        &["--log", "info,pgmq_grpc::queue::merged=debug"],
         "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END $$;
          CREATE TRIGGER slow BEFORE INSERT ON pgmq.q_many_7 FOR EACH ROW EXECUTE FUNCTION slow()",
     );
     let (test, verdicts) = many.await.solve().await;
-    let transactions = expect_stored(&test, &verdicts, &[]).await;
-    assert!(
-        transactions.iter().any(|(number, transaction)| *number != 7 && *transaction == transactions[&7])
-    );
-    // The same again, with a gate that is closed anew.
-    test.run("TRUNCATE gate").await;
-    let first = send(&test, "gated".to_owned(), "{}");
-    Gate.arrival(&test, "send").await;
-    let sends: Vec<Sending> =
-        (0..QUEUES).map(|number| send(&test, name(number), &format!("\"to {number}\""))).collect();
-    let lanes = i32::try_from(QUEUES).unwrap() + 1;
-    eventually_shows(&test.client, "all of them wait", |state| state.lanes == lanes).await;
-    Gate.open(&test).await;
-    first.await.unwrap().expect("the first send");
-    for sending in sends {
-        sending.await.unwrap().expect("a send");
-    }
-    let latest = async |number| rows(&test, number).await.pop().expect("a row").2;
-    let apart = latest(7).await;
-    for number in (0..QUEUES).filter(|number| *number != 7) {
-        assert_ne!(latest(number).await, apart, "of {number}");
-    }
+    expect_stored(&test, &verdicts, &[]).await;
+    let log = test.server.log();
+    let told = log.lines().find(|line| line.contains("queues have held up others")).expect("a line about it");
+    assert!(told.contains("many_7"), "{told}");
+}
+
+#[tokio::test]
+async fn a_failed_group_leaves_its_connection_with_the_limits_that_it_had() {
+    let mut many = Many::gather(
+        &[],
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE check_violation; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON pgmq.q_many_7 FOR EACH ROW EXECUTE FUNCTION refuse();
+         CREATE TABLE limits (statement text, lock text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           INSERT INTO limits VALUES (current_setting('statement_timeout'), current_setting('lock_timeout')); RETURN NEW;
+         END $$;
+         CREATE TRIGGER note BEFORE INSERT ON pgmq.q_many_7 FOR EACH ROW EXECUTE FUNCTION note()",
+    )
+    .await;
+    many.test.server.expect_errors();
+    let (test, _) = many.solve().await;
+    test.run("DROP TRIGGER refuse ON pgmq.q_many_7").await;
+    send(&test, name(7), "{}").await.unwrap().expect("a send");
+    // Alone, and with the server's own limits.
+    assert_eq!(test.value::<String>("SELECT statement || ' ' || lock FROM limits").await, "20s 2s");
 }
 
 #[tokio::test]
 async fn who_loses_the_connection_in_a_group_is_told_that_the_outcome_is_unknown() {
     let many = Many::gather(
+        &[],
         "CREATE FUNCTION end_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
            PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(10); RETURN NEW;
          END $$;
