@@ -29,7 +29,7 @@ const BEAT: Duration = Duration::from_millis(400);
 const NAP: Duration = Duration::from_millis(50);
 
 /// After how long without one the connection counts as one on which nothing is heard.
-const SILENCE: Duration = Duration::from_millis(500);
+const DEAF_AFTER: Duration = Duration::from_millis(500);
 
 /// Notifications that may wait to be looked at. Who is further behind looks at everything instead.
 const BACKLOG: usize = 1_024;
@@ -114,7 +114,7 @@ impl Pulse {
                 if NAP * naps >= PATIENCE {
                     return Err(error::unavailable("the database does not answer"));
                 }
-                if NAP * naps >= SILENCE {
+                if NAP * naps >= DEAF_AFTER {
                     policies.set_answered(false);
                 }
             };

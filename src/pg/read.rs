@@ -287,25 +287,25 @@ impl Connection {
         let (mut stuck, mut hidden) = (Vec::new(), Vec::new());
         for (delivery, fits, is_oversized) in found {
             let msg_id = delivery.message.msg_id;
-            let others = match () {
-                () if has_moved(&set_aside, &delivery) => None,
+            if has_moved(&set_aside, &delivery) {
+                was_cut = true;
+            } else if too_often.contains(&msg_id) {
                 // It is hidden for a while, and nobody waits behind it.
-                () if too_often.contains(&msg_id) => Some(&mut stuck),
-                () if unreadable.contains(&msg_id) => Some(&mut hidden),
+                stuck.push(delivery);
+            } else if unreadable.contains(&msg_id) {
+                hidden.push(delivery);
+            } else if is_oversized {
                 // Somebody has touched it since.
-                () if is_oversized => None,
+                was_cut = true;
+            } else if stands_behind || !fits {
                 // In its group it stands behind one that stays.
-                () if stands_behind || !fits => Some(&mut cut),
-                () => {
-                    deliveries.push(delivery);
-                    continue;
-                }
-            };
-            was_cut = true;
-            if let Some(others) = others {
-                others.push(delivery);
+                cut.push(delivery);
+            } else {
+                deliveries.push(delivery);
             }
         }
+        let not_given = cut.len() + stuck.len() + hidden.len();
+        was_cut |= not_given > 0;
         let given_back = self.give_back(&order.queue, &cut).await;
         let given_back = given_back.and(self.give_back_after(&order.queue, &stuck, PAUSE_MS).await);
         let given_back =
@@ -318,7 +318,7 @@ impl Connection {
             // What fits is the caller's all the same, and what is not given back comes back when its timeout ends.
             Err(error) => {
                 let (queue, error) = (order.queue.as_str(), crate::domain::error::chain(&error));
-                tracing::warn!(queue, error, messages = cut.len(), "messages could not be given back");
+                tracing::warn!(queue, error, messages = not_given, "messages could not be given back");
             }
             Ok(()) => {}
         }

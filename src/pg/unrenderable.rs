@@ -126,7 +126,13 @@ impl Connection {
             Ok(()) if !is_found => Err(failed),
             // What has gone aside is told by a reply alone, and the next read meets the failure first.
             Err(error) if taken.set_aside.is_empty() || self.in_transaction() => Err(error),
-            Ok(()) | Err(_) => Ok(Taken { cut: true, ..taken }),
+            Ok(()) => Ok(Taken { cut: true, ..taken }),
+            Err(error) => {
+                let (queue, error) = (queue.as_str(), crate::domain::error::chain(&error));
+                let messages = others.len() + unrenderable.len();
+                tracing::warn!(queue, error, messages, "messages could not be given back");
+                Ok(Taken { cut: true, ..taken })
+            }
         }
     }
 

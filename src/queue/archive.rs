@@ -149,11 +149,8 @@ impl Taking<'_> {
             };
             let room = wanted.max_messages - self.taken;
             let find = FindArchived { queue, target, filter, after, count: FIND.min(room) };
-            let (mut found, next_after) = self.broker.run_while_draining(find, self.deadline).await?;
-            // All with the id of the last are found.
-            let is_cut = found.len() > room;
-            found.truncate(room);
-            if !self.take_found(wanted, &found).await? || is_cut {
+            let (found, next_after) = self.broker.run_while_draining(find, self.deadline).await?;
+            if !self.take_found(wanted, &found).await? {
                 return Ok(false);
             }
             match next_after {
@@ -164,16 +161,18 @@ impl Taking<'_> {
         }
     }
 
-    /// Takes what was found, and says whether there was time for it.
+    /// Takes what was found, and says whether there was time and room for all of it: it may be more than was asked for, because
+    /// all with the id of the last are found.
     async fn take_found(&mut self, wanted: &TakeArchived, mut found: &[ArchivedKey]) -> Result<bool> {
         while !found.is_empty() {
-            if self.has_to_end() {
+            let room = wanted.max_messages - self.taken;
+            if room == 0 || self.has_to_end() {
                 return Ok(false);
             }
             let step = TakeStep {
                 queue: wanted.queue.clone(),
                 fate: wanted.fate.clone(),
-                keys: found[..found.len().min(TAKE)].to_vec(),
+                keys: found[..found.len().min(TAKE).min(room)].to_vec(),
                 repeatable: wanted.filter.msg_ids().is_some(),
             };
             let done = self.broker.run_while_draining(step, self.deadline).await?;

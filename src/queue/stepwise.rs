@@ -24,6 +24,6 @@ pub(super) fn ended_in_vain(broker: &Broker) -> Error {
 
 /// The error of a call that has found only messages of a queue that others hold.
 pub(super) fn held(queue: &QueueName) -> Error {
-    let why = "others have locked the messages that are left; nothing was applied";
+    let why = "others hold the messages that are left, or take them; nothing was applied";
     Error::new(Kind::QueueBusy, why).with("queue", queue.as_str()).retry_after(Duration::from_secs(1))
 }
