@@ -265,6 +265,13 @@ impl<'a> Index<'a> {
                     lossy.push((call.asked, call.answered, read.pops));
                 }
                 for delivery in &read.deliveries {
+                    // What a stream's client leaves for half of its timeout is given back, and more with it.
+                    if read.stream
+                        && delivery.seen - delivery.last_read_at > (delivery.vt - delivery.last_read_at) / 2
+                    {
+                        let lossy = self.lossy_reads.entry(&read.queue).or_default();
+                        lossy.push((delivery.last_read_at, delivery.seen, false));
+                    }
                     let message = self.messages.entry((&read.queue, delivery.msg_id)).or_default();
                     let seen = Seen { call, read, delivery };
                     let may_be_undone = call.is_refused() || call.whole && call.is_unknown();

@@ -1,7 +1,7 @@
 //! Settles that are answered wrongly.
 
 use super::super::story::{Story, read, refused, settle, unknown};
-use crate::history::record::{Action, Delivery, Outcome, Target, Verdict};
+use crate::history::record::{Action, Delivery, Outcome, Part, Read, Target, Verdict};
 
 #[test]
 fn a_message_must_not_be_deleted_twice() {
@@ -148,6 +148,24 @@ fn stale_may_come_from_a_read_that_was_given_up() {
     story.settled(Action::Delete, &held, Outcome::Stale);
     story.left(1, "a");
     story.is_healthy();
+}
+
+#[test]
+fn stale_may_come_from_what_a_slow_stream_gave_back() {
+    let tell = |seen_after: i64| {
+        let mut story = Story::new();
+        story.sent(1, "a");
+        let mut held = story.delivery(1, "a", 1);
+        story.wait(seen_after);
+        held.seen = story.tick();
+        let Part::Read(given) = read(vec![held.clone()]) else { unreachable!("a read") };
+        story.call("Consume", Verdict::Done, vec![Part::Read(Read { stream: true, ..given })]);
+        story.settled(Action::Delete, &held, Outcome::Stale);
+        story.left(1, "a");
+        story
+    };
+    tell(16).is_healthy();
+    tell(14).breaks("stale_means_read_again");
 }
 
 #[test]
