@@ -78,8 +78,8 @@ pub async fn single(lab: &Lab, pace: Pace) -> Result<Group> {
 pub async fn sizes(lab: &Lab, _: Pace) -> Result<Group> {
     create(lab).await?;
     let (mut sides, mut rows) = (Vec::new(), Vec::new());
-    // No more than 32 MiB wait for one queue: of larger calls there are fewer.
-    for (bytes, size, callers) in [(1_024, "1 KiB", 1_024), (65_536, "64 KiB", 256)] {
+    // Of large calls more would wait for one queue than it lets wait for long.
+    for (bytes, size, callers) in [(1_024, "1 KiB", 1_024), (65_536, "64 KiB", 32)] {
         let longer = |side: Side| Side {
             id: format!("{}-{bytes}", side.id),
             title: format!("{}, {size}", side.title),
