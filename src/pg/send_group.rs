@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, Ready, poll_immediate, ready};
 use tokio_postgres::{Client, Row, Statement as Prepared};
 
+use super::catalog::QueueTable;
 use super::database::{Connection, Parameter, SILENCE, ask};
 use super::error;
 use super::send::{Columns, Fields, SEND, SEND_ONE, id_of_one, ids_of_many};
@@ -83,8 +84,8 @@ impl Insert<'_> {
 
 impl Connection {
     /// Stores the messages of several queues, all or none, and gives their ids (`pgmq.send`, `pgmq.send_batch`). As
-    /// [`Connection::send`] it looks at no deduplication id. A part that cannot be tried at all, such as that of a missing
-    /// queue, is no failure: its messages have the error. Each insert waits so long for a lock.
+    /// [`Connection::send`] it looks at no deduplication id. A part whose queue is missing is no failure:
+    /// its messages have the error. Each insert waits so long for a lock.
     ///
     /// # Errors
     /// The error of the insert that has failed, such as `QueueBusy`, or of the commit; `OutcomeUnknown` if the connection was
@@ -98,8 +99,8 @@ impl Connection {
         let mut stored: Vec<Vec<Result<i64>>> = parts.iter().map(|_| Vec::new()).collect();
         let mut inserts = Vec::with_capacity(parts.len());
         for (place, part) in parts.iter().enumerate() {
-            match self.prepare_part(place, part).await {
-                Ok(prepared) => inserts.extend(prepared),
+            match self.table(part.queue).await {
+                Ok(table) => inserts.extend(inserts_of(place, part, &table)),
                 Err(error) => {
                     self.check_usable().map_err(of_all)?;
                     stored[place] = vec![Err(error); part.messages.len()];
@@ -107,6 +108,20 @@ impl Connection {
             }
         }
         self.begin_group(lock_patience).await.map_err(of_all)?;
+        // Within the transaction, because it locks the table, and waits for that no longer than an insert.
+        for insert in &mut inserts {
+            match self.prepare(&insert.statement, &insert.parameters()).await {
+                Ok(prepared) => insert.prepared = prepared,
+                Err(error) => {
+                    let error = self.missing(parts[insert.part].queue, error);
+                    let culprit = Some(insert.part).filter(|_| !self.session.busy);
+                    if culprit.is_some() {
+                        self.roll_back().await;
+                    }
+                    return Err(GroupFailure { error, culprit });
+                }
+            }
+        }
         let (unreplicated, started) = (self.session.link.unreplicated(), Instant::now());
         self.session.busy = true;
         let asked = ask_all(&self.session.client, &inserts);
@@ -131,41 +146,27 @@ impl Connection {
                 // Those behind it fail because it did.
                 Err(failed) => {
                     self.session.prepared.forget(&insert.statement.text);
-                    let failed = Err::<(), _>(failed);
-                    let given = self.answered(failed, Effect::Writes, unreplicated, error::of_statement);
+                    // Unless the session has ended, the transaction is known to be taken back.
+                    let effect = if error::ends_session(&failed) { Effect::Writes } else { Effect::Reads };
+                    let given =
+                        self.answered(Err::<(), _>(failed), effect, unreplicated, error::of_statement);
                     let queue = parts[insert.part].queue;
                     failure = given.err().map(|error| (self.missing(queue, error), insert.part));
                     break;
                 }
             }
         }
+        if let (Some((error, culprit)), true) = (&failure, self.session.busy) {
+            return Err(GroupFailure { error: error.clone(), culprit: Some(*culprit) });
+        }
         // After a failed insert it was a rollback.
         let committed = self.answered(answers.committed, Effect::Writes, unreplicated, error::of_commit);
+        self.session.in_transaction = false;
         match (failure, committed) {
             (Some((error, culprit)), _) => Err(GroupFailure { error, culprit: Some(culprit) }),
             (None, Err(error)) => Err(of_all(error)),
             (None, Ok(())) => Ok(StoredGroup { parts: stored, slow: answers.slow }),
         }
-    }
-
-    /// The inserts of a part.
-    async fn prepare_part<'a>(&mut self, place: usize, part: &'a GroupPart<'_>) -> Result<Vec<Insert<'a>>> {
-        let table = self.table(part.queue).await?;
-        let inputs: Vec<(Statement, Input<'a>)> = match part.messages.len() <= FEW {
-            true => {
-                let one = SEND_ONE.on(&table);
-                part.messages.iter().map(|message| (one.clone(), Input::One(Fields::of(message)))).collect()
-            }
-            false => vec![(SEND.on(&table), Input::Many(Columns::of(&part.messages), part.messages.len()))],
-        };
-        let mut inserts = Vec::with_capacity(inputs.len());
-        for (statement, input) in inputs {
-            let mut insert = Insert { part: place, statement, input, prepared: None };
-            let found = self.prepare(&insert.statement, &insert.parameters()).await;
-            insert.prepared = found.map_err(|error| self.missing(part.queue, error))?;
-            inserts.push(insert);
-        }
-        Ok(inserts)
     }
 
     async fn prepare(
@@ -197,11 +198,24 @@ impl Connection {
             lock_patience.as_millis()
         );
         let begun = self.batch(&begin).await;
-        if begun.is_err() && !self.session.busy {
-            self.roll_back().await;
+        match &begun {
+            Ok(()) => self.session.in_transaction = true,
+            Err(_) if !self.session.busy => self.roll_back().await,
+            Err(_) => {}
         }
         begun
     }
+}
+
+/// The inserts of a part.
+fn inserts_of<'a>(place: usize, part: &'a GroupPart<'_>, table: &QueueTable) -> Vec<Insert<'a>> {
+    let insert = |statement, input| Insert { part: place, statement, input, prepared: None };
+    if part.messages.len() > FEW {
+        let input = Input::Many(Columns::of(&part.messages), part.messages.len());
+        return vec![insert(SEND.on(table), input)];
+    }
+    let one = SEND_ONE.on(table);
+    part.messages.iter().map(|message| insert(one.clone(), Input::One(Fields::of(message)))).collect()
 }
 
 /// What the database answered to inserts and their commit.
@@ -231,8 +245,9 @@ async fn ask_all(client: &Client, inserts: &[Insert<'_>]) -> Answers {
             answers.slow.push(insert.part);
         }
     }
-    let _ = patient.await;
-    answers.committed = commit.await;
+    // A transaction that failed here was taken back, although its commit reports no error.
+    let patient = patient.await;
+    answers.committed = commit.await.and(patient);
     answers
 }
 

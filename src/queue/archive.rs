@@ -147,7 +147,7 @@ impl Taking<'_> {
                 Fate::SentTo(target) => Some(target.clone()),
                 Fate::Deleted => None,
             };
-            let room = wanted.max_messages - self.taken;
+            let room = wanted.max_messages.saturating_sub(self.taken);
             let find = FindArchived { queue, target, filter, after, count: FIND.min(room) };
             let (found, next_after) = self.broker.run_while_draining(find, self.deadline).await?;
             if !self.take_found(wanted, &found).await? {
@@ -165,7 +165,8 @@ impl Taking<'_> {
     /// all with the id of the last are found.
     async fn take_found(&mut self, wanted: &TakeArchived, mut found: &[ArchivedKey]) -> Result<bool> {
         while !found.is_empty() {
-            let room = wanted.max_messages - self.taken;
+            // Two may have one key.
+            let room = wanted.max_messages.saturating_sub(self.taken);
             if room == 0 || self.has_to_end() {
                 return Ok(false);
             }

@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 /// The same once another one has waited in vain.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(1);
 
+/// For how long the queues of a group are taken out one by one that are to be blamed.
+const SEARCH: Duration = Duration::from_secs(1);
+
 /// A leader that has so many messages of its own takes nobody along: they would wait for all of these.
 const LARGE: usize = 256;
 
@@ -163,7 +166,7 @@ impl Store {
         let (mut together, others): (Vec<Rider>, Vec<Rider>) =
             riders.into_iter().partition(|rider| rider.size().0 > 0);
         left.extend(others);
-        let mut patience = PATIENCE;
+        let (mut patience, until) = (PATIENCE, Instant::now() + SEARCH);
         while together.len() > 1 {
             connection.set_deadline(Deadline::within(FLUSH_TIME));
             match connection.send_group(&parts(&together), patience).await {
@@ -171,14 +174,17 @@ impl Store {
                     self.stored(&mut together, stored);
                     finish(together.drain(..), left);
                 }
-                Err(GroupFailure { error, .. }) if error.kind() == Kind::OutcomeUnknown => {
+                Err(GroupFailure { error, culprit }) if error.kind() == Kind::OutcomeUnknown => {
+                    self.apart.put(culprit.map(|culprit| &together[culprit].queue));
                     for parcel in together.iter_mut().flat_map(|rider| rider.plain.drain(..)) {
                         let verdicts = vec![Err(error.clone()); parcel.load.items()];
                         parcel.answer(Ok(verdicts));
                     }
                     finish(together.drain(..), left);
                 }
-                Err(GroupFailure { error, culprit: Some(culprit) }) => {
+                Err(GroupFailure { error, culprit: Some(culprit) })
+                    if Instant::now() < until && concerns_one(&error) && !connection.is_spoilt() =>
+                {
                     let culprit = together.remove(culprit);
                     let queue = culprit.queue.as_str();
                     tracing::debug!(queue, %error, "a queue's sends have failed with those of others");
@@ -187,8 +193,8 @@ impl Store {
                     // Who is locked with it, as by one migration, is found soon.
                     patience = LITTLE_PATIENCE;
                 }
-                // Whoever is to blame, each goes alone.
-                Err(GroupFailure { culprit: None, .. }) => break,
+                // Whoever is to blame: alone each hears of it.
+                Err(GroupFailure { .. }) => together.drain(..).for_each(|rider| self.send_apart(rider)),
             }
         }
         left.append(&mut together);
@@ -257,6 +263,11 @@ fn portions(riders: Vec<Rider>) -> Vec<Vec<Rider>> {
         (items, bytes) = (items + more_items, bytes + more_bytes);
     }
     portions
+}
+
+/// Whether a failure is that of one queue, and not one that any other would meet as well.
+fn concerns_one(error: &Error) -> bool {
+    !matches!(error.kind(), Kind::StorageFull | Kind::DatabaseResources | Kind::DatabaseUnavailable)
 }
 
 fn parts(riders: &[Rider]) -> Vec<GroupPart<'_>> {

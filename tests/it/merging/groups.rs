@@ -22,6 +22,8 @@ struct Many {
     test: Test,
     gate: Gate,
     first: Sending,
+    /// The process that waits at the gate.
+    gated: i32,
     sends: Vec<Sending>,
 }
 
@@ -53,18 +55,30 @@ impl Many {
         test.run(wrong).await;
         let gate = Gate::close(&test, "gated", "INSERT").await;
         let first = send(&test, "gated".to_owned(), "{}");
-        gate.arrival(&test, "send").await;
+        let gated = gate.arrival(&test, "send").await;
         let sends =
             (0..QUEUES).map(|number| send(&test, name(number), &format!("\"to {number}\""))).collect();
         let lanes = i32::try_from(QUEUES).unwrap() + 1;
         eventually_shows(&test.client, "all of them wait", |state| state.lanes == lanes).await;
-        Self { test, gate, first, sends }
+        Self { test, gate, first, gated, sends }
     }
 
     /// Lets them go, and gives each one's verdict.
-    async fn solve(self) -> (Test, Vec<Result<i64, Status>>) {
+    async fn solve(mut self) -> (Test, Vec<Result<i64, Status>>) {
         self.gate.open(&self.test).await;
-        self.first.await.unwrap().expect("the first send");
+        (&mut self.first).await.unwrap().expect("the first send");
+        self.verdicts().await
+    }
+
+    /// The same over a new connection: the first is cut.
+    async fn solve_anew(mut self) -> (Test, Vec<Result<i64, Status>>) {
+        self.gate.terminate(&self.test, self.gated).await;
+        let lost = (&mut self.first).await.unwrap().expect_err("a connection that was cut");
+        Refusal::expect(&lost, Code::Unknown, "OUTCOME_UNKNOWN");
+        self.verdicts().await
+    }
+
+    async fn verdicts(self) -> (Test, Vec<Result<i64, Status>>) {
         let mut verdicts = Vec::new();
         for sending in self.sends {
             verdicts.push(sending.await.unwrap());
@@ -199,8 +213,10 @@ async fn a_queue_that_has_held_up_others_keeps_to_itself() {
     let (test, verdicts) = many.await.solve().await;
     expect_stored(&test, &verdicts, &[]).await;
     let log = test.server.log();
-    let told = log.lines().find(|line| line.contains("queues have held up others")).expect("a line about it");
-    assert!(told.contains("many_7"), "{told}");
+    // By its time, or on a slow machine by the limit of that.
+    let told = ["queues have held up others", "have failed with those of others"];
+    let is_told = |line: &str| told.iter().any(|told| line.contains(told)) && line.contains("many_7");
+    assert!(log.lines().any(is_told), "{log}");
 }
 
 #[tokio::test]
@@ -217,7 +233,7 @@ async fn a_failed_group_leaves_its_connection_with_the_limits_that_it_had() {
     )
     .await;
     many.test.server.expect_errors();
-    let (test, _) = many.solve().await;
+    let (test, _) = many.solve_anew().await;
     test.run("DROP TRIGGER refuse ON pgmq.q_many_7").await;
     send(&test, name(7), "{}").await.unwrap().expect("a send");
     // Alone, and with the server's own limits.
