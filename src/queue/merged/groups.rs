@@ -16,7 +16,7 @@ use super::settles::FLUSH_TIME;
 use crate::domain::{Deadline, Error, Kind, QueueName};
 use crate::engine::Changes;
 use crate::engine::merge::{Lead, Load, MAX_FLUSH_BYTES, MAX_FLUSH_ITEMS, Seat, Share};
-use crate::pg::{Connection, GroupFailure, GroupPart, StoredGroup};
+use crate::pg::{Connection, GroupFailure, GroupPart, StoredGroup, is_locked_table};
 
 /// The most lanes that one leader takes along. Each takes four or five of the database's locks.
 const MOST_FOLLOWERS: usize = 95;
@@ -26,6 +26,12 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The same once another one has waited in vain.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(1);
+
+/// For how long a queue is tried whose table is locked.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// For how long the queues of a group are taken out one by one that are to be blamed.
 const SEARCH: Duration = Duration::from_secs(1);
@@ -40,6 +46,8 @@ const APART: Duration = Duration::from_secs(10);
 pub(super) enum Open {
     /// A connection for itself.
     Alone(Share, Connection),
+    /// Nothing: its queue has hurt others lately, and it takes a connection when it needs one.
+    Apart,
     /// A connection, and the right to take others along.
     Leads(Lead<Rider>, Share, Connection),
     /// A place in another's group.
@@ -71,6 +79,14 @@ impl Rider {
         (Self { queue, keyed, plain, with_ids, done }, told)
     }
 
+    /// Tells the senders of all messages without deduplication ids the same.
+    fn answer_plain(&mut self, error: &Error) {
+        for parcel in self.plain.drain(..) {
+            let verdicts = vec![Err(error.clone()); parcel.load.items()];
+            parcel.answer(Ok(verdicts));
+        }
+    }
+
     /// Tells everybody the same.
     fn refuse(self, error: &Error) {
         let parcels = self.plain.into_iter().chain(self.with_ids);
@@ -97,7 +113,7 @@ impl Apart {
         queues.get(queue).is_some_and(|until| Instant::now() < *until)
     }
 
-    fn put<'a>(&self, hurtful: impl IntoIterator<Item = &'a QueueName>) {
+    pub(super) fn put<'a>(&self, hurtful: impl IntoIterator<Item = &'a QueueName>) {
         let now = Instant::now();
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         queues.retain(|_, until| now < *until);
@@ -176,10 +192,7 @@ impl Store {
                 }
                 Err(GroupFailure { error, culprit }) if error.kind() == Kind::OutcomeUnknown => {
                     self.apart.put(culprit.map(|culprit| &together[culprit].queue));
-                    for parcel in together.iter_mut().flat_map(|rider| rider.plain.drain(..)) {
-                        let verdicts = vec![Err(error.clone()); parcel.load.items()];
-                        parcel.answer(Ok(verdicts));
-                    }
+                    together.iter_mut().for_each(|rider| rider.answer_plain(&error));
                     finish(together.drain(..), left);
                 }
                 Err(GroupFailure { error, culprit: Some(culprit) })
@@ -201,17 +214,49 @@ impl Store {
         connection
     }
 
-    /// Inserts a lane's parcels over a connection of its own, for which nobody else waits.
+    /// Inserts a lane's parcels by itself, for which nobody else waits.
     fn send_apart(self: &Arc<Self>, rider: Rider) {
         let store = Arc::clone(self);
-        self.tasks.spawn(async move {
-            match store.connect_alone(&rider.queue).await {
-                Ok((_share, connection)) => {
-                    store.store_alone(connection, rider).await;
+        self.tasks.spawn(async move { store.store_apart(rider).await });
+    }
+
+    /// Inserts the parcels of a lane that has hurt others. While its table is locked it is tried again, and between the
+    /// tries it has no connection; what takes long has one of a few. So however many do the same, connections are left.
+    pub(super) async fn store_apart(&self, mut rider: Rider) {
+        let until = Instant::now() + LONGEST;
+        while rider.size().0 > 0 {
+            let (share, mut connection) = match self.connect_alone(&rider.queue).await {
+                Ok(connected) => connected,
+                Err(error) => return rider.refuse(&error),
+            };
+            let part = std::slice::from_mut(&mut rider);
+            match connection.send_group(&parts(part), LITTLE_PATIENCE).await {
+                Ok(stored) => self.stored(part, stored),
+                Err(GroupFailure { error, .. }) if error.kind() == Kind::OutcomeUnknown => {
+                    rider.answer_plain(&error);
                 }
-                Err(error) => rider.refuse(&error),
+                Err(GroupFailure { error, .. }) if is_locked_table(&error) => {
+                    self.apart.put([&rider.queue]);
+                    if Instant::now() >= until {
+                        return rider.refuse(&error);
+                    }
+                    drop((share, connection));
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(_) => break,
             }
-        });
+        }
+        if rider.size().0 == 0 && rider.with_ids.is_empty() {
+            let _ = rider.done.send(None);
+            return;
+        }
+        let Ok(_turn) = self.turns_apart.acquire().await else { return };
+        match self.connect_alone(&rider.queue).await {
+            Ok((_share, connection)) => {
+                self.store_alone(connection, rider).await;
+            }
+            Err(error) => rider.refuse(&error),
+        }
     }
 
     /// Answers what a group has stored.

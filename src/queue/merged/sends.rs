@@ -86,6 +86,8 @@ pub(super) struct Store {
     crowds: Mutex<SendLines>,
     pub(super) tasks: TaskTracker,
     pub(super) apart: Apart,
+    /// The connections of queues that are apart and take long.
+    pub(super) turns_apart: Semaphore,
 }
 
 impl Sends {
@@ -102,7 +104,8 @@ impl Sends {
         let turns = Semaphore::new(connections.max(1));
         let means = Means { database, events, budget: Budget::new(held_bytes), turns };
         let (means, crowds, apart) = (Arc::new(means), Mutex::default(), Apart::default());
-        let store = Arc::new(Store { means, shares, crowds, tasks, apart });
+        let turns_apart = Semaphore::new(groups.max(1));
+        let store = Arc::new(Store { means, shares, crowds, tasks, apart, turns_apart });
         Self { store, groups: Groups::new(groups) }
     }
 }
@@ -160,6 +163,7 @@ impl Store {
         connection.set_deadline(Deadline::within(FLUSH_TIME));
         let (connection, locked) = self.store(&queue, connection, plain, None).await;
         if let Some(error) = locked {
+            self.apart.put([&queue]);
             with_ids.into_iter().for_each(|parcel| parcel.answer(Err(error.clone())));
             let _ = done.send(Some(error));
             return connection;
@@ -219,7 +223,10 @@ impl Merge for Sends {
     type Picked = ();
 
     async fn open(&self, lane: &SendLane) -> Result<Open> {
-        if lane.keyed || self.store.apart.holds(&lane.queue) {
+        if !lane.keyed && self.store.apart.holds(&lane.queue) {
+            return Ok(Open::Apart);
+        }
+        if lane.keyed {
             let (share, connection) = self.store.connect_alone(&lane.queue).await?;
             return Ok(Open::Alone(share, connection));
         }
@@ -250,6 +257,7 @@ impl Merge for Sends {
             Open::Alone(_share, connection) => {
                 self.store.store_alone(connection, rider).await;
             }
+            Open::Apart => self.store.store_apart(rider).await,
             Open::Leads(lead, share, connection) => self.store.lead(lead, share, connection, rider).await,
             Open::Follows(seat) => seat.bring(rider),
         }
