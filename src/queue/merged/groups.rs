@@ -220,43 +220,45 @@ impl Store {
         self.tasks.spawn(async move { store.store_apart(rider).await });
     }
 
-    /// Inserts the parcels of a lane that has hurt others. While its table is locked it is tried again, and between the
-    /// tries it has no connection; what takes long has one of a few. So however many do the same, connections are left.
+    /// Inserts the parcels of a lane that has hurt others, over one of a few connections: the rest of the pool is left to the
+    /// others, however many do the same. While its table is locked it is tried again, and between the tries it has none.
     pub(super) async fn store_apart(&self, mut rider: Rider) {
         let until = Instant::now() + LONGEST;
-        while rider.size().0 > 0 {
+        loop {
+            let Ok(turn) = self.turns_apart.acquire().await else { return };
             let (share, mut connection) = match self.connect_alone(&rider.queue).await {
                 Ok(connected) => connected,
                 Err(error) => return rider.refuse(&error),
             };
-            let part = std::slice::from_mut(&mut rider);
-            match connection.send_group(&parts(part), LITTLE_PATIENCE).await {
-                Ok(stored) => self.stored(part, stored),
-                Err(GroupFailure { error, .. }) if error.kind() == Kind::OutcomeUnknown => {
-                    rider.answer_plain(&error);
+            match self.try_apart(&mut connection, &mut rider).await {
+                None => {
+                    self.store_alone(connection, rider).await;
+                    return;
                 }
-                Err(GroupFailure { error, .. }) if is_locked_table(&error) => {
-                    self.apart.put([&rider.queue]);
-                    if Instant::now() >= until {
-                        return rider.refuse(&error);
-                    }
-                    drop((share, connection));
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Err(_) => break,
+                Some(error) if Instant::now() >= until => return rider.refuse(&error),
+                Some(_) => self.apart.put([&rider.queue]),
             }
+            drop((turn, share, connection));
+            tokio::time::sleep(PAUSE).await;
         }
-        if rider.size().0 == 0 && rider.with_ids.is_empty() {
-            let _ = rider.done.send(None);
-            return;
+    }
+
+    /// Tries to insert a lane's parcels with hardly any patience, and gives the error if its table is locked. What is not
+    /// stored for another reason is still the rider's.
+    async fn try_apart(&self, connection: &mut Connection, rider: &mut Rider) -> Option<Error> {
+        if rider.size().0 == 0 {
+            return None;
         }
-        let Ok(_turn) = self.turns_apart.acquire().await else { return };
-        match self.connect_alone(&rider.queue).await {
-            Ok((_share, connection)) => {
-                self.store_alone(connection, rider).await;
+        let part = std::slice::from_mut(rider);
+        match connection.send_group(&parts(part), LITTLE_PATIENCE).await {
+            Ok(stored) => self.stored(part, stored),
+            Err(GroupFailure { error, .. }) if error.kind() == Kind::OutcomeUnknown => {
+                rider.answer_plain(&error);
             }
-            Err(error) => rider.refuse(&error),
+            Err(GroupFailure { error, .. }) if is_locked_table(&error) => return Some(error),
+            Err(_) => {}
         }
+        None
     }
 
     /// Answers what a group has stored.

@@ -86,7 +86,7 @@ pub(super) struct Store {
     crowds: Mutex<SendLines>,
     pub(super) tasks: TaskTracker,
     pub(super) apart: Apart,
-    /// The connections of queues that are apart and take long.
+    /// The connections of queues that are apart.
     pub(super) turns_apart: Semaphore,
 }
 
@@ -223,12 +223,12 @@ impl Merge for Sends {
     type Picked = ();
 
     async fn open(&self, lane: &SendLane) -> Result<Open> {
-        if !lane.keyed && self.store.apart.holds(&lane.queue) {
-            return Ok(Open::Apart);
-        }
         if lane.keyed {
             let (share, connection) = self.store.connect_alone(&lane.queue).await?;
             return Ok(Open::Alone(share, connection));
+        }
+        if self.store.apart.holds(&lane.queue) {
+            return Ok(Open::Apart);
         }
         let mut lead = match self.groups.join().await? {
             Role::Follower(seat) => return Ok(Open::Follows(seat)),
