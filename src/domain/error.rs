@@ -56,6 +56,7 @@ pub enum Kind {
     Draining,
     StorageFull,
     DatabaseResources,
+    RefusedByDatabase,
     DeadlineExceeded,
     PermissionDenied,
     Internal,
@@ -313,6 +314,7 @@ impl Error {
             | Kind::Draining
             | Kind::StorageFull
             | Kind::DatabaseResources
+            | Kind::RefusedByDatabase
             | Kind::PermissionDenied => Applied::No,
         }
     }

@@ -69,9 +69,11 @@ const NOTIFY_ROUTINES: [&str; 3] = ["Async_Notify", "PreCommit_Notify", "asyncQu
 pub fn may_be_one_items_fault(error: &Error) -> bool {
     cause(error).is_some_and(|cause| {
         let all = cause.of_notify
-            || cause.code == SqlState::UNDEFINED_TABLE
             || cause.code == SqlState::LOCK_NOT_AVAILABLE
-            || ["08", "25", "40", "53", "57", "58", "XX"].contains(&&cause.code.code()[..2]);
+            || ["25", "40", "53", "57", "58"].contains(&&cause.code.code()[..2])
+            // In a trigger, which may mind one row only, anything can go wrong.
+            || (!cause.has_context
+                && (cause.code == SqlState::UNDEFINED_TABLE || ["08", "XX"].contains(&&cause.code.code()[..2])));
         !all
     })
 }
@@ -187,8 +189,14 @@ pub(super) fn conflict() -> Error {
 }
 
 fn of_database(error: &DbError, effect: Effect) -> Error {
-    let code = error.code();
+    let (code, has_context) = (error.code(), error.where_().is_some());
     match *code {
+        // Of a trigger, and neither pgmq's nor ours.
+        SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_FUNCTION | SqlState::INVALID_SCHEMA_NAME
+            if has_context && !error.message().contains("pgmq") =>
+        {
+            refused(error)
+        }
         // Named in Postgres' own quotes, in every language that its messages come in.
         SqlState::UNDEFINED_TABLE if names_meta(error) => not_installed(),
         SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME if names_own_schema(error) => {
@@ -220,21 +228,39 @@ fn of_database(error: &DbError, effect: Effect) -> Error {
             Error::new(Kind::StorageFull, "the database's disk is full; nothing was applied")
         }
         _ => match &code.code()[..2] {
+            // A trigger may have lost a connection of its own.
+            "08" if has_context && error.parsed_severity() == Some(Severity::Error) => refused(error),
             "08" | "57" => connection_lost(effect),
-            "53" | "54" => Error::new(
+            "53" => Error::new(
                 Kind::DatabaseResources,
                 "the database lacks memory or another resource for this call; nothing was applied",
             )
             .retry_after(Duration::from_secs(1)),
-            // The send statement's own way to take back a batch of which a trigger has swallowed a part.
-            "22" if *code == SqlState::DIVISION_BY_ZERO => Error::internal(code.code()),
-            // The scanner accepts only what jsonb does; this is for databases of another encoding.
-            "22" => {
-                Error::new(Kind::InvalidJson, "the database does not accept a text of this call as jsonb")
-            }
+            // The statements' own way to take back a batch of which a trigger has swallowed a part.
+            "22" if *code == SqlState::DIVISION_BY_ZERO && !has_context => swallowed(),
+            "22" | "23" | "44" | "54" | "P0" => refused(error),
+            _ if has_context => refused(error),
             _ => Error::internal(code.code()),
         },
     }
+}
+
+/// The error of a statement that a constraint, a trigger or a limit of the database has refused, which takes back all
+/// that it did. A constraint's name says more than its SQLSTATE; texts can quote values.
+fn refused(error: &DbError) -> Error {
+    let why =
+        "the database refuses what this call would do, as by a constraint or a trigger; nothing was applied";
+    let refused = Error::new(Kind::RefusedByDatabase, why).with("sqlstate", error.code().code());
+    match error.constraint() {
+        Some(constraint) => refused.with("constraint", constraint),
+        None => refused,
+    }
+}
+
+/// The error of messages that were not stored, although nothing has failed.
+pub(super) fn swallowed() -> Error {
+    let why = "a trigger on a queue's table swallowed messages, so none of this call's was stored";
+    Error::new(Kind::RefusedByDatabase, why)
 }
 
 pub(super) fn not_installed() -> Error {

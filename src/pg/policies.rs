@@ -1,7 +1,9 @@
 //! The policies of all queues, kept in memory: one hash lookup a call, and no query.
 //!
 //! All of them are read at once, and only if one has changed. Whoever changes one tells all servers with its commit, by a
-//! trigger on the table. What is not heard is found by looking: rarely while announcements arrive, else every second.
+//! trigger on the table. What is not heard is found by looking: rarely while announcements arrive and no queue has a
+//! policy, else every second. So it is with a queue that plain SQL drops and makes anew: nobody tells that its policy is
+//! gone.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Order};
@@ -22,11 +24,11 @@ use crate::domain::bounds::VisibilityTimeout;
 use crate::domain::policy::{DeadLetterPolicy, Policy, RetryBackoff};
 use crate::domain::{Deadline, Error, Kind, Ordering, QueueName, Result, error};
 
-/// How often policies are looked at while announcements arrive.
+/// How often policies are looked at while announcements arrive, and there is none that could go without one.
 const CALM: Duration = Duration::from_secs(20);
 
-/// The same while they do not.
-const DEAF: Duration = Duration::from_secs(1);
+/// The same otherwise.
+const WARY: Duration = Duration::from_secs(1);
 
 /// The least time between two looks that nobody waits for.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -221,6 +223,11 @@ impl Policies {
         self.shared.known.load().is_some()
     }
 
+    /// Whether any queue has a policy.
+    fn are_any(&self) -> bool {
+        self.shared.known.load().as_ref().is_some_and(|known| !known.of.is_empty())
+    }
+
     /// Whether any queue's policy makes a difference for the messages that are sent to it.
     pub(super) fn concern_sends(&self) -> bool {
         self.shared.known.load().as_ref().is_some_and(|known| known.concern_sends)
@@ -292,7 +299,7 @@ pub async fn follow_policies(database: Database, stop: CancellationToken) {
             }
             tokio::time::sleep(INTERVAL).await;
             let hears = shared.hears.load(Order::Relaxed) && shared.answers.load(Order::Relaxed);
-            let pause = if hears { CALM } else { DEAF };
+            let pause = if hears && !database.policies().are_any() { CALM } else { WARY };
             let pause = pause.mul_f64(rand::rng().random_range(0.75..1.0)).saturating_sub(INTERVAL);
             let _ = tokio::time::timeout(pause, shared.told.notified()).await;
         }

@@ -390,7 +390,7 @@ pub(super) fn partman_not_installed() -> Error {
 
 /// pg_partman reads intervals only when it makes the partitions; what it cannot read is the caller's.
 pub(super) fn partitioning_refused(error: Error) -> Error {
-    if matches!(error.kind(), Kind::InvalidJson | Kind::Internal) {
+    if matches!(error.kind(), Kind::RefusedByDatabase | Kind::Internal) {
         let refused =
             Invalid::new(Kind::InvalidPartitioning, "pg_partman refused the interval or the retention");
         return Error::invalid(vec![refused.at("partitioning".to_owned())]).caused_by(error);

@@ -314,7 +314,9 @@ impl Connection {
         let is_news = !deliveries.is_empty() || (!set_aside.is_empty() && !self.in_transaction());
         match given_back {
             // The next read would fail alike.
-            Err(error) if !is_news && error.kind() != Kind::Internal => return Err(error),
+            Err(error) if !is_news && !matches!(error.kind(), Kind::Internal | Kind::RefusedByDatabase) => {
+                return Err(error);
+            }
             // What fits is the caller's all the same, and what is not given back comes back when its timeout ends.
             Err(error) => {
                 let (queue, error) = (order.queue.as_str(), crate::domain::error::chain(&error));

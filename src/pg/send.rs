@@ -6,9 +6,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
+use super::error;
 use super::row::column;
 use super::statement::{Effect, Plan, Statement};
-use crate::domain::{DeduplicationId, Error, OutgoingMessage, QueueName, Result, Schedule, Timestamp};
+use crate::domain::{DeduplicationId, OutgoingMessage, QueueName, Result, Schedule, Timestamp};
 
 /// The insert of `pgmq.send`, for many messages at once, each with its own headers and schedule. Where a trigger of the
 /// user's swallows some of them, the division by zero takes back the others.
@@ -108,10 +109,6 @@ fn times(schedule: Schedule) -> (Option<i64>, Option<Timestamp>) {
     }
 }
 
-fn swallowed() -> Error {
-    Error::internal("a trigger on the queue's table swallowed messages")
-}
-
 impl Connection {
     /// Stores messages in one statement, all or none, and gives their ids in the same order (`pgmq.send`,
     /// `pgmq.send_batch`). It looks at no deduplication id; [`Connection::send_keyed`] does.
@@ -148,7 +145,7 @@ impl Connection {
 
 /// The id that [`SEND_ONE`] gave.
 pub(super) fn id_of_one(rows: &[Row]) -> Result<i64> {
-    rows.first().map(|row| column(row, "msg_id")).transpose()?.ok_or_else(swallowed)
+    rows.first().map(|row| column(row, "msg_id")).transpose()?.ok_or_else(error::swallowed)
 }
 
 /// The ids that [`SEND`] gave, in the order of the messages.
@@ -157,7 +154,7 @@ pub(super) fn ids_of_many(rows: &[Row], count: usize) -> Result<Vec<i64>> {
     let msg_ids = rows.first().map(|row| column::<Option<Vec<i64>>>(row, "msg_ids")).transpose()?;
     let mut msg_ids = msg_ids.flatten().unwrap_or_default();
     if msg_ids.len() != count {
-        return Err(swallowed());
+        return Err(error::swallowed());
     }
     // The sequence gives ids in the order of insertion, but they come back in any order.
     msg_ids.sort_unstable();

@@ -18,6 +18,9 @@ pub const DOMAIN: &str = "pgmq.v1";
 /// Callers are refused by thousands, and a line for each would make it worse.
 static REFUSALS: Seldom = Seldom::new();
 
+/// The same for messages that a table's constraint or trigger refuses, which can be all of a producer's.
+static REFUSED_BY_DATABASE: Seldom = Seldom::new();
+
 /// The most bytes of a request, as sent or unpacked.
 pub const MAX_REQUEST_BYTES: usize = 8 << 20;
 
@@ -148,6 +151,7 @@ pub(super) fn code_and_reason(kind: Kind) -> (Code, ErrorReason) {
         Kind::Draining => (Code::Unavailable, Reason::Draining),
         Kind::StorageFull => (Code::ResourceExhausted, Reason::StorageFull),
         Kind::DatabaseResources => (Code::ResourceExhausted, Reason::DatabaseResources),
+        Kind::RefusedByDatabase => (Code::FailedPrecondition, Reason::RefusedByDatabase),
         Kind::DeadlineExceeded => (Code::DeadlineExceeded, Reason::DeadlineExceeded),
         Kind::PermissionDenied => (Code::PermissionDenied, Reason::PermissionDenied),
         Kind::Internal => (Code::Internal, Reason::Internal),
@@ -172,8 +176,13 @@ fn millis(delay: Duration) -> u64 {
 }
 
 fn log(error: &Error, code: Code, reason: ErrorReason, request_id: &RequestId) {
-    if error.kind() == Kind::Overloaded {
-        return log_refusal(error, reason_word(reason), request_id);
+    let seldom = match error.kind() {
+        Kind::Overloaded => Some(&REFUSALS),
+        Kind::RefusedByDatabase => Some(&REFUSED_BY_DATABASE),
+        _ => None,
+    };
+    if let Some(seldom) = seldom {
+        return log_refusal(seldom, error, reason_word(reason), request_id);
     }
     let (reason, cause, applied) = (reason_word(reason), chain(error), error.applied());
     let client = request_id.client().map(|client| &**client);
@@ -186,8 +195,8 @@ fn log(error: &Error, code: Code, reason: ErrorReason, request_id: &RequestId) {
     }
 }
 
-fn log_refusal(error: &Error, reason: &'static str, request_id: &RequestId) {
-    if let Some(not_logged) = REFUSALS.take() {
+fn log_refusal(seldom: &Seldom, error: &Error, reason: &'static str, request_id: &RequestId) {
+    if let Some(not_logged) = seldom.take() {
         let (client, cause) = (request_id.client().map(|client| &**client), chain(error));
         tracing::warn!(%request_id, client, reason, cause, not_logged, "call refused");
     }

@@ -184,14 +184,13 @@ async fn failing_calls(test: &mut Test) {
 #[tokio::test]
 async fn the_line_of_a_failed_call_has_its_request_id() {
     let mut test = Test::with_queue("orders").await;
-    test.server.expect_errors();
     test.run("ALTER TABLE pgmq.q_orders ADD CHECK (false) NOT VALID").await;
 
     let mut request = Request::new(send());
     request.metadata_mut().insert("x-request-id", "order-4711".parse().unwrap());
     let refused = test.client.queue.send(request).await.unwrap_err();
 
-    let refusal = Refusal::expect(&refused, Code::Internal, "INTERNAL");
+    let refusal = Refusal::expect(&refused, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
     assert!(!refusal.message.contains("check"), "{}", refusal.message);
     assert_eq!(refused.metadata().get("x-request-id").unwrap(), "order-4711");
     let named = async || test.server.log_lines().into_iter().find(|line| line.contains("order-4711"));
@@ -199,8 +198,8 @@ async fn the_line_of_a_failed_call_has_its_request_id() {
     let lines = test.server.log_lines();
     assert_eq!(lines.iter().filter(|line| line.contains("order-4711")).count(), 1, "{lines:?}");
     let failed: serde_json::Value = serde_json::from_str(&failed).unwrap();
-    assert_eq!(failed["level"], "ERROR");
-    assert_eq!(failed["message"], "call failed");
-    assert_eq!(failed["reason"], "INTERNAL");
+    assert_eq!(failed["level"], "WARN");
+    assert_eq!(failed["message"], "call refused");
+    assert_eq!(failed["reason"], "REFUSED_BY_DATABASE");
     assert!(failed["cause"].as_str().unwrap().contains("23514"), "{failed}");
 }

@@ -190,9 +190,8 @@ async fn a_batch_is_stored_as_a_whole_or_not_at_all() {
     test.run("ALTER TABLE pgmq.q_orders ADD CHECK (message <> '3'::jsonb)").await;
     let messages = ["1", "2", "3"].map(outgoing).to_vec();
     let request = SendBatchRequest { queue: "orders".into(), messages };
-    test.server.expect_errors();
     let status = test.client.queue.send_batch(request).await.unwrap_err();
-    Refusal::of(&status);
+    Refusal::expect(&status, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 0);
 
     let messages = vec![outgoing("1"), outgoing("{"), outgoing("2")];
@@ -260,7 +259,6 @@ async fn a_send_to_a_missing_queue_is_refused_alone() {
 #[tokio::test]
 async fn a_batch_of_which_a_trigger_swallows_a_part_is_not_stored_at_all() {
     let mut test = Test::with_queue("orders").await;
-    test.server.expect_errors();
     test.run(
         "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN IF NEW.message = '2' THEN RETURN NULL; END IF; RETURN NEW; END $$;
@@ -272,6 +270,6 @@ async fn a_batch_of_which_a_trigger_swallows_a_part_is_not_stored_at_all() {
     let request = SendBatchRequest { queue: "orders".to_owned(), messages };
     let status = test.client.queue.send_batch(request).await.unwrap_err();
 
-    Refusal::expect(&status, Code::Internal, "INTERNAL");
+    Refusal::expect(&status, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 0);
 }

@@ -227,6 +227,7 @@ fn partly_applied(error: Error, may_be_repeated: bool) -> Error {
         Kind::DatabaseResources | Kind::StorageFull => {
             "the database lacks a resource for some of the messages"
         }
+        Kind::RefusedByDatabase => "the database refuses what would be done to some of the messages",
         Kind::DatabaseUnavailable | Kind::Overloaded => {
             let why = format!(
                 "the database could not be reached again; some of the messages are settled, and {repeat}"

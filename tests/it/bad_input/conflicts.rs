@@ -1,4 +1,4 @@
-//! Locks of others, and rules of others on the queue's table.
+//! Locks of others.
 
 use std::time::{Duration, Instant};
 
@@ -155,66 +155,4 @@ async fn calls_that_may_be_repeated_may_also_be_made_at_once() {
             }
         }
     }
-}
-
-#[tokio::test]
-async fn a_rule_of_the_users_that_refuses_a_message_is_an_internal_error_whose_cause_is_in_the_log_alone() {
-    let mut test = Test::with_queue("orders").await;
-    test.server.expect_errors();
-    test.run(
-        "ALTER TABLE pgmq.q_orders ADD CONSTRAINT wants_an_object CHECK (jsonb_typeof(message) = 'object');
-         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-         $$ BEGIN RAISE EXCEPTION 'orders are closed'; END $$;
-         CREATE TRIGGER refuse BEFORE DELETE ON pgmq.q_orders FOR EACH ROW EXECUTE FUNCTION refuse()",
-    )
-    .await;
-    test.client.send("orders", "{}").await;
-    let send = SendRequest { message: r#"["confidential"]"#.to_owned(), ..good_send() };
-    let mut texts = Vec::new();
-    for (call, cause) in [(call(send), "wants_an_object"), (call(good_delete()), "SQLSTATE P0001")] {
-        let status = call.make_with(&test.client.channel, &[("x-request-id", cause)]).await;
-        assert!(status.is_err() || cause.contains(' '), "{}", call.text);
-        let status = call.make(&test.client.channel).await.unwrap_err();
-        let refusal = Refusal::expect(&status, Code::Internal, "INTERNAL");
-        assert!(refusal.metadata.is_empty(), "{refusal:?}");
-        let id = status.metadata().get("x-request-id").unwrap().to_str().unwrap().to_owned();
-        let logged = async || test.server.log_lines().into_iter().find(|line| line.contains(&id));
-        let line = eventually("the cause in the log", logged).await;
-        assert!(line.contains(cause), "{line}");
-        texts.push(refusal.message);
-    }
-    assert_eq!(texts[0], texts[1]);
-    assert!(!test.server.log().contains("confidential"), "{}", test.server.log());
-    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 1);
-}
-
-#[tokio::test]
-async fn other_failures_of_the_database_are_told_by_their_class() {
-    let mut test = Test::with_queue("orders").await;
-    test.run(
-        "CREATE TABLE public.fail_with (state text);
-         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
-         $$ DECLARE wanted text; BEGIN SELECT f.state INTO wanted FROM public.fail_with AS f;
-            RAISE EXCEPTION 'failed as told' USING ERRCODE = wanted; END $$;
-         CREATE TRIGGER fail BEFORE INSERT ON pgmq.q_orders FOR EACH ROW EXECUTE FUNCTION fail()",
-    )
-    .await;
-    for (state, code, reason) in [
-        ("53100", Code::ResourceExhausted, "STORAGE_FULL"),
-        ("53200", Code::ResourceExhausted, "DATABASE_RESOURCES"),
-        ("53300", Code::ResourceExhausted, "DATABASE_RESOURCES"),
-        ("54000", Code::ResourceExhausted, "DATABASE_RESOURCES"),
-        ("40001", Code::Aborted, "CONFLICT"),
-        ("55P03", Code::Aborted, "QUEUE_BUSY"),
-        ("25006", Code::Unavailable, "DATABASE_UNAVAILABLE"),
-        ("42501", Code::PermissionDenied, "PERMISSION_DENIED"),
-        ("57P01", Code::Unknown, "OUTCOME_UNKNOWN"),
-    ] {
-        test.run(&format!("DELETE FROM public.fail_with; INSERT INTO public.fail_with VALUES ('{state}')"))
-            .await;
-        let status = test.client.queue.send(good_send()).await.unwrap_err();
-        let refusal = Refusal::expect(&status, code, reason);
-        assert!(!refusal.message.contains("failed as told"), "{refusal:?}");
-    }
-    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 0);
 }

@@ -10,6 +10,7 @@ mod pairs;
 mod random_bytes;
 mod receipts;
 mod rights;
+mod rules;
 mod spans_and_counts;
 mod texts;
 mod topics;

@@ -111,8 +111,7 @@ async fn each_of_many_commands_gets_exactly_one_result() {
 
 #[tokio::test]
 async fn a_command_that_the_database_refuses_fails_alone() {
-    let (mut test, mut consumer, held) = holding(40).await;
-    test.server.expect_errors();
+    let (test, mut consumer, held) = holding(40).await;
     // Two messages cannot be archived, because others of their ids were.
     test.run(
         "INSERT INTO pgmq.a_orders (msg_id, read_ct, enqueued_at, vt, message)
@@ -130,7 +129,7 @@ async fn a_command_that_the_database_refuses_fails_alone() {
     gate.open(&test).await;
     for (request_id, message) in [vec![first], others].concat().into_iter().zip(&held) {
         if message.msg_id == 30 || message.msg_id == 40 {
-            assert_eq!(consumer.error(request_id).await.reason(), ErrorReason::Internal);
+            assert_eq!(consumer.error(request_id).await.reason(), ErrorReason::RefusedByDatabase);
         } else {
             assert_eq!(consumer.items(request_id).await[0].outcome(), Outcome::Done, "{}", message.msg_id);
         }
@@ -287,8 +286,7 @@ async fn a_second_look_that_fails_takes_no_outcome_back() {
          ALTER TABLE pgmq.q_orders ENABLE ROW LEVEL SECURITY",
     )
     .await;
-    let mut server = Server::start(&["--database-url", &url]).await;
-    server.expect_errors();
+    let server = Server::start(&["--database-url", &url]).await;
     let mut consumer = Consumer::start(&Client::connect(&server).await, start("orders")).await;
     let held = consumer.take(64).await;
     test.run("BEGIN; SELECT FROM pgmq.q_orders WHERE msg_id = 32 FOR UPDATE").await;
@@ -296,7 +294,7 @@ async fn a_second_look_that_fails_takes_no_outcome_back() {
         held.iter().map(|message| consumer.send(settle(SettleAction::Delete, &[message]))).collect();
     for (message, request_id) in held.iter().zip(settles) {
         match message.msg_id {
-            32 => assert_eq!(consumer.error(request_id).await.reason(), ErrorReason::Internal),
+            32 => assert_eq!(consumer.error(request_id).await.reason(), ErrorReason::RefusedByDatabase),
             other => assert_eq!(consumer.items(request_id).await[0].outcome(), Outcome::Done, "{other}"),
         }
     }

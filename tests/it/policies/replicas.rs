@@ -8,7 +8,7 @@ use pgmq_grpc::proto::v1::{
 use tonic::Code;
 
 use super::updating::orders;
-use super::{create, full, policy_of, set};
+use super::{clear, create, full, policy_of, set};
 use crate::harness::{
     Client, DeafProxy, OwnPostgres, Refusal, Server, SilentProxy, Test, eventually, seconds,
 };
@@ -75,6 +75,20 @@ async fn a_queue_made_anew_is_read_without_the_policy_of_the_old_one() {
     until_hidden_for(&hearing, 30.0).await;
 }
 
+#[tokio::test]
+async fn a_queue_that_plain_sql_made_anew_loses_its_policy_at_a_server_that_nobody_calls() {
+    let mut test = Test::with_queue("orders").await;
+    let begun = Instant::now();
+    for _ in 0..6 {
+        set(&mut test.client, "orders", hidden_for(61.0)).await;
+        assert_eq!(timeout_at(&test.client).await, 61.0);
+        test.run("SELECT pgmq.drop_queue('orders'), pgmq.create('orders')").await;
+        until_hidden_for(&test.client, 30.0).await;
+    }
+    // By the rare looks of one who has no policy to lose, each but the first would have come 15 s after the one before.
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
 /// One server straight on a Postgres, with a queue `orders`, and one through a proxy.
 async fn two_servers(postgres: &OwnPostgres, proxy: u16) -> [(Server, Client); 2] {
     let (login, _) = postgres.url.rsplit_once('@').expect("a url with a user");
@@ -124,10 +138,13 @@ async fn a_server_whose_listening_connection_is_dead_without_a_close_looks_by_it
     proxy.silence();
     let begun = Instant::now();
     for timeout in [51.0, 52.0, 53.0, 54.0, 55.0, 56.0] {
+        // Who knows of no policy looks seldom.
+        clear(&mut client, "orders", &["default_visibility_timeout"]).await;
+        until_hidden_for(&behind, 30.0).await;
         set(&mut client, "orders", hidden_for(timeout)).await;
         until_hidden_for(&behind, timeout).await;
     }
-    // By the rare looks of one who hears, each but the first would have come 15 s after the one before.
+    // By the rare looks of one who hears, each would have come 15 s after the one before.
     assert!(begun.elapsed() < Duration::from_secs(75), "{:?}", begun.elapsed());
 }
 

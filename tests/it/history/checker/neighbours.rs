@@ -87,9 +87,7 @@ pub(super) fn every_item_has_its_own_verdict(index: &Index<'_>) -> Vec<Violation
         let is_doomed = call.sends().any(|send| send.doomed);
         let what = match &call.verdict {
             Verdict::Done if is_doomed => "a message was acknowledged that its table refuses",
-            Verdict::Unknown(reason) if reason == "INTERNAL" && !is_doomed => {
-                "it failed for no reason of its own"
-            }
+            Verdict::Unknown(reason) if reason == "INTERNAL" => "it failed for no reason that it names",
             Verdict::Refused(reason)
                 if !is_doomed
                     && !call.whole

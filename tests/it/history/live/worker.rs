@@ -287,7 +287,7 @@ pub(super) fn verdict_of_reason(reason: &str, settles: bool) -> Verdict {
             Verdict::Unknown(reason.to_owned())
         }
         // Of several messages some may be settled.
-        "QUEUE_BUSY" | "DATABASE_RESOURCES" | "STORAGE_FULL" if settles => {
+        "QUEUE_BUSY" | "DATABASE_RESOURCES" | "STORAGE_FULL" | "REFUSED_BY_DATABASE" if settles => {
             Verdict::Unknown(reason.to_owned())
         }
         _ => Verdict::Refused(reason.to_owned()),

@@ -13,7 +13,7 @@ fn doomed(body: &str, msg_id: Option<i64>) -> Part {
 fn a_bad_message_must_not_take_its_neighbours_down() {
     let tell = |neighbour: Verdict, msg_id: Option<i64>| {
         let mut story = Story::new();
-        story.call("Send", Verdict::Unknown("INTERNAL".to_owned()), vec![doomed("bad", None)]);
+        story.call("Send", refused("REFUSED_BY_DATABASE"), vec![doomed("bad", None)]);
         story.call("Send", neighbour, vec![send("good", msg_id)]);
         if msg_id.is_some() {
             story.left(1, "good");
@@ -21,7 +21,7 @@ fn a_bad_message_must_not_take_its_neighbours_down() {
         story
     };
     tell(Verdict::Unknown("INTERNAL".to_owned()), None).breaks("every_item_has_its_own_verdict");
-    tell(refused("INVALID_JSON"), None).breaks("every_item_has_its_own_verdict");
+    tell(refused("REFUSED_BY_DATABASE"), None).breaks("every_item_has_its_own_verdict");
     tell(refused("OVERLOADED"), None).is_healthy();
     tell(Verdict::Done, Some(1)).is_healthy();
 }
