@@ -3,11 +3,12 @@
 //! Behind merged statements ten thousand callers are no trouble for the database, but each of them costs the processor
 //! the same, for HTTP/2 above all. What comes faster waits for it: to be read, and to be answered, where no lane sees it.
 //! So the calls are counted that wait for nothing else; how many come a second tells how long each of them waits. A
-//! burst is let in and done. When they wait too long for a second, only so many are let in as will not, and the others are
+//! burst is let in and done. When they wait too long for a second of the last three, only so many are let in as will not, and the others are
 //! refused at once, before any work was spent on them. Refusing costs time too, so the more are refused, the later they are
 //! asked to come again. Calls that wait for the database or for the rest of their request take nobody's place here: both have
 //! limits of their own.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,8 +25,11 @@ const FEW: usize = 512;
 /// How long the others may.
 const SOON: Duration = Duration::from_millis(10);
 
-/// What lasts as long is no burst. As long after the last of those who were refused was to come again, it is over.
+/// What lasts as long, in all, is no burst. As long after the last of those who were refused was to come again, it is over.
 const LONG: Duration = Duration::from_secs(1);
+
+/// In so much time: a crowd comes in waves, as its own clients find the time, between which nobody waits.
+const WAVES: Duration = Duration::from_secs(3);
 
 /// What comes again within this time is the same crowd.
 const SAME: Duration = Duration::from_secs(60);
@@ -36,7 +40,7 @@ const COUNT: Duration = Duration::from_millis(20);
 /// So many counts are judged together.
 const COUNTS: usize = 5;
 
-/// How often they are counted while they are few.
+/// How often they are counted while they are few, and have been.
 const SELDOM: Duration = Duration::from_millis(250);
 
 /// The merged calls of a server.
@@ -78,8 +82,8 @@ struct Counted {
 struct Looked {
     /// How many may wait; none for any number.
     most: Option<usize>,
-    /// Since when too many wait, while everybody is let in.
-    late_since: Option<Instant>,
+    /// When too many were found to wait lately, while everybody is let in.
+    late: VecDeque<Instant>,
     /// When everybody was let in again.
     ended: Option<Instant>,
 }
@@ -126,8 +130,7 @@ impl InFlight {
     pub(super) async fn watch(self: Arc<Self>) {
         let mut looked = Looked::default();
         loop {
-            if looked.most.is_none() && self.waiting() < FEW {
-                looked.late_since = None;
+            if looked.most.is_none() && looked.late.is_empty() && self.waiting() < FEW {
                 sleep(SELDOM).await;
                 continue;
             }
@@ -201,16 +204,19 @@ impl Looked {
             self.ended = Some(now);
             return Some(false);
         }
+        while self.late.front().is_some_and(|&late| now - late >= WAVES) {
+            self.late.pop_front();
+        }
         if !counted.are_too_many() {
-            self.late_since = None;
             return None;
         }
-        let since = *self.late_since.get_or_insert(now);
+        self.late.push_back(now);
         let is_same = self.ended.is_some_and(|ended| now - ended < SAME);
-        if !is_same && now - since < LONG {
+        if !is_same && COUNT * (COUNTS * self.late.len()) as u32 <= LONG {
             return None;
         }
-        (self.most, self.late_since) = (Some(counted.most()), None);
+        self.late.clear();
+        self.most = Some(counted.most());
         Some(true)
     }
 }
@@ -272,15 +278,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_let_in_and_what_lasts_is_not() {
         let (in_flight, _, mut looked) = in_flight();
-        assert!(!after(&in_flight, &mut looked, 9, TOO_MANY).await);
-        assert!(!after(&in_flight, &mut looked, 1, MANY).await);
-        assert!(!after(&in_flight, &mut looked, 9, TOO_MANY).await);
-        assert!(after(&in_flight, &mut looked, 2, TOO_MANY).await);
+        for _ in 0..5 {
+            assert!(!after(&in_flight, &mut looked, 10, TOO_MANY).await);
+            assert!(!after(&in_flight, &mut looked, 30, MANY).await);
+        }
+        assert!(after(&in_flight, &mut looked, 11, TOO_MANY).await);
         let (entered, refused) = enter(&in_flight, 3_000);
         assert_eq!((entered.len(), refused.len()), (FEW, 3_000 - FEW));
         assert!(refused.iter().all(|error| error.kind() == Kind::Overloaded));
         drop(entered);
         assert_eq!(enter(&in_flight, FEW).1.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_that_comes_in_waves_is_no_burst() {
+        let (in_flight, _, mut looked) = in_flight();
+        for _ in 0..5 {
+            assert!(!after(&in_flight, &mut looked, 2, TOO_MANY).await);
+            assert!(!after(&in_flight, &mut looked, 2, NONE).await);
+        }
+        assert!(after(&in_flight, &mut looked, 1, TOO_MANY).await);
     }
 
     #[tokio::test(start_paused = true)]

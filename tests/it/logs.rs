@@ -24,7 +24,7 @@ async fn no_level_shows_a_payload_a_header_or_a_password() {
 
         let password = test.database.url.split_once('@').unwrap().0.rsplit_once(':').unwrap().1.to_owned();
         let lines = test.server.log_lines();
-        assert!(lines.iter().any(|line| line.contains("\"call failed\"")), "{}", test.server.log());
+        assert!(lines.iter().any(|line| line.contains("REFUSED_BY_DATABASE")), "{}", test.server.log());
         for line in lines {
             let record: serde_json::Value = serde_json::from_str(&line).expect(&line);
             for field in ["timestamp", "level", "message", "target"] {
