@@ -431,8 +431,11 @@ impl Connection {
 
     /// Which of the two queues a failed move lacks, if it lacks one. An open transaction is set back to its mark.
     async fn burial_failed(&mut self, queue: &QueueName, to: &QueueName, error: Error) -> Error {
-        if error.kind() != Kind::QueueNotFound {
-            return self.missing(queue, error);
+        match error.kind() {
+            Kind::QueueNotFound => {}
+            // It can be either's table.
+            Kind::QueueBusy => return self.missing(queue, error).with("dead_letter_queue", to.as_str()),
+            _ => return self.missing(queue, error),
         }
         self.catalog().forget(to);
         let is_there = async {

@@ -3,12 +3,11 @@
 //! Behind merged statements ten thousand callers are no trouble for the database, but each of them costs the processor
 //! the same, for HTTP/2 above all. What comes faster waits for it: to be read, and to be answered, where no lane sees it.
 //! So the calls are counted that wait for nothing else; how many come a second tells how long each of them waits. A
-//! burst is let in and done. When they wait too long for a second of the last three, only so many are let in as will not, and the others are
+//! burst is let in and done. When they wait too long for longer than a burst takes, only so many are let in as will not, and the others are
 //! refused at once, before any work was spent on them. Refusing costs time too, so the more are refused, the later they are
 //! asked to come again. Calls that wait for the database or for the rest of their request take nobody's place here: both have
 //! limits of their own.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::domain::{Error, Kind};
-use crate::engine::{Parked, Refusals};
+use crate::engine::{Lateness, Parked, Refusals};
 use crate::queue::MergedCalls;
 
 /// So many calls may wait for the processor however long it takes.
@@ -25,11 +24,8 @@ const FEW: usize = 512;
 /// How long the others may.
 const SOON: Duration = Duration::from_millis(10);
 
-/// What lasts as long, in all, is no burst. As long after the last of those who were refused was to come again, it is over.
+/// As long after the last of those who were refused was to come again, it is over.
 const LONG: Duration = Duration::from_secs(1);
-
-/// In so much time: a crowd comes in waves, as its own clients find the time, between which nobody waits.
-const WAVES: Duration = Duration::from_secs(3);
 
 /// What comes again within this time is the same crowd.
 const SAME: Duration = Duration::from_secs(60);
@@ -38,7 +34,7 @@ const SAME: Duration = Duration::from_secs(60);
 const COUNT: Duration = Duration::from_millis(20);
 
 /// So many counts are judged together.
-const COUNTS: usize = 5;
+const COUNTS: u32 = 5;
 
 /// How often they are counted while they are few, and have been.
 const SELDOM: Duration = Duration::from_millis(250);
@@ -82,8 +78,8 @@ struct Counted {
 struct Looked {
     /// How many may wait; none for any number.
     most: Option<usize>,
-    /// When too many were found to wait lately, while everybody is let in.
-    late: VecDeque<Instant>,
+    /// How long too many have waited, while everybody is let in.
+    lateness: Lateness,
     /// When everybody was let in again.
     ended: Option<Instant>,
 }
@@ -130,7 +126,7 @@ impl InFlight {
     pub(super) async fn watch(self: Arc<Self>) {
         let mut looked = Looked::default();
         loop {
-            if looked.most.is_none() && looked.late.is_empty() && self.waiting() < FEW {
+            if looked.most.is_none() && looked.lateness.is_forgotten() && self.waiting() < FEW {
                 sleep(SELDOM).await;
                 continue;
             }
@@ -142,7 +138,7 @@ impl InFlight {
             }
             let entered = self.entered.load(Ordering::Relaxed).wrapping_sub(entered);
             let a_second = entered as f64 / began.elapsed().as_secs_f64();
-            self.look(&mut looked, Counted { waited: waited as f64 / COUNTS as f64, a_second });
+            self.look(&mut looked, Counted { waited: waited as f64 / f64::from(COUNTS), a_second });
         }
     }
 
@@ -204,19 +200,13 @@ impl Looked {
             self.ended = Some(now);
             return Some(false);
         }
-        while self.late.front().is_some_and(|&late| now - late >= WAVES) {
-            self.late.pop_front();
-        }
-        if !counted.are_too_many() {
-            return None;
-        }
-        self.late.push_back(now);
+        let late = if counted.are_too_many() { COUNT * COUNTS } else { Duration::ZERO };
+        let stays = self.lateness.note(late);
         let is_same = self.ended.is_some_and(|ended| now - ended < SAME);
-        if !is_same && COUNT * (COUNTS * self.late.len()) as u32 <= LONG {
+        if late.is_zero() || !(stays || is_same) {
             return None;
         }
-        self.late.clear();
-        self.most = Some(counted.most());
+        (self.most, self.lateness) = (Some(counted.most()), Lateness::default());
         Some(true)
     }
 }
@@ -279,10 +269,10 @@ mod tests {
     async fn a_burst_is_let_in_and_what_lasts_is_not() {
         let (in_flight, _, mut looked) = in_flight();
         for _ in 0..5 {
-            assert!(!after(&in_flight, &mut looked, 10, TOO_MANY).await);
-            assert!(!after(&in_flight, &mut looked, 30, MANY).await);
+            assert!(!after(&in_flight, &mut looked, 9, TOO_MANY).await);
+            assert!(!after(&in_flight, &mut looked, 18, MANY).await);
         }
-        assert!(after(&in_flight, &mut looked, 11, TOO_MANY).await);
+        assert!(after(&in_flight, &mut looked, 10, TOO_MANY).await);
         let (entered, refused) = enter(&in_flight, 3_000);
         assert_eq!((entered.len(), refused.len()), (FEW, 3_000 - FEW));
         assert!(refused.iter().all(|error| error.kind() == Kind::Overloaded));
@@ -293,11 +283,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_crowd_that_comes_in_waves_is_no_burst() {
         let (in_flight, _, mut looked) = in_flight();
-        for _ in 0..5 {
+        for _ in 0..8 {
             assert!(!after(&in_flight, &mut looked, 2, TOO_MANY).await);
             assert!(!after(&in_flight, &mut looked, 2, NONE).await);
         }
-        assert!(after(&in_flight, &mut looked, 1, TOO_MANY).await);
+        assert!(after(&in_flight, &mut looked, 2, TOO_MANY).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -359,7 +359,8 @@ impl<M: Merge> Waiting<M> {
 
     /// Ends a lane with all that waits in it.
     fn end(&mut self, lane: &M::Lane) -> VecDeque<Parcel<M::Load, M::Answer>> {
-        if self.overruns.get(lane).is_some_and(|overrun| !overrun.is_on())
+        // What was late a moment ago counts when the lane is used again.
+        if self.overruns.get(lane).is_some_and(Overrun::is_over)
             && self.overruns.remove(lane).is_some_and(|overrun| overrun.has_ended())
         {
             tell_end(lane);

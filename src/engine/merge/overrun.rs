@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::engine::Refusals;
+use crate::engine::{Lateness, Refusals};
 
 /// The longest wait for a flush that needs no remedy.
 pub(super) const FINE: Duration = Duration::from_millis(50);
 
-/// What lasts as long is no burst. As long after the last of those who were refused was to come again, it is over.
-pub(super) const LONG: Duration = Duration::from_secs(1);
+/// As long after the last of those who were refused was to come again, it is over.
+const LONG: Duration = Duration::from_secs(1);
 
 /// How a lane copes.
 #[derive(Debug, Default)]
 pub(super) struct Overrun {
-    /// Since when every flush left parcels behind and took some that had waited too long.
-    late_since: Option<Instant>,
+    /// How long flushes have left parcels behind and taken some that had waited too long.
+    lateness: Lateness,
     /// Until when those who were refused may come again; none where nobody is to be refused.
     lasts_until: Option<Instant>,
     refusals: Refusals,
@@ -51,7 +51,7 @@ impl Overrun {
 
     /// Whether there is nothing to remember.
     pub(super) fn is_over(&self) -> bool {
-        self.late_since.is_none() && !self.is_on()
+        self.lateness.is_forgotten() && !self.is_on()
     }
 
     /// A caller is refused. Returns when it should come again.
@@ -70,15 +70,11 @@ impl Overrun {
         if self.lasts_until.take().is_some() {
             return Some(Turn::Ends);
         }
-        if !Self::is_late(first_came, leaves_some) {
-            self.late_since = None;
+        let late = if Self::is_late(first_came, leaves_some) { now - first_came } else { Duration::ZERO };
+        if !self.lateness.note(late) {
             return None;
         }
-        let late_since = *self.late_since.get_or_insert(now);
-        if now - late_since < LONG {
-            return None;
-        }
-        (self.lasts_until, self.late_since) = (Some(now + LONG), None);
+        (self.lasts_until, self.lateness) = (Some(now + LONG), Lateness::default());
         Some(Turn::Begins)
     }
 }
@@ -104,8 +100,8 @@ mod tests {
         advance(LONG * 10).await;
         let mut overrun = Overrun::default();
         for _ in 0..10 {
-            assert_eq!(flushes(&mut overrun, 49, FINE * 2, true).await, []);
-            assert_eq!(flushes(&mut overrun, 1, FINE * 2, false).await, []);
+            assert_eq!(flushes(&mut overrun, 45, FINE * 2, true).await, []);
+            assert_eq!(flushes(&mut overrun, 100, FINE * 2, false).await, []);
         }
         assert_eq!(flushes(&mut overrun, 500, FINE, true).await, []);
         assert_eq!(flushes(&mut overrun, 500, FINE * 9, false).await, []);
@@ -116,7 +112,7 @@ mod tests {
     async fn an_overrun_lasts_until_those_who_were_refused_could_come_again() {
         advance(LONG * 10).await;
         let mut overrun = Overrun::default();
-        assert_eq!(flushes(&mut overrun, 51, FINE * 2, true).await, [Turn::Begins]);
+        assert_eq!(flushes(&mut overrun, 46, FINE * 2, true).await, [Turn::Begins]);
         for _ in 0..10 {
             let pause = overrun.refuse();
             advance(pause).await;

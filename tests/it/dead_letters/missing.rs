@@ -197,3 +197,17 @@ async fn a_trigger_that_swallows_dead_letters_loses_none() {
     assert!(read_all(&mut test, "orders").await.is_empty());
     assert_eq!(count(&test, "orders").await, 1);
 }
+
+#[tokio::test]
+async fn who_waits_for_a_locked_dead_letter_queue_hears_its_name() {
+    let mut test = orders(1).await;
+    test.client.send("orders", "{}").await;
+    let held = test.client.read_one("orders").await;
+    test.run("BEGIN; LOCK TABLE pgmq.q_failed").await;
+    let status = try_dead_letter(&mut test.client, "orders", &[&held.receipt], "").await.unwrap_err();
+    let refusal = Refusal::expect(&status, Code::Aborted, "QUEUE_BUSY");
+    assert_eq!((&*refusal.metadata["queue"], &*refusal.metadata["dead_letter_queue"]), ("orders", "failed"));
+    test.run("ROLLBACK").await;
+    let results = try_dead_letter(&mut test.client, "orders", &[&held.receipt], "").await.unwrap();
+    assert_eq!(outcomes(&results), [Outcome::Done]);
+}
