@@ -2,6 +2,7 @@
 
 use super::index::Index;
 use super::{Violation, violation};
+use crate::history::operators::Move;
 use crate::history::record::{AFTERMATH, Call, Fault, FaultKind, Part, Verdict};
 
 /// Rows that another transaction holds make calls for those rows fail, and no others; and nothing collides.
@@ -68,8 +69,17 @@ fn touches_locked(index: &Index<'_>, call: &Call) -> bool {
         Part::Read(read) => is_rebuilt(&read.queue),
         // It locks the whole table, or waits for whoever changes a policy, too.
         Part::Empty(_) | Part::Update(_) => true,
-        Part::Move(moved) => is_disturbed || is_rebuilt(&moved.queue),
+        Part::Move(moved) => is_disturbed || is_rebuilt(&moved.queue) || shares_shelf(index, call, moved),
         Part::List(list) => is_rebuilt(&list.queue),
+    })
+}
+
+/// Whether others have moved messages off the same shelf at the same time, and may have taken those that a call has found.
+fn shares_shelf(index: &Index<'_>, call: &Call, moved: &Move) -> bool {
+    index.moves.iter().any(|other| {
+        let is_same = other.moved.queue == moved.queue && other.moved.from == moved.from;
+        let overlaps = other.call.asked <= call.answered && other.call.ends() >= call.asked;
+        is_same && overlaps && !std::ptr::eq(other.call, call)
     })
 }
 

@@ -1,6 +1,7 @@
 //! Callers who pay for what others do.
 
-use super::super::story::{QUEUE, Story, refused, send, settle};
+use super::super::story::{QUEUE, Story, moved, refused, send, settle};
+use crate::history::operators::Move;
 use crate::history::record::{Action, FaultKind, Outcome, Part, Target, Verdict};
 
 fn doomed(body: &str, msg_id: Option<i64>) -> Part {
@@ -54,6 +55,23 @@ fn a_locked_row_must_not_fail_sends() {
     story.fault(FaultKind::Locked { queue: QUEUE.to_owned(), msg_ids: vec![7] });
     story.call("Send", refused("QUEUE_BUSY"), vec![send("a", None)]);
     story.breaks("locks_hurt_nobody_else");
+}
+
+#[test]
+fn a_move_must_not_be_busy_but_for_others_at_the_same_shelf() {
+    let tell = |other: Option<&str>| {
+        let mut story = Story::new();
+        if let Some(queue) = other {
+            let other = Move { queue: queue.to_owned(), count: Some(0), ..moved() };
+            story.call("ReplayArchivedMessages", Verdict::Done, vec![Part::Move(other)]).answered +=
+                1_000_000;
+        }
+        story.call("ReplayArchivedMessages", refused("QUEUE_BUSY"), vec![Part::Move(moved())]);
+        story
+    };
+    tell(None).breaks("locks_hurt_nobody_else");
+    tell(Some("another")).breaks("locks_hurt_nobody_else");
+    tell(Some(QUEUE)).is_healthy();
 }
 
 #[test]
