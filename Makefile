@@ -1,7 +1,7 @@
 # `make` alone lists the targets. What they do stands in scripts/.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-quick soak bench bench-quick lint proto docs deny tools image clean
+.PHONY: help run test test-quick conformance example soak bench bench-quick bench-clients lint proto docs deny tools image clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,12 @@ test: ## Install what the tests need, and run all of them; RUNS="unit 18" runs s
 test-quick: ## Run the unit tests, and the integration suite on Postgres 18 only
 	@scripts/test.sh unit 18
 
+conformance: ## Run the cases of clients/conformance in every language; LANGUAGES="go rust" runs some
+	@scripts/conformance.sh $(LANGUAGES)
+
+example: ## Run the examples beside a server of their own; LANG=go runs one
+	@LANG=C.UTF-8 scripts/examples.sh $(filter python typescript go java rust,$(LANG))
+
 soak: ## Disturb servers for MINUTES=n (10 by default), and check that they keep their promises
 	@scripts/soak.sh $(MINUTES)
 
@@ -23,6 +29,9 @@ bench: ## Measure against the peers, in 20 minutes; ARGS="--only sends" measures
 
 bench-quick: ## The same in 4 minutes, with less certainty
 	@scripts/bench.sh --quick $(ARGS)
+
+bench-clients: ## Measure the clients of all five languages; LANGUAGES="go python" measures some
+	@scripts/clients.sh bench $(LANGUAGES)
 
 lint: ## Check format, lints, docs, contract, licences
 	@scripts/lint.sh

@@ -44,6 +44,12 @@ nothing_built_is_kept() {
   [[ -z $built ]] || { printf '%s\n' "$built"; return 1; }
 }
 
+# Bash reads one file at a time.
+every_script_parses() {
+  local script
+  for script in scripts/*.sh clients/*/run.sh .ci/run; do bash -n "$script" || return 1; done
+}
+
 need_cc
 need_rust
 need_rust_components
@@ -62,7 +68,7 @@ else
   left_out "the dependencies' licences and sources, because cargo-deny is missing"
 fi
 check "nothing that was built is in the repository" nothing_built_is_kept
-check "scripts" bash -n scripts/tools.sh scripts/test.sh scripts/lint.sh scripts/proto.sh scripts/run.sh scripts/deny.sh scripts/bench.sh .ci/run
+check "scripts" every_script_parses
 
 if [[ ${#failures[@]} -gt 0 ]]; then
   warn "failed: $(printf '%s; ' "${failures[@]}" | sed 's/; $//')"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Brings the contract into form, lints it, and builds the code that is generated from it (into cargo's directory).
+# Brings the contract into form, lints it, and generates code from it: the server's into cargo's directory, the clients'
+# where it is committed.
 set -euo pipefail
 
 # shellcheck source=scripts/tools.sh
@@ -12,3 +13,4 @@ buf lint proto
 need_cc
 need_rust
 cargo check --locked
+scripts/clients.sh proto

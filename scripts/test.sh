@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs the tests: all runs, or those named, such as `scripts/test.sh unit 18`.
+# Runs the tests: all runs but the one of the clients, or those named, such as `scripts/test.sh unit 18`.
 #
 #   unit     unit tests, the tidy test, and the commands of the README
 #   18       the integration suite on Postgres 18 and the newest pgmq
 #   14       the same on Postgres 14, the oldest that is supported, with queues laid out as pgmq makes them
 #   pgmq     the same on Postgres 18 and pgmq 1.11
 #   partman  the tests of partitioned queues, on an installed Postgres that has pg_partman
+#   clients  each client's own tests, the conformance suite through all of them, and the examples
 #
 # A failed run does not keep the others from running. The last line is the sum of all runs.
 set -euo pipefail
@@ -18,8 +19,8 @@ runs=("$@")
 [[ ${#runs[@]} -gt 0 ]] || runs=(unit 18 14 pgmq partman)
 for run in "${runs[@]}"; do
   case "$run" in
-    unit | 18 | 14 | pgmq | partman) ;;
-    *) die "there is no run '$run'; there are: unit 18 14 pgmq partman" ;;
+    unit | 18 | 14 | pgmq | partman | clients) ;;
+    *) die "there is no run '$run'; there are: unit 18 14 pgmq partman clients" ;;
   esac
 done
 
@@ -71,6 +72,28 @@ run_partman() {
   fi
 }
 
+# Runs a script of the clients, whose last line is its sum.
+script() {
+  local title=$1 started=$SECONDS status=0 ok bad unable
+  shift
+  say "$title: $*"
+  "$@" 2>&1 | tee "$output" || status=1
+  read -r ok bad unable < <(awk '
+    /^[0-9]+ passed, [0-9]+ failed/ { ok = $1; bad = $3; unable = $5 }
+    END                             { print ok + 0, bad + 0, unable + 0 }' "$output")
+  [[ $status == 0 || $bad -gt 0 ]] || bad=1
+  passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + unable))
+  say "$title: $ok passed, $bad failed, $unable skipped, in $((SECONDS - started)) s"
+}
+
+run_clients() {
+  cargo build --locked
+  export PGMQ_GRPC_SERVER="$root/target/debug/pgmq-grpc"
+  script "clients" scripts/clients.sh test
+  script "conformance" scripts/conformance.sh
+  script "examples" scripts/examples.sh
+}
+
 need_cc
 need_rust
 need_grpcurl || left_out "the commands of the README, because grpcurl is missing (it needs go)"
@@ -90,6 +113,7 @@ for run in "${runs[@]}"; do
       ;;
     pgmq) PGMQ_GRPC_TEST_POSTGRES=18 PGMQ_GRPC_TEST_PGMQ=1.11 suite "pgmq 1.11" --skip partitioned:: --skip history:: ;;
     partman) run_partman ;;
+    clients) run_clients ;;
   esac
 done
 
