@@ -1,0 +1,367 @@
+"""The client: one connection to a server."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import grpc
+
+from pgmq_grpc._async import io
+from pgmq_grpc._async.queue import AsyncQueue
+from pgmq_grpc._async.transaction import AsyncTransaction
+from pgmq_grpc._async.watcher import AsyncWatcher
+from pgmq_grpc._convert import Span, request, result, seconds
+from pgmq_grpc._errors import PgmqError
+from pgmq_grpc._json import JsonLibrary
+from pgmq_grpc._options import Attempts, Metadata, Options, Tls
+from pgmq_grpc._requests import batch, described, may_repeat, outgoing
+from pgmq_grpc._types import (
+    ClientInfo,
+    CreatedQueue,
+    Installation,
+    NotificationSettings,
+    Partitioning,
+    QueueInfo,
+    QueueKind,
+    QueueLayout,
+    QueueMetrics,
+    QueuePolicy,
+    ServerInfo,
+    TopicBinding,
+    TopicCopy,
+    TopicResult,
+)
+from pgmq_grpc.v1 import admin_service_pb2 as admin
+from pgmq_grpc.v1 import queue_service_pb2 as contract
+from pgmq_grpc.v1 import topic_service_pb2 as topic
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from pgmq_grpc._async.link import AsyncLink
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+_AN_HOUR = 3600.0
+
+
+class AsyncClient:
+    """One connection to a server, or to a name behind which there are several, made by the first call.
+
+        async with AsyncClient("127.0.0.1:50051") as client:
+            await client.create_queue("orders")
+            await client.queue("orders").send({"order": 1})
+
+    Args:
+        target: `host:port`, `unix:/path` or `dns:///name:port`. Without one, the environment variable
+            PGMQ_GRPC_TARGET, else 127.0.0.1:50051.
+        tls: Encrypts the connection: True with the system's roots, a Tls with files, or credentials of gRPC.
+        name: Says who this is, in the server's log and in `list_clients`.
+        metadata: Goes with each call, such as credentials: a mapping, or a function that is asked before each call.
+        timeout: The deadline of a unary call. A read that waits has that much more, and calls that build indexes
+            have an hour unless `with_timeout` says otherwise.
+        json: A JSON library, such as the module `json` or `orjson`. Without one, numbers keep all their digits, and
+            those that are not whole are `Decimal`.
+        interceptors: Interceptors of gRPC, such as OpenTelemetry's.
+        channel_options: Options of gRPC's channel.
+    """
+
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        tls: bool | Tls | grpc.ChannelCredentials = False,
+        name: str = "",
+        metadata: Metadata | None = None,
+        timeout: Span = 30,
+        json: JsonLibrary | None = None,
+        interceptors: Sequence[io.Interceptor] = (),
+        channel_options: Mapping[str, object] | None = None,
+    ) -> None:
+        self._options = Options.of(target, tls, name, metadata, seconds(timeout), json, channel_options)
+        self._connection = io.Connection(self._options, interceptors)
+        self._links: set[AsyncLink] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._options.target}>"
+
+    async def close(self) -> None:
+        """End all consumers, producers and watchers, with what is under way, and then the connection."""
+        for link in self._links.copy():
+            await link.close()
+        await self._connection.close()
+
+    def with_timeout(self, timeout: Span) -> Self:
+        """Give the same client, with another deadline for its calls: `client.with_timeout(5).queue("orders")`."""
+        other = copy.copy(self)
+        other._options = replace(self._options, timeout=seconds(timeout), timeout_given=True)  # noqa: SLF001
+        return other
+
+    @property
+    def raw(self) -> io.Stubs:
+        """The generated stubs, for what has no word here. Give their calls `client.metadata()` and a timeout."""
+        return self._connection.stubs()
+
+    @property
+    def json(self) -> JsonLibrary:
+        """The JSON library of bodies and headers."""
+        return self._options.json
+
+    @property
+    def timeout(self) -> float:
+        """The deadline of a call, in seconds."""
+        return self._options.timeout
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Give the metadata that goes with a call."""
+        return self._options.call_metadata()
+
+    def queue(self, name: str) -> AsyncQueue:
+        """Give a queue by its name. This asks nobody."""
+        return AsyncQueue(self, name)
+
+    async def create_queue(
+        self,
+        queue: str,
+        *,
+        kind: QueueKind | None = None,
+        partitioning: Partitioning | None = None,
+        policy: QueuePolicy | None = None,
+        fail_if_exists: bool = False,
+        layout: QueueLayout | None = None,
+    ) -> CreatedQueue:
+        """Create a queue with its archive; one that is there as described is left as it is."""
+        asked = request(
+            contract.CreateQueueRequest,
+            queue=queue,
+            kind=kind,
+            partitioning=partitioning,
+            policy=policy,
+            fail_if_exists=fail_if_exists,
+            layout=layout,
+        )
+        return result(CreatedQueue, await self.call(self.raw.queue.CreateQueue, asked, repeat=True))
+
+    async def get_queue(self, queue: str) -> QueueInfo:
+        """Describe a queue, with its policy."""
+        reply = await self.call(self.raw.queue.GetQueue, contract.GetQueueRequest(queue=queue), repeat=True)
+        return result(QueueInfo, reply.queue)
+
+    async def list_queues(
+        self, *, prefix: str = "", dead_letter_queue: str = "", page_size: int = 0
+    ) -> AsyncIterator[QueueInfo]:
+        """List queues by name: all, those of a prefix, or those that use a dead-letter queue."""
+        asked = contract.ListQueuesRequest(prefix=prefix, dead_letter_queue=dead_letter_queue, page_size=page_size)
+        async for page in self.pages(self.raw.queue.ListQueues, asked):
+            for each in page.queues:
+                yield result(QueueInfo, each)
+
+    async def update_queue(
+        self, queue: str, policy: QueuePolicy | None = None, *, clear: Iterable[str] = ()
+    ) -> QueueInfo:
+        """Change the fields of a queue's policy that are set here, and clear those that are named; the others stay."""
+        given = (
+            [] if policy is None else [each.name for each in fields(policy) if getattr(policy, each.name) is not None]
+        )
+        asked = request(admin.UpdateQueueRequest, queue=queue, policy=policy, update_mask=[*given, *clear])
+        reply = await self.call(self.raw.admin.UpdateQueue, asked, repeat=True)
+        return result(QueueInfo, reply.queue)
+
+    async def drop_queue(self, queue: str) -> None:
+        """Remove a queue for good, with its messages and its archive."""
+        await self.call(self.raw.queue.DropQueue, contract.DropQueueRequest(queue=queue))
+
+    async def purge_queue(self, queue: str) -> int:
+        """Remove all messages of a queue for good, and tell how many. The archive stays."""
+        return (await self.call(self.raw.queue.PurgeQueue, contract.PurgeQueueRequest(queue=queue))).purged_count
+
+    async def get_queue_metrics(self, queue: str, *, include_archive: bool = False) -> QueueMetrics:
+        """Count the messages of a queue. It looks at every row of it."""
+        asked = contract.GetQueueMetricsRequest(queue=queue, include_archive=include_archive)
+        reply = await self.call(self.raw.queue.GetQueueMetrics, asked, repeat=True)
+        return result(QueueMetrics, reply.metrics)
+
+    async def list_queue_metrics(
+        self, *, prefix: str = "", include_archive: bool = False, page_size: int = 0
+    ) -> AsyncIterator[QueueMetrics]:
+        """Count the messages of many queues, by name. One that cannot be measured has `error` set."""
+        asked = contract.ListQueueMetricsRequest(prefix=prefix, include_archive=include_archive, page_size=page_size)
+        async for page in self.pages(self.raw.queue.ListQueueMetrics, asked):
+            for each in page.metrics:
+                yield result(QueueMetrics, each)
+
+    async def set_queue_layout(self, queue: str, layout: QueueLayout) -> QueueInfo:
+        """Change how the table of a queue is laid out. Messages and answers stay the same."""
+        asked = request(admin.SetQueueLayoutRequest, queue=queue, layout=layout)
+        reply = await self.call(self.raw.admin.SetQueueLayout, asked, patience=self._long())
+        return result(QueueInfo, reply.queue)
+
+    async def send_topic(
+        self,
+        routing_key: str,
+        message: object,
+        *,
+        headers: object = None,
+        delay: Span | None = None,
+        visible_at: datetime | None = None,
+        group: str | None = None,
+        deduplication_id: str | None = None,
+        idempotent: bool = False,
+        require_match: bool = False,
+    ) -> TopicResult:
+        """Send a message to every queue that is bound to a matching pattern; see `send` of a queue."""
+        given = described(message, headers, delay, visible_at, group, deduplication_id)
+        sent = topic.SendTopicRequest(routing_key=routing_key, require_match=require_match)
+        sent = outgoing(sent, given, self.json, idempotent=idempotent)
+        reply = await self.call(self.raw.topic.SendTopic, sent, repeat=bool(sent.deduplication_id))
+        return result(TopicResult, reply)
+
+    async def send_topic_batch(
+        self, routing_key: str, messages: Iterable[object], *, idempotent: bool = False, require_match: bool = False
+    ) -> list[TopicCopy]:
+        """Send several messages with one routing key: all copies, or none."""
+        written = batch(messages, self.json, idempotent=idempotent)
+        sent = topic.SendTopicBatchRequest(routing_key=routing_key, messages=written, require_match=require_match)
+        reply = await self.call(self.raw.topic.SendTopicBatch, sent, repeat=may_repeat(written))
+        return [result(TopicCopy, each) for each in reply.copies]
+
+    async def bind_topic(self, pattern: str, queue: str) -> bool:
+        """Let a queue receive what is sent by routing keys that match, and tell whether that is new."""
+        asked = topic.BindTopicRequest(pattern=pattern, queue=queue)
+        return (await self.call(self.raw.topic.BindTopic, asked, repeat=True)).created
+
+    async def unbind_topic(self, pattern: str, queue: str) -> bool:
+        """Remove a binding, and tell whether there was one."""
+        asked = topic.UnbindTopicRequest(pattern=pattern, queue=queue)
+        return (await self.call(self.raw.topic.UnbindTopic, asked, repeat=True)).removed
+
+    async def list_topic_bindings(self, *, queue: str = "", page_size: int = 0) -> AsyncIterator[TopicBinding]:
+        """List bindings by pattern and queue: all, or those of one queue."""
+        asked = topic.ListTopicBindingsRequest(queue=queue, page_size=page_size)
+        async for page in self.pages(self.raw.topic.ListTopicBindings, asked):
+            for each in page.bindings:
+                yield result(TopicBinding, each)
+
+    async def test_routing(self, routing_key: str) -> list[TopicBinding]:
+        """Show which bindings match a routing key. Nothing is sent."""
+        asked = topic.TestRoutingRequest(routing_key=routing_key)
+        reply = await self.call(self.raw.topic.TestRouting, asked, repeat=True)
+        return [result(TopicBinding, each) for each in reply.matches]
+
+    def transact(self, *, deduplication_id: str | None = None, idempotent: bool = False) -> AsyncTransaction:
+        """Gather operations that are applied together, at the end of the `async with` block. See AsyncTransaction."""
+        return AsyncTransaction(self, deduplication_id, idempotent=idempotent)
+
+    def watch(self, queues: Iterable[str], *, heartbeat_interval: Span | None = None) -> AsyncWatcher:
+        """Stream what happens to queues, without reading from them."""
+        return AsyncWatcher(self, list(queues), heartbeat_interval)
+
+    async def validate_name(
+        self, *, queue: str | None = None, routing_key: str | None = None, pattern: str | None = None
+    ) -> None:
+        """Raise unless a name is well-formed. Whether anything of that name exists does not matter."""
+        asked = request(contract.ValidateNameRequest, queue=queue, routing_key=routing_key, pattern=pattern)
+        await self.call(self.raw.queue.ValidateName, asked, repeat=True)
+
+    async def get_server_info(self) -> ServerInfo:
+        """Tell versions, and what works with them."""
+        asked = contract.GetServerInfoRequest()
+        return result(ServerInfo, await self.call(self.raw.queue.GetServerInfo, asked, repeat=True))
+
+    async def create_fifo_index(self, queue: str | None = None) -> None:
+        """Create the index for grouped reads on one queue, or on all."""
+        asked = request(admin.CreateFifoIndexRequest, queue=queue, all_queues=True if queue is None else None)
+        await self.call(self.raw.admin.CreateFifoIndex, asked, patience=self._long())
+
+    async def convert_archive_partitioned(
+        self, queue: str, partitioning: Partitioning | None = None, *, leading_partition: int = 0
+    ) -> None:
+        """Turn the archive of a queue into a partitioned table."""
+        asked = request(
+            admin.ConvertArchivePartitionedRequest,
+            queue=queue,
+            partitioning=partitioning,
+            leading_partition=leading_partition,
+        )
+        await self.call(self.raw.admin.ConvertArchivePartitioned, asked, patience=self._long())
+
+    async def enable_notifications(self, queue: str, throttle_interval: Span | None = None) -> NotificationSettings:
+        """Let Postgres notify plain SQL listeners of inserts. Readers of this server do not need it."""
+        asked = request(admin.EnableNotificationsRequest, queue=queue, throttle_interval=throttle_interval)
+        return result(NotificationSettings, (await self.call(self.raw.admin.EnableNotifications, asked)).settings)
+
+    async def update_notifications(self, queue: str, throttle_interval: Span | None = None) -> NotificationSettings:
+        """Change the interval of a queue that notifies."""
+        asked = request(admin.UpdateNotificationsRequest, queue=queue, throttle_interval=throttle_interval)
+        return result(NotificationSettings, (await self.call(self.raw.admin.UpdateNotifications, asked)).settings)
+
+    async def disable_notifications(self, queue: str) -> None:
+        """Stop the notifications of a queue, if there are any."""
+        await self.call(self.raw.admin.DisableNotifications, admin.DisableNotificationsRequest(queue=queue))
+
+    async def list_notifications(self, *, prefix: str = "", page_size: int = 0) -> AsyncIterator[NotificationSettings]:
+        """List the queues that notify, by name."""
+        asked = admin.ListNotificationsRequest(prefix=prefix, page_size=page_size)
+        async for page in self.pages(self.raw.admin.ListNotifications, asked):
+            for each in page.notifications:
+                yield result(NotificationSettings, each)
+
+    async def list_clients(self, *, queue: str = "", prefix: str = "", page_size: int = 0) -> AsyncIterator[ClientInfo]:
+        """List who sent or consumed within the last minute."""
+        asked = admin.ListClientsRequest(queue=queue, prefix=prefix, page_size=page_size)
+        async for page in self.pages(self.raw.admin.ListClients, asked):
+            for each in page.clients:
+                yield result(ClientInfo, each)
+
+    async def install_pgmq(self) -> Installation:
+        """Install pgmq in the database, or upgrade it to what the server carries."""
+        reply = await self.call(self.raw.admin.InstallPgmq, admin.InstallPgmqRequest(), patience=self._long())
+        return result(Installation, reply)
+
+    async def call(self, method: io.UnaryMethod[Q, R], asked: Q, *, repeat: bool = False, patience: float = 0) -> R:
+        """Make a unary call, and make it again where that is safe.
+
+        `repeat` says that the contract allows it after any UNAVAILABLE. `patience` is added to the deadline.
+        """
+        attempts = Attempts(self.timeout + patience, repeatable=repeat)
+        while True:
+            try:
+                return await method(asked, timeout=attempts.remaining(), metadata=self.metadata())
+            except grpc.RpcError as error:
+                failure = PgmqError.from_rpc(error)
+            pause = attempts.pause_after(failure)
+            if pause is None:
+                raise failure
+            await io.pause(pause)
+
+    async def pages(self, method: io.UnaryMethod[Q, R], asked: Q) -> AsyncIterator[R]:
+        """Give the pages of a list, each when it is asked for."""
+        following = cast("Any", asked)
+        while True:
+            page = await self.call(method, asked, repeat=True)
+            yield page
+            following.page_token = cast("Any", page).next_page_token
+            if not following.page_token:
+                return
+
+    def add_link(self, link: AsyncLink) -> None:
+        """Know a stream, which ends with the client."""
+        self._links.add(link)
+
+    def remove_link(self, link: AsyncLink) -> None:
+        """Forget a stream that has ended."""
+        self._links.discard(link)
+
+    def _long(self) -> float:
+        return 0 if self._options.timeout_given else _AN_HOUR

@@ -1,0 +1,318 @@
+"""Consume: the messages of a queue as a stream, settled over the same stream."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pgmq_grpc._async import io
+from pgmq_grpc._async.link import AsyncSubscription
+from pgmq_grpc._async.message import AsyncMessage
+from pgmq_grpc._convert import duration, seconds
+from pgmq_grpc._errors import PgmqError
+from pgmq_grpc._options import backoff
+from pgmq_grpc._requests import outcome
+from pgmq_grpc._types import Outcome, SettleAction
+from pgmq_grpc.v1 import queue_service_pb2 as contract
+
+if TYPE_CHECKING:
+    from pgmq_grpc._async.client import AsyncClient
+    from pgmq_grpc._convert import Span
+    from pgmq_grpc._session import Session
+
+logger = logging.getLogger("pgmq_grpc")
+
+_MOST_RECEIPTS = 1000
+
+Kind = tuple[SettleAction | Literal["EXTEND"], float | None, str]
+"""What is to be done, with its delay or timeout in seconds, and its reason."""
+
+
+@dataclass(eq=False)
+class Command:
+    """One thing to be done to one message, and who waits for it, if anybody does."""
+
+    message: AsyncMessage
+    kind: Kind
+    waiter: io.Future[Outcome] | None = None
+    since: float = field(default_factory=time.monotonic)
+    attempts: int = 0
+
+    def done(self, result: Outcome) -> None:
+        """Tell what was done."""
+        if self.waiter is None:
+            if result == "STALE":
+                logger.warning("%r was read by somebody else before it was settled", self.message)
+        elif not self.waiter.done():
+            self.waiter.set_result(result)
+
+    def failed(self, error: PgmqError) -> None:
+        """Tell why it was not."""
+        if self.waiter is None:
+            logger.warning("%r could not be settled: %s", self.message, error)
+        elif not self.waiter.done():
+            self.waiter.set_exception(error)
+
+
+class AsyncConsumer(AsyncSubscription[AsyncMessage]):
+    """The messages of a queue, as they become visible, over a stream that survives restarts.
+
+        async with client.queue("orders").consume() as messages:
+            async for message in messages:
+                print(message.message)
+                await message.delete()
+
+    What was received and is not settled is kept from others for as long as this process lives and has the message.
+    `stop()` ends the messages, and with them loops and handlers: what is in hand is finished, and what was received and
+    not given out yet is released. Leaving the `async with` block ends the stream.
+    """
+
+    def __init__(self, client: AsyncClient, start: contract.ConsumeStart) -> None:
+        super().__init__(client, f"consumer of {start.queue!r}")
+        self._start_command = start
+        self._queue = client.queue(start.queue)
+        self._commands: io.Mailbox[Command] = io.Mailbox()
+        self._sent: dict[int, list[Command]] = {}
+        self._last_id = 0
+        self._in_hand: weakref.WeakKeyDictionary[AsyncMessage, tuple[Session, float]] = weakref.WeakKeyDictionary()
+        self._most_extension = start.max_extension.ToNanoseconds() / 1e9 or 3600
+
+    async def run(
+        self,
+        handler: io.Handler[AsyncMessage],
+        *,
+        concurrency: int = 1,
+        action: SettleAction = "DELETE",
+        retry_delay: Span | None = None,
+    ) -> None:
+        """Give each message to a handler and settle it, until `stop`.
+
+        When the handler returns, the message is deleted, or what `action` says, unless the handler has settled it. When
+        it raises, the message is released: visible after `retry_delay`, or without one after the backoff of the queue's
+        policy. `concurrency` handlers run at a time.
+        """
+        self._start()
+        workers = [io.Task(self._work, handler, action, retry_delay) for _ in range(concurrency)]
+        try:
+            for worker in workers:
+                await worker.join()
+        except io.Cancelled:
+            for worker in workers:
+                worker.cancel()
+            raise
+        finally:
+            self.stop()
+            try:
+                for worker in workers:
+                    await worker.join()
+            finally:
+                await self.close()
+
+    def stop(self) -> None:
+        """Take no more messages. It does not wait, and may be called from anywhere, such as a handler of signals."""
+        super().stop()
+        for message in self._items.drain():
+            self._settle(message, "RELEASE", delay=0)
+
+    async def settle_one(
+        self, message: AsyncMessage, action: SettleAction, *, delay: Span | None = None, reason: str = ""
+    ) -> Outcome:
+        """Settle a message, as its own methods do."""
+        message.mark_settled()
+        return await self._do(message, (action, None if delay is None else seconds(delay), reason))
+
+    async def extend_one(self, message: AsyncMessage, visibility_timeout: Span | None) -> Outcome:
+        """Keep a message invisible, as its own method does."""
+        return await self._do(
+            message, ("EXTEND", None if visibility_timeout is None else seconds(visibility_timeout), "")
+        )
+
+    async def _do(self, message: AsyncMessage, kind: Kind) -> Outcome:
+        waiter: io.Future[Outcome] = io.future()
+        command = Command(message, kind, waiter)
+        if not self._submit(command):
+            await self._call([command])
+        return await io.outcome(waiter)
+
+    def _submit(self, command: Command) -> bool:
+        """Put a command where a stream takes it, unless there will be none."""
+        with self._lock:
+            if not self._finished:
+                self._commands.put(command)
+            return not self._finished
+
+    def _settle(self, message: AsyncMessage, action: SettleAction, *, delay: Span | None = None) -> None:
+        """Settle a message without waiting for the result. The end of the consumer waits for it."""
+        if not message.settled:
+            message.mark_settled()
+            self._submit(Command(message, (action, None if delay is None else seconds(delay), "")))
+
+    async def _work(self, handler: io.Handler[AsyncMessage], action: SettleAction, retry_delay: Span | None) -> None:
+        while (message := await self.receive()) is not None:
+            try:
+                await handler(message)
+            except Exception:
+                logger.exception("the handler of %r failed", message)
+                self._settle(message, "RELEASE", delay=retry_delay)
+            except BaseException:
+                self._settle(message, "RELEASE", delay=0)
+                raise
+            else:
+                self._settle(message, action)
+
+    def _wake(self) -> None:
+        super()._wake()
+        self._commands.wake()
+
+    def _open(self, session: Session) -> Any:
+        return self._client.raw.queue.Consume(self._requests(session), metadata=self._client.metadata())
+
+    async def _requests(self, session: Session) -> AsyncIterator[contract.ConsumeRequest]:
+        yield contract.ConsumeRequest(start=self._start_command)
+        told_to_stop = False
+
+        def is_due() -> bool:
+            due = session.until_sign() == 0
+            return due or session.is_over or self._closing or (self._stopping and not told_to_stop)
+
+        while not session.is_over:
+            if self._stopping and not told_to_stop:
+                told_to_stop = True
+                yield contract.ConsumeRequest(stop=contract.Stop())
+            commands = await self._commands.take(_MOST_RECEIPTS, session.until_sign(), is_due)
+            if not commands and self._closing:
+                return
+            for request in self._written(session, commands):
+                yield request
+            if session.until_sign() == 0:
+                session.show_life()
+                for request in self._signs_of_life(session):
+                    yield request
+
+    def _written(self, session: Session, commands: list[Command]) -> list[contract.ConsumeRequest]:
+        """Write commands, one request for all that are to be done alike."""
+        with self._lock:
+            if session.ended:
+                self._commands.put_back(commands)
+                return []
+            alike: dict[Kind, list[Command]] = {}
+            for command in commands:
+                alike.setdefault(command.kind, []).append(command)
+            written = []
+            for kind, group in alike.items():
+                self._last_id += 1
+                self._sent[self._last_id] = group
+                written.append(_request(self._last_id, kind, [command.message.receipt for command in group]))
+            return written
+
+    def _signs_of_life(self, session: Session) -> list[contract.ConsumeRequest]:
+        """Show that this process lives, and extend what came over streams that have ended."""
+        now = time.monotonic()
+        with self._lock:
+            receipts = [
+                message.receipt
+                for message, (origin, since) in self._in_hand.items()
+                if origin is not session and not message.settled and now < since + self._most_extension
+            ]
+        parts = [receipts[start : start + _MOST_RECEIPTS] for start in range(0, len(receipts), _MOST_RECEIPTS)]
+        # Nobody waits for the results of these: request 0 is of nobody.
+        return [_request(0, ("EXTEND", None, ""), part) for part in parts] or [
+            contract.ConsumeRequest(heartbeat=contract.ClientHeartbeat())
+        ]
+
+    def _receive(self, session: Session, response: contract.ConsumeResponse) -> None:
+        json = self._client.json
+        for raw in response.messages:
+            message = AsyncMessage(self._start_command.queue, raw, json, self)
+            with self._lock:
+                if self._start_command.auto_extend:
+                    self._in_hand[message] = (session, time.monotonic())
+                if not self._stopping:
+                    self._items.put(message)
+                    continue
+            self._settle(message, "RELEASE", delay=0)
+        for result in response.command_results:
+            with self._lock:
+                commands = self._sent.pop(result.request_id, ())
+            if result.HasField("error"):
+                self._refused(commands, PgmqError.from_command(result.error))
+            else:
+                for command, each in zip(commands, result.results, strict=False):
+                    command.done(outcome(each))
+
+    def _refused(self, commands: Sequence[Command], error: PgmqError) -> None:
+        """Do again what the server says may be done again, after a pause, and tell of the rest."""
+        again = []
+        for command in commands:
+            command.attempts += 1
+            if error.may_repeat and self._is_young(command) and not self._closing:
+                again.append(command)
+            else:
+                command.failed(error)
+        if again:
+            io.Task(self._again, again, backoff(again[0].attempts, error))
+
+    async def _again(self, commands: Sequence[Command], pause: float) -> None:
+        await self._pauses.take(1, pause, lambda: self._closing)
+        for command in commands:
+            if not self._submit(command):
+                await self._call([command])
+
+    def _lost(self, session: Session, failure: Exception | None) -> None:
+        # A receipt outlives its stream, and to settle twice does no harm.
+        with self._lock:
+            commands = [command for group in self._sent.values() for command in group]
+            self._sent.clear()
+        self._commands.put_back(commands)
+
+    async def _between(self, seconds: float, failure: Exception | None) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and self._is_wanted():
+            commands = await self._commands.take(_MOST_RECEIPTS, left, lambda: not self._is_wanted())
+            again = await self._call(commands, keep=True)
+            if again:
+                self._commands.put_back(again)
+                await super()._between(deadline - time.monotonic(), failure)
+
+    async def _finish(self) -> None:
+        # Handlers may be at work still.
+        while not self._closing or self._commands:
+            await self._call(await self._commands.take(_MOST_RECEIPTS, None, lambda: self._closing))
+
+    async def _call(self, commands: list[Command], *, keep: bool = False) -> list[Command]:
+        """Do without a stream what is to be done. With `keep`, returns what can wait for the next stream instead."""
+        alike: dict[Kind, list[Command]] = {}
+        for command in commands:
+            alike.setdefault(command.kind, []).append(command)
+        kept: list[Command] = []
+        for kind, group in alike.items():
+            try:
+                results = await self._queue.settle(*kind, [command.message for command in group])
+            except PgmqError as error:
+                for command in group:
+                    if keep and error.is_temporary and self._is_young(command):
+                        kept.append(command)
+                    else:
+                        command.failed(error)
+            else:
+                for command, result in zip(group, results, strict=True):
+                    command.done(result)
+        return kept
+
+    def _is_young(self, command: Command) -> bool:
+        return time.monotonic() < command.since + self._client.timeout
+
+
+def _request(request_id: int, kind: Kind, receipts: list[str]) -> contract.ConsumeRequest:
+    action, span, reason = kind
+    given = None if span is None else duration(span)
+    if action == "EXTEND":
+        extend = contract.Extend(receipts=receipts, visibility_timeout=given)
+        return contract.ConsumeRequest(request_id=request_id, extend=extend)
+    number = contract.SettleAction.Value(f"SETTLE_ACTION_{action}")
+    settle = contract.Settle(receipts=receipts, action=number, delay=given, reason=reason)
+    return contract.ConsumeRequest(request_id=request_id, settle=settle)

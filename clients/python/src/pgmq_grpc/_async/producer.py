@@ -1,0 +1,219 @@
+"""Produce: the sends of many callers over one stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from pgmq_grpc._async import io
+from pgmq_grpc._async.link import AsyncLink
+from pgmq_grpc._errors import PgmqError
+from pgmq_grpc._options import backoff
+from pgmq_grpc._requests import described, outgoing
+from pgmq_grpc._types import SendResult
+from pgmq_grpc.v1 import message_pb2
+from pgmq_grpc.v1 import queue_service_pb2 as contract
+
+if TYPE_CHECKING:
+    from pgmq_grpc._async.client import AsyncClient
+    from pgmq_grpc._convert import Span
+    from pgmq_grpc._session import Session
+
+# A frame has at most 1,000 messages of 1 MiB together.
+_FRAME_MESSAGES = 1000
+_FRAME_BYTES = 1_000_000
+_ATTEMPTS = 4
+
+
+@dataclass(eq=False)
+class Sending:
+    """One message, and who waits for its id."""
+
+    message: message_pb2.OutgoingMessage
+    waiter: io.Future[SendResult]
+    since: float = field(default_factory=time.monotonic)
+    attempts: int = 0
+
+
+class AsyncProducer(AsyncLink):
+    """Sends to one queue, for many callers at once, over a stream that survives restarts.
+
+        async with client.queue("orders").producer() as producer:
+            await asyncio.gather(*(producer.send({"order": number}) for number in range(1000)))
+
+    Each message has its own id or error. At most `max_outstanding` wait for theirs; then `send` waits. When the stream
+    breaks, messages with a deduplication id are sent again, and so are those that certainly were not stored; the others
+    fail, with `outcome_unknown`. Leaving the `async with` block waits for what is under way.
+    """
+
+    def __init__(self, client: AsyncClient, queue: str, *, idempotent: bool, max_outstanding: int) -> None:
+        super().__init__(client, f"producer of {queue!r}")
+        self._queue = queue
+        self._idempotent = idempotent
+        self._places = io.Semaphore(max_outstanding)
+        self._waiting: io.Mailbox[Sending] = io.Mailbox()
+        self._unanswered: dict[int, list[Sending]] = {}
+        self._repeating = 0
+        self._next_sequence = 1
+
+    async def send(
+        self,
+        message: object,
+        *,
+        headers: object = None,
+        delay: Span | None = None,
+        visible_at: datetime | None = None,
+        group: str | None = None,
+        deduplication_id: str | None = None,
+    ) -> SendResult:
+        """Send a message, and wait until it is stored."""
+        given = described(message, headers, delay, visible_at, group, deduplication_id)
+        return await io.outcome(await self.submit(given))
+
+    async def submit(self, message: object) -> io.Future[SendResult]:
+        """Send a message, a value or an OutgoingMessage, and give the future of its result.
+
+        It waits only while too many are outstanding.
+        """
+        written = outgoing(message_pb2.OutgoingMessage(), message, self._client.json, idempotent=self._idempotent)
+        await self._places.acquire()
+        waiter: io.Future[SendResult] = io.future()
+        with self._lock:
+            if self._closing:
+                self._places.release()
+                raise RuntimeError("the producer is closed")
+            self._waiting.put(Sending(written, waiter))
+        self._start()
+        return waiter
+
+    def _wake(self) -> None:
+        super()._wake()
+        self._waiting.wake()
+
+    def _is_wanted(self) -> bool:
+        return not self._closing or bool(self._waiting or self._unanswered or self._repeating)
+
+    def _open(self, session: Session) -> Any:
+        return self._client.raw.queue.Produce(self._frames(session), metadata=self._client.metadata())
+
+    async def _frames(self, session: Session) -> AsyncIterator[contract.ProduceRequest]:
+        def is_due() -> bool:
+            return session.is_over or session.closing or (self._closing and not self._repeating)
+
+        while not session.is_over and not session.closing:
+            sendings = await self._waiting.take(_FRAME_MESSAGES, None, is_due)
+            for frame in self._written(session, sendings):
+                yield frame
+            if not sendings and self._closing and not self._repeating:
+                return
+
+    def _written(self, session: Session, sendings: list[Sending]) -> list[contract.ProduceRequest]:
+        with self._lock:
+            if session.ended or session.closing:
+                self._waiting.put_back(sendings)
+                return []
+            frames = []
+            for part in _parts(sendings):
+                self._unanswered[self._next_sequence] = part
+                messages = [sending.message for sending in part]
+                frames.append(
+                    contract.ProduceRequest(queue=self._queue, first_sequence=self._next_sequence, messages=messages)
+                )
+                self._next_sequence += len(part)
+            return frames
+
+    def _receive(self, session: Session, response: contract.ProduceResponse) -> None:
+        if not response.msg_ids:
+            return
+        with self._lock:
+            sendings = self._unanswered.pop(response.first_sequence, [])
+        failures = {failure.index: failure.error for failure in response.failures}
+        known = frozenset(response.deduplicated)
+        refused = []
+        for index, (sending, msg_id) in enumerate(zip(sendings, response.msg_ids, strict=True)):
+            if index in failures:
+                refused.append((sending, PgmqError.from_command(failures[index])))
+            else:
+                self._places.release()
+                if not sending.waiter.done():
+                    sending.waiter.set_result(SendResult(msg_id, index in known))
+        if refused:
+            self._refused(refused)
+        if self._closing:
+            self._wake()
+
+    def _refused(self, refused: Sequence[tuple[Sending, PgmqError]]) -> None:
+        """Send again what the server says may be sent again, after a pause, and tell of the rest."""
+        again = []
+        for sending, error in refused:
+            sending.attempts += 1
+            if error.may_repeat and sending.attempts < _ATTEMPTS:
+                again.append(sending)
+            else:
+                self._fail(sending, error)
+        if again:
+            with self._lock:
+                self._repeating += 1
+            io.Task(self._again, again, backoff(again[0].attempts, refused[0][1]))
+
+    async def _again(self, sendings: list[Sending], pause: float) -> None:
+        await io.pause(pause)
+        with self._lock:
+            self._waiting.put_back(sendings)
+            self._repeating -= 1
+
+    def _lost(self, session: Session, failure: Exception | None) -> None:
+        # Frames that the server had not read when it announced the end were not applied.
+        if isinstance(failure, PgmqError):
+            unapplied = not failure.outcome_unknown and failure.is_temporary
+        else:
+            unapplied = session.closing
+        with self._lock:
+            sendings = [sending for frame in self._unanswered.values() for sending in frame]
+            self._unanswered.clear()
+            again = [sending for sending in sendings if unapplied or sending.message.deduplication_id]
+            self._waiting.put_back(again)
+        error = failure or PgmqError(grpc.StatusCode.UNAVAILABLE, "the stream ended without an answer")
+        for sending in sendings:
+            if not unapplied and not sending.message.deduplication_id:
+                self._fail(sending, error)
+
+    def _give_up(self, failure: Exception) -> bool:
+        # Nobody is to wait for a stream that the server refuses. The next send tries again.
+        for sending in self._waiting.drain():
+            self._fail(sending, failure)
+        return False
+
+    async def _between(self, seconds: float, failure: Exception | None) -> None:
+        if failure is not None:
+            oldest = time.monotonic() - self._client.timeout
+            sendings = self._waiting.drain()
+            for sending in sendings:
+                if sending.since < oldest:
+                    self._fail(sending, failure)
+            self._waiting.put_back([sending for sending in sendings if sending.since >= oldest])
+        await super()._between(seconds, failure)
+
+    def _fail(self, sending: Sending, error: Exception) -> None:
+        self._places.release()
+        if not sending.waiter.done():
+            sending.waiter.set_exception(error)
+
+
+def _parts(sendings: list[Sending]) -> list[list[Sending]]:
+    """Cut messages into frames that are not too large."""
+    parts: list[list[Sending]] = []
+    room = 0
+    for sending in sendings:
+        size = sending.message.ByteSize()
+        if not parts or size > room:
+            parts.append([])
+            room = _FRAME_BYTES
+        parts[-1].append(sending)
+        room -= size
+    return parts

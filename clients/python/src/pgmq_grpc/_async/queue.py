@@ -1,0 +1,359 @@
+"""A queue: a name with methods."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from pgmq_grpc._async.consumer import AsyncConsumer
+from pgmq_grpc._async.message import AsyncMessage
+from pgmq_grpc._async.producer import AsyncProducer
+from pgmq_grpc._async.watcher import AsyncWatcher
+from pgmq_grpc._convert import Span, duration, moment, request, result, seconds, timestamp
+from pgmq_grpc._json import text_of
+from pgmq_grpc._requests import Items, batch, described, items_of, may_repeat, outcomes, outgoing, settling
+from pgmq_grpc._types import (
+    ArchiveDeletion,
+    CreatedQueue,
+    MessageState,
+    Ordering,
+    Outcome,
+    Partitioning,
+    QueueInfo,
+    QueueKind,
+    QueueLayout,
+    QueueMetrics,
+    QueuePolicy,
+    Redrive,
+    Replay,
+    SendResult,
+    SettleAction,
+)
+from pgmq_grpc.v1 import admin_service_pb2 as admin
+from pgmq_grpc.v1 import message_pb2
+from pgmq_grpc.v1 import queue_service_pb2 as contract
+
+if TYPE_CHECKING:
+    from pgmq_grpc._async.client import AsyncClient
+
+
+class AsyncArchivedMessage:
+    """A message of an archive, without a receipt, and when it was archived."""
+
+    __slots__ = ("archived_at", "message")
+
+    def __init__(self, message: AsyncMessage, archived_at: datetime) -> None:
+        self.message = message
+        self.archived_at = archived_at
+
+
+class AsyncQueue:
+    """One queue of a client. Making it asks nobody, and the queue need not exist yet."""
+
+    def __init__(self, client: AsyncClient, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    async def create(
+        self,
+        *,
+        kind: QueueKind | None = None,
+        partitioning: Partitioning | None = None,
+        policy: QueuePolicy | None = None,
+        fail_if_exists: bool = False,
+        layout: QueueLayout | None = None,
+    ) -> CreatedQueue:
+        """Create the queue with its archive; one that is there as described is left as it is."""
+        return await self._client.create_queue(
+            self.name,
+            kind=kind,
+            partitioning=partitioning,
+            policy=policy,
+            fail_if_exists=fail_if_exists,
+            layout=layout,
+        )
+
+    async def get(self) -> QueueInfo:
+        """Describe the queue, with its policy."""
+        return await self._client.get_queue(self.name)
+
+    async def update(self, policy: QueuePolicy | None = None, *, clear: Iterable[str] = ()) -> QueueInfo:
+        """Change the fields of the policy that are set here, and clear those that are named; the others stay."""
+        return await self._client.update_queue(self.name, policy, clear=clear)
+
+    async def drop(self) -> None:
+        """Remove the queue for good, with its messages and its archive."""
+        await self._client.drop_queue(self.name)
+
+    async def purge(self) -> int:
+        """Remove all messages for good, and tell how many. The archive stays."""
+        return await self._client.purge_queue(self.name)
+
+    async def metrics(self, *, include_archive: bool = False) -> QueueMetrics:
+        """Count the messages."""
+        return await self._client.get_queue_metrics(self.name, include_archive=include_archive)
+
+    async def set_layout(self, layout: QueueLayout) -> QueueInfo:
+        """Change how the table is laid out. Messages and answers stay the same."""
+        return await self._client.set_queue_layout(self.name, layout)
+
+    async def bind_topic(self, pattern: str) -> bool:
+        """Receive what is sent by routing keys that match, and tell whether that is new."""
+        return await self._client.bind_topic(pattern, self.name)
+
+    async def unbind_topic(self, pattern: str) -> bool:
+        """Remove a binding, and tell whether there was one."""
+        return await self._client.unbind_topic(pattern, self.name)
+
+    async def send(
+        self,
+        message: object,
+        *,
+        headers: object = None,
+        delay: Span | None = None,
+        visible_at: datetime | None = None,
+        group: str | None = None,
+        deduplication_id: str | None = None,
+        idempotent: bool = False,
+    ) -> SendResult:
+        """Send one message: a value that becomes JSON, or JsonText.
+
+        With a deduplication id, or with `idempotent`, which makes one, the call is repeated after failures whose
+        outcome is unknown, and the message is stored once all the same.
+        """
+        given = described(message, headers, delay, visible_at, group, deduplication_id)
+        sent = outgoing(contract.SendRequest(queue=self.name), given, self._client.json, idempotent=idempotent)
+        reply = await self._client.call(self._client.raw.queue.Send, sent, repeat=bool(sent.deduplication_id))
+        return SendResult(reply.msg_id, reply.deduplicated)
+
+    async def send_batch(self, messages: Iterable[object], *, idempotent: bool = False) -> list[SendResult]:
+        """Send 1 to 1,000 messages in order, all or none: values, or OutgoingMessage where there is more to say."""
+        written = batch(messages, self._client.json, idempotent=idempotent)
+        sent = contract.SendBatchRequest(queue=self.name, messages=written)
+        reply = await self._client.call(self._client.raw.queue.SendBatch, sent, repeat=may_repeat(written))
+        return [SendResult(each.msg_id, each.deduplicated) for each in reply.results]
+
+    def producer(self, *, idempotent: bool = False, max_outstanding: int = 1000) -> AsyncProducer:
+        """Make a stream on which many callers send at once. `idempotent` gives each message a deduplication id."""
+        return AsyncProducer(self._client, self.name, idempotent=idempotent, max_outstanding=max_outstanding)
+
+    async def read(
+        self,
+        max_messages: int = 1,
+        *,
+        visibility_timeout: Span | None = None,
+        wait: Span | None = None,
+        ordering: Ordering | None = None,
+        conditional: object = None,
+    ) -> list[AsyncMessage]:
+        """Read up to so many visible messages, and wait up to `wait` for the first one.
+
+        `conditional` is a value, or JsonText, that bodies must contain.
+        """
+        asked = request(
+            contract.ReadBatchRequest,
+            queue=self.name,
+            max_messages=max_messages,
+            visibility_timeout=visibility_timeout,
+            wait=wait,
+            ordering=ordering,
+            conditional=self._text(conditional),
+        )
+        patience = 0 if wait is None else seconds(wait)
+        reply = await self._client.call(self._client.raw.queue.ReadBatch, asked, patience=patience)
+        return [self._message(raw) for raw in reply.messages]
+
+    async def pop(self, max_messages: int = 1) -> list[AsyncMessage]:
+        """Read and delete in one step: what a lost reply held is lost."""
+        asked = contract.PopRequest(queue=self.name, max_messages=max_messages)
+        reply = await self._client.call(self._client.raw.queue.Pop, asked)
+        return [self._message(raw) for raw in reply.messages]
+
+    def consume(
+        self,
+        *,
+        max_in_flight: int = 100,
+        visibility_timeout: Span | None = None,
+        ordering: Ordering | None = None,
+        conditional: object = None,
+        auto_extend: bool = True,
+        max_extension: Span | None = None,
+        heartbeat_interval: Span | None = None,
+    ) -> AsyncConsumer:
+        """Stream the messages of the queue, at most `max_in_flight` of them unsettled. See AsyncConsumer."""
+        start = request(
+            contract.ConsumeStart,
+            queue=self.name,
+            max_in_flight=max_in_flight,
+            visibility_timeout=visibility_timeout,
+            ordering=ordering,
+            conditional=self._text(conditional),
+            auto_extend=auto_extend,
+            max_extension=max_extension,
+            heartbeat_interval=heartbeat_interval,
+        )
+        return AsyncConsumer(self._client, start)
+
+    def watch(self, *, heartbeat_interval: Span | None = None) -> AsyncWatcher:
+        """Stream what happens to the queue, without reading from it."""
+        return self._client.watch([self.name], heartbeat_interval=heartbeat_interval)
+
+    async def delete(self, items: Items) -> list[Outcome]:
+        """Delete messages: by messages or receipts what the caller still holds, by ids whoever holds it."""
+        given = items_of(items)
+        sent = settling(contract.DeleteRequest(queue=self.name), given)
+        reply = await self._client.call(self._client.raw.queue.Delete, sent, repeat=True)
+        return outcomes(reply.results, given)
+
+    async def archive(self, items: Items) -> list[Outcome]:
+        """Move messages, named as for `delete`, to the archive."""
+        given = items_of(items)
+        sent = settling(contract.ArchiveRequest(queue=self.name), given)
+        reply = await self._client.call(self._client.raw.queue.Archive, sent, repeat=True)
+        return outcomes(reply.results, given)
+
+    async def release(self, items: Items, delay: Span | None = None) -> list[Outcome]:
+        """Give messages or receipts back, after `delay`, or without one as the queue's policy says, or at once."""
+        given = items_of(items)
+        later = None if delay is None else duration(delay)
+        sent = settling(contract.ReleaseRequest(queue=self.name, delay=later), given)
+        reply = await self._client.call(self._client.raw.queue.Release, sent, repeat=True)
+        return outcomes(reply.results, given)
+
+    async def dead_letter(self, items: Items, reason: str = "") -> list[Outcome]:
+        """Move messages or receipts to the dead-letter queue of the queue's policy."""
+        given = items_of(items)
+        sent = settling(contract.DeadLetterRequest(queue=self.name, reason=reason), given)
+        reply = await self._client.call(self._client.raw.queue.DeadLetter, sent, repeat=True)
+        return outcomes(reply.results, given)
+
+    async def set_visibility_timeout(
+        self, items: Items, visibility_timeout: Span | None = None, *, visible_at: datetime | None = None
+    ) -> list[Outcome]:
+        """Set when messages, named as for `delete`, become visible: after a span from now, or at a moment."""
+        sent = settling(contract.SetVisibilityTimeoutRequest(queue=self.name), items_of(items))
+        if visibility_timeout is not None:
+            sent.visibility_timeout.CopyFrom(duration(visibility_timeout))
+        if visible_at is not None:
+            sent.visible_at.CopyFrom(timestamp(visible_at))
+        reply = await self._client.call(self._client.raw.queue.SetVisibilityTimeout, sent)
+        return outcomes(reply.results)
+
+    async def settle(
+        self, action: SettleAction | Literal["EXTEND"], span: Span | None, reason: str, items: Items
+    ) -> list[Outcome]:
+        """Do with messages what `action` says; `span` is the delay of RELEASE, or the timeout of EXTEND."""
+        match action:
+            case "DELETE":
+                return await self.delete(items)
+            case "ARCHIVE":
+                return await self.archive(items)
+            case "RELEASE":
+                return await self.release(items, span)
+            case "DEAD_LETTER":
+                return await self.dead_letter(items, reason)
+        if span is None:
+            found = [item.visibility_timeout for item in items_of(items) if isinstance(item, AsyncMessage)]
+            span = max(found, default=timedelta(seconds=30))
+        return await self.set_visibility_timeout(items, span)
+
+    async def settle_one(
+        self, message: AsyncMessage, action: SettleAction, *, delay: Span | None = None, reason: str = ""
+    ) -> Outcome:
+        """Settle a message, as its own methods do."""
+        return (await self.settle(action, delay, reason, message))[0]
+
+    async def extend_one(self, message: AsyncMessage, visibility_timeout: Span | None) -> Outcome:
+        """Keep a message invisible, as its own method does."""
+        return (await self.settle("EXTEND", visibility_timeout, "", message))[0]
+
+    async def list_messages(
+        self, *, state: MessageState | None = None, msg_ids: Iterable[int] = (), page_size: int = 0
+    ) -> AsyncIterator[AsyncMessage]:
+        """List messages by id, without reading them: they get no receipt."""
+        asked = request(admin.ListMessagesRequest, queue=self.name, state=state, msg_ids=msg_ids, page_size=page_size)
+        async for page in self._client.pages(self._client.raw.admin.ListMessages, asked):
+            for raw in page.messages:
+                yield self._message(raw)
+
+    async def list_archived_messages(
+        self,
+        *,
+        msg_ids: Iterable[int] = (),
+        archived_after: datetime | None = None,
+        archived_before: datetime | None = None,
+        page_size: int = 0,
+    ) -> AsyncIterator[AsyncArchivedMessage]:
+        """List messages of the archive by id: those that meet all conditions."""
+        asked = request(
+            admin.ListArchivedMessagesRequest,
+            queue=self.name,
+            filter=_filter(msg_ids, archived_after, archived_before),
+            page_size=page_size,
+        )
+        async for page in self._client.pages(self._client.raw.admin.ListArchivedMessages, asked):
+            for each in page.messages:
+                yield AsyncArchivedMessage(self._message(each.message), moment(each.archived_at))
+
+    async def delete_archived_messages(
+        self,
+        *,
+        msg_ids: Iterable[int] = (),
+        archived_after: datetime | None = None,
+        archived_before: datetime | None = None,
+        max_messages: int = 0,
+    ) -> ArchiveDeletion:
+        """Delete messages of the archive for good: those that meet all conditions; without any, the whole archive."""
+        asked = request(
+            admin.DeleteArchivedMessagesRequest,
+            queue=self.name,
+            filter=_filter(msg_ids, archived_after, archived_before),
+            max_messages=max_messages,
+        )
+        return result(ArchiveDeletion, await self._client.call(self._client.raw.admin.DeleteArchivedMessages, asked))
+
+    async def replay(
+        self,
+        *,
+        msg_ids: Iterable[int] = (),
+        archived_after: datetime | None = None,
+        archived_before: datetime | None = None,
+        target_queue: str = "",
+        max_messages: int = 0,
+    ) -> Replay:
+        """Move messages of the archive, chosen as for `delete_archived_messages`, back into this queue or another."""
+        asked = request(
+            admin.ReplayArchivedMessagesRequest,
+            queue=self.name,
+            filter=_filter(msg_ids, archived_after, archived_before),
+            target_queue=target_queue,
+            max_messages=max_messages,
+        )
+        return result(Replay, await self._client.call(self._client.raw.admin.ReplayArchivedMessages, asked))
+
+    async def redrive(self, *, msg_ids: Iterable[int] = (), target_queue: str = "", max_messages: int = 0) -> Redrive:
+        """Move the messages of this dead-letter queue back to where they came from, or to another queue."""
+        asked = request(
+            admin.RedriveMessagesRequest,
+            dead_letter_queue=self.name,
+            msg_ids=msg_ids,
+            target_queue=target_queue,
+            max_messages=max_messages,
+        )
+        return result(Redrive, await self._client.call(self._client.raw.admin.RedriveMessages, asked))
+
+    def _text(self, conditional: object) -> str | None:
+        return None if conditional is None else text_of(self._client.json, conditional)
+
+    def _message(self, raw: message_pb2.Message) -> AsyncMessage:
+        return AsyncMessage(self.name, raw, self._client.json, self)
+
+
+def _filter(
+    msg_ids: Iterable[int], archived_after: datetime | None, archived_before: datetime | None
+) -> admin.ArchiveFilter:
+    return request(admin.ArchiveFilter, msg_ids=msg_ids, archived_after=archived_after, archived_before=archived_before)

@@ -1,0 +1,60 @@
+"""Watch: what happens to queues, as a stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pgmq_grpc._async import io
+from pgmq_grpc._async.link import AsyncSubscription
+from pgmq_grpc._convert import request, result
+from pgmq_grpc._types import QueueEvent
+from pgmq_grpc.v1 import queue_service_pb2 as contract
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from pgmq_grpc._async.client import AsyncClient
+    from pgmq_grpc._convert import Span
+    from pgmq_grpc._session import Session
+
+
+class AsyncWatcher(AsyncSubscription[QueueEvent]):
+    """Events of queues, over a stream that survives restarts. What happens while there is none is not told.
+
+        async with client.watch(["orders"]) as events:
+            async for event in events:
+                print(event.queue, event.kind)
+
+    The `async with` block begins when the server has confirmed that it watches.
+    """
+
+    def __init__(self, client: AsyncClient, queues: list[str], heartbeat_interval: Span | None) -> None:
+        super().__init__(client, f"watcher of {', '.join(map(repr, queues))}")
+        self._request = request(contract.WatchRequest, queues=queues, heartbeat_interval=heartbeat_interval)
+        self._confirmed: io.Mailbox[None] = io.Mailbox()
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        await self._confirmed.take(1, None, lambda: self._stopping)
+        if self._failure is not None:
+            await self.close()
+            raise self._failure
+        return self
+
+    def _open(self, session: Session) -> Any:
+        return self._client.raw.queue.Watch(self._request, metadata=self._client.metadata())
+
+    def _receive(self, session: Session, response: contract.WatchResponse) -> None:
+        if response.HasField("started"):
+            self._confirmed.put(None)
+        for event in response.events:
+            self._items.put(result(QueueEvent, event))
+
+    def _wake(self) -> None:
+        super()._wake()
+        self._confirmed.wake()
+        if self._closing:
+            self._session.abandon()
+
+    def _lost(self, session: Session, failure: Exception | None) -> None:
+        """Nothing is under way on a watch."""

@@ -1,0 +1,208 @@
+"""What is particular to threads: the same names as in `_async/io.py`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import grpc
+
+from pgmq_grpc._options import Options
+from pgmq_grpc.v1.admin_service_pb2_grpc import AdminServiceStub
+from pgmq_grpc.v1.queue_service_pb2_grpc import QueueServiceStub
+from pgmq_grpc.v1.topic_service_pb2_grpc import TopicServiceStub
+from pgmq_grpc.v1.transaction_service_pb2_grpc import TransactionServiceStub
+
+T = TypeVar("T")
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+UnaryMethod: TypeAlias = "grpc.UnaryUnaryMultiCallable[Q, R]"
+Interceptor = (
+    grpc.UnaryUnaryClientInterceptor
+    | grpc.UnaryStreamClientInterceptor
+    | grpc.StreamUnaryClientInterceptor
+    | grpc.StreamStreamClientInterceptor
+)
+Handler = Callable[[T], object]
+Future = futures.Future
+Lock = threading.RLock
+Semaphore = threading.Semaphore
+
+
+class Cancelled(BaseException):
+    """Threads are not cancelled: nobody raises this."""
+
+
+@dataclass(frozen=True)
+class Stubs:
+    """The generated stubs, one for each service."""
+
+    queue: QueueServiceStub
+    topic: TopicServiceStub
+    admin: AdminServiceStub
+    transaction: TransactionServiceStub
+
+
+class Connection:
+    """A channel, made when it is first needed, and once in each process: a fork gets one of its own."""
+
+    def __init__(self, options: Options, interceptors: Sequence[Interceptor]) -> None:
+        self._options = options
+        self._interceptors = list(interceptors)
+        self._lock = threading.Lock()
+        self._stubs: Stubs | None = None
+        self._closed = False
+        _connections.add(self)
+
+    def stubs(self) -> Stubs:
+        """Give the stubs of this process's channel."""
+        return self._stubs or self._open()
+
+    def close(self) -> None:
+        """Close the channel. What is under way on it ends."""
+        with self._lock:
+            self._closed = True
+            if self._stubs is not None:
+                self._channel.close()
+            self._stubs = None
+
+    def forget(self) -> None:
+        """Leave the channel to the parent of this process: here it cannot even be closed."""
+        self._lock = threading.Lock()
+        if self._stubs is not None:
+            _of_parents.append(self._channel)
+        self._stubs = None
+
+    def _open(self) -> Stubs:
+        given = self._options
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            if self._stubs is not None:
+                return self._stubs
+            if given.credentials is None:
+                self._channel = grpc.insecure_channel(given.target, given.channel_options)
+            else:
+                self._channel = grpc.secure_channel(given.target, given.credentials, given.channel_options)
+            channel = grpc.intercept_channel(self._channel, *self._interceptors)
+            self._stubs = Stubs(
+                QueueServiceStub(channel),
+                TopicServiceStub(channel),
+                AdminServiceStub(channel),
+                TransactionServiceStub(channel),
+            )
+            return self._stubs
+
+
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_of_parents: list[grpc.Channel] = []
+
+
+def _forget_all() -> None:
+    for connection in list(_connections):
+        connection.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+def responses(call: Iterable[R]) -> Iterator[R]:
+    """Give what a stream brings."""
+    yield from call
+
+
+def pause(seconds: float) -> None:
+    """Wait."""
+    time.sleep(seconds)
+
+
+def future() -> Future[Any]:
+    """Make a place for a result that comes later."""
+    return futures.Future()
+
+
+def outcome(of: Future[T]) -> T:
+    """Wait for a result that comes later."""
+    return of.result()
+
+
+class Task:
+    """Something that runs beside its maker, in a thread that does not keep the process from ending."""
+
+    def __init__(self, run: Callable[..., None], *arguments: object) -> None:
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(run, arguments), name="pgmq-grpc", daemon=True)
+        self._thread.start()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for its end, raise what it raised, and tell whether it has ended within the time."""
+        self._thread.join(timeout)
+        if self._failure is not None:
+            raise self._failure
+        return not self._thread.is_alive()
+
+    def cancel(self) -> None:
+        """Do nothing: a thread ends by itself."""
+
+    def _run(self, run: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        try:
+            run(*arguments)
+        except BaseException as failure:  # noqa: BLE001
+            self._failure = failure
+
+
+def _never() -> bool:
+    return False
+
+
+class Mailbox(Generic[T]):
+    """A queue without bounds, from which several may take, many items at once."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: T) -> None:
+        """Add an item, and wake one of those who wait."""
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify()
+
+    def put_back(self, items: Sequence[T]) -> None:
+        """Add items before all others, in their order."""
+        with self._changed:
+            self._items.extendleft(reversed(items))
+            self._changed.notify()
+
+    def drain(self) -> list[T]:
+        """Take what is there."""
+        with self._changed:
+            items = list(self._items)
+            self._items.clear()
+            return items
+
+    def wake(self) -> None:
+        """Let all who wait look at their condition again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(self, limit: int, timeout: float | None = None, until: Callable[[], bool] = _never) -> list[T]:
+        """Take up to `limit` items: at once if there are any, else as soon as there are.
+
+        None come when the time is up, or `until` is true.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._items) or until(), timeout)
+            return [self._items.popleft() for _ in range(min(limit, len(self._items)))]

@@ -1,0 +1,211 @@
+# Made of _async/link.py by make_sync.py: change it there.
+"""Streams that are opened again whenever they end, until they are told to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
+
+import grpc
+
+from pgmq_grpc._convert import seconds
+from pgmq_grpc._errors import PgmqError
+from pgmq_grpc._options import backoff
+from pgmq_grpc._session import Session
+from pgmq_grpc._sync import io
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from pgmq_grpc._convert import Span
+    from pgmq_grpc._sync.client import Client
+
+T = TypeVar("T")
+
+logger = logging.getLogger("pgmq_grpc")
+
+
+class Link:
+    """What consumers, producers and watchers share: they say what goes over the stream, and this keeps it there."""
+
+    def __init__(self, client: Client, subject: str) -> None:
+        self._client = client
+        self._subject = subject
+        self._lock = io.Lock()
+        self._session = Session()
+        self._tasks: list[io.Task] = []
+        self._stopping = False
+        self._closing = False
+        self._finished = False
+        self._pauses: io.Mailbox[None] = io.Mailbox()
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream, once what is under way has its results."""
+        self._stopping = self._closing = True
+        self._wake()
+        for task in self._tasks:
+            stuck = self._session.abandoned and not self._session.can_be_cancelled
+            if not task.join(0 if stuck else self._client.timeout) and not stuck:
+                self._session.abandon()
+                task.join()
+        self._client.remove_link(self)
+
+    def _start(self) -> None:
+        if self._tasks:
+            return
+        with self._lock:
+            if not self._tasks and not self._stopping:
+                self._client.add_link(self)
+                self._tasks = [io.Task(self._run), io.Task(self._attend)]
+
+    def _wake(self) -> None:
+        self._pauses.wake()
+
+    def _open(self, session: Session) -> Any:
+        """Open the stream."""
+        raise NotImplementedError
+
+    def _receive(self, session: Session, response: Any) -> None:
+        """Take what a response brings, beside the notices of the stream."""
+        raise NotImplementedError
+
+    def _lost(self, session: Session, failure: Exception | None) -> None:
+        """Take back what this stream will not answer any more."""
+
+    def _is_wanted(self) -> bool:
+        """Tell whether there is to be another stream."""
+        return not self._stopping
+
+    def _give_up(self, failure: Exception) -> bool:
+        """Take a failure that no repetition cures, and tell whether it is the end."""
+        raise NotImplementedError
+
+    def _between(self, seconds: float, failure: Exception | None) -> None:
+        """Wait between two streams."""
+        self._pauses.take(1, seconds, lambda: not self._is_wanted())
+
+    def _finish(self) -> None:
+        """Do what is to be done without a stream, until the end."""
+
+    def _run(self) -> None:
+        failures = 0
+        try:
+            while self._is_wanted():
+                session = Session()
+                failure = self._serve(session)
+                if _is_lasting(failure) and self._give_up(failure):
+                    break
+                failures = 1 if session.started else failures + 1
+                pause = session.delay_left() if session.closing else backoff(failures, failure, longest=10)
+                if failure is not None and self._is_wanted():
+                    logger.warning("%s: the stream broke, open again in %.1f s: %s", self._subject, pause, failure)
+                self._between(pause, failure)
+            self._finish()
+        finally:
+            with self._lock:
+                self._finished = True
+            self._wake()
+
+    def _serve(self, session: Session) -> Exception | None:
+        """Open a stream and take what it brings, until it ends. Returns why, unless that was planned."""
+        failure: Exception | None = None
+        try:
+            session.call = self._open(session)
+            self._session = session
+            # Whoever has closed this meanwhile has not seen the stream.
+            self._wake()
+            response: Any
+            for response in io.responses(session.call):
+                session.hear(response)
+                self._receive(session, response)
+                if session.closing or response.HasField("started"):
+                    self._wake()
+        except io.Cancelled:
+            if not session.abandoned:
+                raise
+            failure = PgmqError(grpc.StatusCode.UNAVAILABLE, "the server was silent for too long")
+        except grpc.RpcError as error:
+            failure = PgmqError.from_rpc(error)
+        except Exception as error:  # noqa: BLE001
+            # Such as one of the application's own function for metadata.
+            failure = error
+        finally:
+            with self._lock:
+                session.ended = True
+            self._wake()
+            self._lost(session, failure)
+        return failure
+
+    def _attend(self) -> None:
+        """Leave a stream on which the server is silent for too long."""
+        while not self._finished:
+            self._listen(self._session, self._session.interval)
+
+    def _listen(self, session: Session, interval: float) -> None:
+        self._pauses.take(1, interval, lambda: self._finished or self._session.interval != interval)
+        if session.is_silent and not session.ended:
+            session.abandon()
+
+
+class Subscription(Link, Generic[T]):
+    """A stream of things to be taken one by one, in a loop or by `receive`."""
+
+    def __init__(self, client: Client, subject: str) -> None:
+        super().__init__(client, subject)
+        self._items: io.Mailbox[T] = io.Mailbox()
+        self._failure: Exception | None = None
+        self._managed = False
+
+    def __enter__(self) -> Self:
+        self._managed = True
+        return super().__enter__()
+
+    def __iter__(self) -> Iterator[T]:
+        """Give what comes, until `stop`. Without an `with` block, leaving the loop ends the stream too."""
+        try:
+            while (item := self.receive()) is not None:
+                yield item
+        finally:
+            if not self._managed:
+                self.close()
+
+    def receive(self, timeout: Span | None = None) -> T | None:
+        """Give the next one, or None when the time is up or `stop` was called."""
+        self._start()
+        limit = None if timeout is None else seconds(timeout)
+        for item in self._items.take(1, limit, lambda: self._stopping):
+            return item
+        if self._failure is not None:
+            raise self._failure
+        return None
+
+    def close(self) -> None:
+        """Stop, and end the stream once what is under way has its results."""
+        self.stop()
+        super().close()
+
+    def stop(self) -> None:
+        """Take no more: loops end. It does not wait, and may be called from anywhere, such as a handler of signals."""
+        self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        super()._wake()
+        self._items.wake()
+
+    def _give_up(self, failure: Exception) -> bool:
+        self._failure = failure
+        self._stopping = True
+        return True
+
+
+def _is_lasting(failure: Exception | None) -> TypeGuard[Exception]:
+    return failure is not None and not (isinstance(failure, PgmqError) and failure.is_temporary)

@@ -1,0 +1,1 @@
+"""Generated from the contract, proto/pgmq/v1: messages, enumerations and stubs."""

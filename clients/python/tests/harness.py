@@ -1,0 +1,79 @@
+"""Where the server is, waiting for what happens, and a connection that can be cut."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+TARGET = os.environ["PGMQ_GRPC_TARGET"]
+
+
+def eventually(condition: Callable[[], object], within: float = 30) -> None:
+    """Waits until something is true, for a time that only a failure takes."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, "it has not become true"
+        time.sleep(0.02)
+
+
+class Proxy:
+    """Passes bytes on between clients and the server, until it is told to cut or to refuse connections."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self.refuses = False
+        self.is_deaf = False
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Ends all connections."""
+        with self._lock:
+            for each in self._sockets:
+                with_shutdown(each)
+            self._sockets.clear()
+
+    def close(self) -> None:
+        self.refuses = True
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.refuses:
+                near.close()
+                continue
+            host, port = TARGET.rsplit(":", 1)
+            far = socket.create_connection((host, int(port)))
+            with self._lock:
+                self._sockets += [near, far]
+                self.connections += 1
+            for source, sink, answers in ((near, far, False), (far, near, True)):
+                threading.Thread(target=self._pump, args=(source, sink, answers), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        try:
+            while data := source.recv(65536):
+                if not (answers and self.is_deaf):
+                    sink.sendall(data)
+        except OSError:
+            pass
+        finally:
+            with_shutdown(source)
+            with_shutdown(sink)
+            source.close()
+
+
+def with_shutdown(each: socket.socket) -> None:
+    try:
+        each.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass

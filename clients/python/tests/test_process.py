@@ -1,0 +1,104 @@
+"""What other processes, other packages and the package itself are to find."""
+
+import importlib.metadata
+import importlib.resources
+import multiprocessing
+import subprocess
+import sys
+
+import pgmq_grpc
+from pgmq_grpc import Client
+
+
+def _send(client, name, number):
+    client.queue(name).send(number)
+
+
+def test_a_client_works_on_both_sides_of_a_fork(client, queue):
+    queue.send("before")
+    with queue.consume() as messages:
+        assert messages.receive(30).delete() == "DONE"
+        fork = multiprocessing.get_context("fork")
+        children = [fork.Process(target=_send, args=(client, queue.name, number)) for number in range(4)]
+        for child in children:
+            child.start()
+        queue.send("meanwhile")
+        for child in children:
+            child.join(60)
+        assert [child.exitcode for child in children] == [0, 0, 0, 0]
+        found = {messages.receive(30).message for _ in range(5)}
+    assert found == {"meanwhile", 0, 1, 2, 3}
+
+
+def test_asyncio_may_begin_behind_a_fork_but_not_before_it(queue):
+    program = f"""
+import asyncio, os
+from pgmq_grpc import AsyncClient, Client
+
+Client().queue({queue.name!r}).send(0)
+
+async def send():
+    async with AsyncClient() as client:
+        await client.queue({queue.name!r}).send(1)
+
+def in_a_child():
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        asyncio.run(send())
+    except RuntimeError as error:
+        os._exit(7 if "fork" in str(error) else 8)
+    os._exit(0)
+
+print(in_a_child(), flush=True)
+asyncio.run(send())
+print(in_a_child(), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    assert (done.returncode, done.stdout) == (0, "0\n7\n"), done.stderr
+
+
+def test_a_program_that_closes_nothing_ends(queue):
+    program = f"""
+from pgmq_grpc import Client
+queue = Client().queue({queue.name!r})
+queue.producer().send(1)
+consumer = queue.consume()
+print(consumer.receive(30).message)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_an_asyncio_program_that_closes_nothing_ends_without_noise(queue):
+    program = f"""
+import asyncio
+from pgmq_grpc import AsyncClient
+
+async def main():
+    queue = AsyncClient().queue({queue.name!r})
+    await queue.producer().send(1)
+    consumer = queue.consume()
+    print((await consumer.receive(30)).message)
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+def test_the_package_is_typed_and_says_its_version():
+    assert importlib.resources.files(pgmq_grpc).joinpath("py.typed").is_file()
+    assert pgmq_grpc.__version__ == importlib.metadata.version("pgmq-grpc")
+
+
+def test_the_generated_code_leaves_the_module_pgmq_to_others():
+    from pgmq_grpc.v1 import message_pb2
+
+    assert message_pb2.Message.__module__ == "pgmq_grpc.v1.message_pb2"
+    assert "pgmq.v1" not in sys.modules
+
+
+def test_the_server_has_the_version_of_the_client():
+    with Client() as client:
+        assert client.get_server_info().server_version == pgmq_grpc.__version__
