@@ -1,0 +1,377 @@
+/** Messages as they come, over a stream that survives restarts. */
+import { create } from "@bufbuild/protobuf";
+import { backoff, type CallOptions, cancelled } from "./calls.js";
+import { milliseconds, toWire } from "./convert.js";
+import { errorFromCommand, PgmqError } from "./errors.js";
+import type { Message as WireMessage } from "./gen/pgmq/v1/message_pb.js";
+import {
+  type CommandResult,
+  type ConsumeRequest,
+  ConsumeRequestSchema,
+  type ConsumeResponse,
+  ConsumeStartSchema,
+  ExtendSchema,
+  SettleSchema,
+} from "./gen/pgmq/v1/queue_service_pb.js";
+import { Inbox } from "./inbox.js";
+import { type JsonCodec, textOf } from "./json.js";
+import { Message, type Settlement, type Settler } from "./message.js";
+import type { Queue } from "./queue.js";
+import { itemResult, settle } from "./settle.js";
+import { keepOpen, type Life, Outbox } from "./stream.js";
+import type { ItemResult, Ordering } from "./types.js";
+
+export interface ConsumeOptions {
+  /** How many messages may be unsettled: 1 to 1,000. */
+  maxInFlight?: number | undefined;
+  /** How long a message is hidden from others, in milliseconds, unless it is extended. */
+  visibilityTimeout?: number | undefined;
+  ordering?: Ordering | undefined;
+  /** Only messages whose body contains this. */
+  conditional?: unknown;
+  /** Whether messages in hand stay hidden for as long as this client lives. They do unless it is false. */
+  autoExtend?: boolean | undefined;
+  /** How long after its delivery a message is kept so at most, in milliseconds. */
+  maxExtension?: number | undefined;
+  /** The longest silence of the stream, in milliseconds. Twice that, and it is taken for dead. */
+  heartbeatInterval?: number | undefined;
+  /** Stops the consumer, as {@link Consumer.stop} does. */
+  signal?: AbortSignal | undefined;
+}
+
+/** How many receipts a command takes. */
+const MOST_RECEIPTS = 1000;
+/** How long the server may take to end the stream after the last command. */
+const FAREWELL_MS = 5000;
+const PATIENCE_MS = 30_000;
+/** How long a message is extended after a broken stream, where nothing else is said. */
+const HOUR_MS = 3_600_000;
+
+/** Messages that are settled alike, in one command. */
+interface Batch {
+  settlement: Settlement;
+  receipts: string[];
+  waiters: { resolve(result: ItemResult): void; reject(error: PgmqError): void }[];
+}
+
+type Command = NonNullable<ConsumeRequest["command"]>;
+
+/**
+ * The messages of a queue: `for await (const message of queue.consume())`. Settle each; leaving the loop stops the
+ * consumer, and gives back at once what has come and was not handed over. A stream that breaks is opened again, and
+ * messages in hand stay valid: they are settled over the new stream, or by a unary call while there is none.
+ */
+export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDisposable, Settler {
+  readonly #queue: Queue<T>;
+  readonly #options: ConsumeOptions;
+  readonly #inbox = new Inbox<Message<T>>();
+  readonly #end = new AbortController();
+  /** What has come and waits until fewer messages are in hand. */
+  #arrived: Message<T>[] = [];
+  /** Handed over, or about to be, and not settled: by receipt. */
+  readonly #held = new Map<string, Message<T>>();
+  /** Of earlier streams, which nobody extends but us: by receipt, until when. */
+  readonly #carried = new Map<string, number>();
+  #maxInFlight = 100;
+  #visibilityTimeout = 30_000;
+  /** The stream that was opened; the outbox once the server has confirmed it. */
+  #opened: Outbox<ConsumeRequest> | undefined;
+  #outbox: Outbox<ConsumeRequest> | undefined;
+  #running: Promise<void> | undefined;
+  #clock: NodeJS.Timeout | undefined;
+  #saidSomething = false;
+  #requestId = 0n;
+  readonly #commands = new Map<bigint, Batch>();
+  #batches = new Map<string, Batch>();
+  #settling = 0;
+  #stopped: Promise<void> | undefined;
+  #changed: (() => void)[] = [];
+
+  /** @internal */
+  constructor(queue: Queue<T>, options: ConsumeOptions) {
+    this.#queue = queue;
+    this.#options = options;
+    options.signal?.addEventListener("abort", () => void this.stop(), { once: true });
+    if (options.signal?.aborted) void this.stop();
+  }
+
+  /** @internal */
+  get json(): JsonCodec {
+    return this.#queue.json;
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<Message<T>, undefined> {
+    this.#running ??= this.#stopped ? Promise.resolve() : this.#run();
+    return {
+      next: () => this.#inbox.next(),
+      return: async () => {
+        await this.stop({ timeoutMs: 0 });
+        return { done: true, value: undefined };
+      },
+    };
+  }
+
+  /**
+   * Takes no more messages, gives back those that were not handed over, and resolves once those in hand are settled, at
+   * most after `timeoutMs` (30,000). Whoever is inside of the loop leaves it by `break`, which waits for nothing.
+   */
+  stop({ timeoutMs = PATIENCE_MS }: { timeoutMs?: number } = {}): Promise<void> {
+    this.#stopped ??= this.#stop(timeoutMs);
+    return this.#stopped;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop({ timeoutMs: 0 });
+  }
+
+  /** @internal */
+  async settle(message: Message, settlement: Settlement, options: CallOptions): Promise<ItemResult> {
+    const result = await this.#within(options, (waiter) => this.#enqueue(message.receipt, settlement, waiter));
+    if (settlement.action !== "EXTEND") this.settled(message);
+    return result;
+  }
+
+  /** @internal */
+  settled(message: Message): void {
+    this.#forget(message.receipt);
+  }
+
+  async #run(): Promise<void> {
+    const { client } = this.#queue;
+    const untrack = client.track(this);
+    const life: Life<ConsumeResponse> = {
+      name: `consumer of ${this.#queue.name}`,
+      open: (signal) => {
+        const outbox = new Outbox<ConsumeRequest>();
+        this.#opened = outbox;
+        outbox.push(this.#start());
+        return client.raw.queues.consume(outbox, { signal });
+      },
+      received: (reply, heartbeatMs) => this.#received(reply, heartbeatMs),
+      ended: () => this.#ended(),
+      wanted: () => !this.#stopped && !this.#end.signal.aborted,
+    };
+    try {
+      await keepOpen(life, this.#end.signal, client.calls.logger);
+      this.#inbox.end();
+    } catch (error) {
+      this.#inbox.end(error as PgmqError);
+    } finally {
+      untrack();
+    }
+  }
+
+  #start(): ConsumeRequest {
+    const { conditional, autoExtend = true, signal: _, ...options } = this.#options;
+    const value = toWire(ConsumeStartSchema, {
+      ...options,
+      queue: this.#queue.name,
+      conditional: textOf(conditional, this.json),
+      autoExtend,
+    });
+    return create(ConsumeRequestSchema, { command: { case: "start", value } });
+  }
+
+  #received(reply: ConsumeResponse, heartbeatMs: number | undefined): void {
+    if (reply.started && heartbeatMs !== undefined) {
+      this.#maxInFlight = reply.started.maxInFlight;
+      if (reply.started.visibilityTimeout) this.#visibilityTimeout = milliseconds(reply.started.visibilityTimeout);
+      this.#outbox = this.#opened;
+      this.#clock = setInterval(() => this.#tick(), Math.min(heartbeatMs, this.#visibilityTimeout / 2));
+      this.#keepCarried();
+      if (this.#stopped) this.#command({ case: "stop", value: { $typeName: "pgmq.v1.Stop" } });
+    }
+    for (const result of reply.commandResults) this.#answered(result);
+    if (reply.messages.length > 0) this.#arrive(reply.messages);
+  }
+
+  #arrive(messages: readonly WireMessage[]): void {
+    for (const message of messages) this.#arrived.push(new Message<T>(this.#queue.name, message, this));
+    if (this.#stopped) this.#giveBack();
+    else this.#handOver();
+  }
+
+  /** Hands over what has come. What is in hand of earlier streams, which the server does not count, takes places too. */
+  #handOver(): void {
+    while (this.#arrived.length > 0 && (this.#carried.size === 0 || this.#held.size < this.#maxInFlight)) {
+      const message = this.#arrived.shift() as Message<T>;
+      this.#held.set(message.receipt, message);
+      this.#inbox.push(message);
+    }
+  }
+
+  /** Releases at once what was not handed over. */
+  #giveBack(): void {
+    for (const message of [...this.#inbox.drain(), ...this.#arrived.splice(0)]) {
+      this.#forget(message.receipt);
+      const failed = (error: PgmqError) => this.#log(`a message was not given back: ${error.message}`);
+      this.#enqueue(message.receipt, { action: "RELEASE", delay: 0 }, { resolve: () => undefined, reject: failed });
+    }
+  }
+
+  #forget(receipt: string): void {
+    this.#held.delete(receipt);
+    this.#carried.delete(receipt);
+    this.#handOver();
+    this.#tellChange();
+  }
+
+  /** Shows the server that the client lives, and keeps what is in hand of earlier streams. */
+  #tick(): void {
+    this.#keepCarried();
+    if (!this.#saidSomething) this.#command({ case: "heartbeat", value: { $typeName: "pgmq.v1.ClientHeartbeat" } });
+    this.#saidSomething = false;
+  }
+
+  #keepCarried(): void {
+    for (const [receipt, until] of this.#carried) if (until < Date.now()) this.#carried.delete(receipt);
+    this.#handOver();
+    if (this.#options.autoExtend === false) return;
+    for (const receipt of this.#carried.keys()) {
+      const kept = (result: ItemResult) => {
+        if (result.outcome !== "DONE") this.#forget(receipt);
+      };
+      this.#enqueue(receipt, { action: "EXTEND" }, { resolve: kept, reject: (error) => this.#log(error.message) });
+    }
+  }
+
+  /** Puts a receipt into the command that the receipts of this turn of the event loop share. */
+  #enqueue(receipt: string, settlement: Settlement, waiter: Batch["waiters"][number]): void {
+    if (this.#batches.size === 0) setImmediate(() => this.#flush());
+    const key = JSON.stringify(settlement);
+    let batch = this.#batches.get(key);
+    if (!batch || batch.receipts.length === MOST_RECEIPTS) {
+      if (batch) this.#send(batch);
+      batch = { settlement, receipts: [], waiters: [] };
+      this.#batches.set(key, batch);
+    }
+    batch.receipts.push(receipt);
+    batch.waiters.push(waiter);
+    this.#settling++;
+  }
+
+  #flush(): void {
+    const batches = [...this.#batches.values()];
+    this.#batches = new Map();
+    for (const batch of batches) this.#send(batch);
+  }
+
+  #send(batch: Batch): void {
+    if (!this.#outbox) return void this.#settleUnary(batch);
+    const requestId = ++this.#requestId;
+    this.#commands.set(requestId, batch);
+    this.#command(commandOf(batch), requestId);
+  }
+
+  #command(command: Command, requestId = 0n): void {
+    this.#saidSomething = true;
+    this.#outbox?.push({ $typeName: "pgmq.v1.ConsumeRequest", requestId, command });
+  }
+
+  #answered({ requestId, results, error }: CommandResult): void {
+    const batch = this.#commands.get(requestId);
+    if (!batch) return;
+    this.#commands.delete(requestId);
+    if (!error) return this.#resolve(batch, results.map(itemResult));
+    const failure = errorFromCommand(error);
+    // The unary call waits, and tries again.
+    if (failure.code === "UNAVAILABLE") void this.#settleUnary(batch, backoff(0, 1000, failure.retryDelay));
+    else this.#reject(batch, failure);
+  }
+
+  async #settleUnary(batch: Batch, pause = 0): Promise<void> {
+    if (pause > 0) await new Promise((resolve) => setTimeout(resolve, pause));
+    const { settlement, receipts } = batch;
+    const complete = { ...settlement, visibilityTimeout: settlement.visibilityTimeout ?? this.#visibilityTimeout };
+    const { calls } = this.#queue.client;
+    try {
+      this.#resolve(batch, await settle(calls, this.#queue.name, { receipts, msgIds: [] }, complete, {}));
+    } catch (error) {
+      this.#reject(batch, error as PgmqError);
+    }
+  }
+
+  #resolve(batch: Batch, results: ItemResult[]): void {
+    this.#settling -= batch.waiters.length;
+    for (const [index, waiter] of batch.waiters.entries()) waiter.resolve(results[index] as ItemResult);
+    this.#tellChange();
+  }
+
+  #reject(batch: Batch, error: PgmqError): void {
+    this.#settling -= batch.waiters.length;
+    for (const waiter of batch.waiters) waiter.reject(error);
+    this.#tellChange();
+  }
+
+  /** A stream is over. What is in hand stays valid, and what was to be settled over it is settled by unary calls. */
+  #ended(): void {
+    this.#outbox = undefined;
+    clearInterval(this.#clock);
+    const { autoExtend = true, maxExtension = HOUR_MS } = this.#options;
+    const until = Date.now() + (autoExtend ? maxExtension : this.#visibilityTimeout);
+    for (const receipt of [...this.#held.keys(), ...this.#arrived.map((message) => message.receipt)]) {
+      if (!this.#carried.has(receipt)) this.#carried.set(receipt, until);
+    }
+    const batches = [...this.#commands.values()];
+    this.#commands.clear();
+    for (const batch of batches) void this.#settleUnary(batch);
+  }
+
+  async #stop(timeoutMs: number): Promise<void> {
+    // `stop` has to be known before anything is given back.
+    await Promise.resolve();
+    this.#inbox.end();
+    this.#command({ case: "stop", value: { $typeName: "pgmq.v1.Stop" } });
+    this.#giveBack();
+    await this.#until(() => this.#held.size === 0, timeoutMs);
+    await this.#until(() => this.#settling === 0, PATIENCE_MS);
+    if (this.#outbox) this.#outbox.end();
+    else this.#end.abort();
+    const limit = setTimeout(() => this.#end.abort(), FAREWELL_MS);
+    await this.#running;
+    clearTimeout(limit);
+  }
+
+  /** Lets those who wait for something look again. */
+  #tellChange(): void {
+    for (const look of this.#changed.splice(0)) look();
+  }
+
+  /** Waits until something holds, or the time is over. */
+  async #until(holds: () => boolean, timeoutMs: number): Promise<void> {
+    const end = Date.now() + timeoutMs;
+    const limit = setTimeout(() => this.#tellChange(), timeoutMs);
+    while (!holds() && Date.now() < end) await new Promise<void>((resolve) => this.#changed.push(resolve));
+    clearTimeout(limit);
+  }
+
+  /** Gives a settlement no more time than the caller does. */
+  #within(options: CallOptions, begin: (waiter: Batch["waiters"][number]) => void): Promise<ItemResult> {
+    return new Promise((resolve, reject) => {
+      const { signal } = options;
+      if (signal?.aborted) return reject(cancelled(signal.reason, false));
+      const late = new PgmqError("DEADLINE_EXCEEDED", "there was no answer in time", { outcomeUnknown: true });
+      const limit = setTimeout(() => end(() => reject(late)), this.#queue.client.calls.deadline(options) - Date.now());
+      const giveUp = () => end(() => reject(cancelled(signal?.reason, true)));
+      const end = (then: () => void) => {
+        clearTimeout(limit);
+        signal?.removeEventListener("abort", giveUp);
+        then();
+      };
+      signal?.addEventListener("abort", giveUp, { once: true });
+      begin({ resolve: (result) => end(() => resolve(result)), reject: (error) => end(() => reject(error)) });
+    });
+  }
+
+  #log(message: string): void {
+    this.#queue.client.calls.logger.info(`consumer of ${this.#queue.name}: ${message}`);
+  }
+}
+
+function commandOf({ settlement, receipts }: Batch): Command {
+  const { action, delay, reason, visibilityTimeout } = settlement;
+  if (action === "EXTEND") {
+    return { case: "extend", value: toWire(ExtendSchema, { receipts, visibilityTimeout }) };
+  }
+  return { case: "settle", value: toWire(SettleSchema, { receipts, action, delay, reason }) };
+}
