@@ -1,0 +1,496 @@
+package pgmq
+
+import (
+	"context"
+	"iter"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/pgmq-grpc/pgmq-grpc/clients/go/pgmqv1"
+)
+
+const (
+	defaultMaxInFlight  = 100
+	defaultMaxExtension = time.Hour
+	heartbeatInterval   = 25 * time.Second
+	// How often the consumer looks after messages whose time runs out.
+	keepInterval = 250 * time.Millisecond
+	// How long it takes at most to give messages back when a consumer is cancelled.
+	farewell = 5 * time.Second
+)
+
+// ConsumeOptions say how messages are consumed. The zero value takes up to 100 at a time, as the queue's policy says.
+type ConsumeOptions struct {
+	// MaxInFlight is the most messages that the application has and has not settled: up to 1,000. 0 means 100.
+	MaxInFlight int
+	// VisibilityTimeout is how long the messages stay invisible to others.
+	VisibilityTimeout time.Duration
+	Ordering          Ordering
+	// Conditional takes only messages whose body contains this value, or [Text].
+	Conditional any
+	// NoAutoExtend leaves the visibility timeout as it is while a message is in hand. Otherwise it is extended again and
+	// again, for up to MaxExtension: an hour without it.
+	NoAutoExtend bool
+	MaxExtension time.Duration
+}
+
+// Consumer is a stream of the messages of a queue that survives restarts of servers, networks and databases. Messages
+// that are in hand stay valid meanwhile, and settle themselves by a call of their own where there is no stream.
+//
+// Many goroutines may take messages from one consumer.
+type Consumer struct {
+	queue  *Queue
+	start  *pgmqv1.ConsumeStart
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{}
+	// Counts those who give back what came too late.
+	returning sync.WaitGroup
+
+	// mu guards what follows, and changed wakes those who wait for it to change.
+	mu      sync.Mutex
+	changed *sync.Cond
+	// What was received and not yet taken.
+	buffer []*delivery
+	// What was taken and is not settled, as far as the client knows.
+	held map[*Message]*delivery
+	// The stream that commands go over; nil while there is none.
+	session  *session
+	stopping bool
+	// Whether the stream is over for good, and why if nobody has asked for it.
+	ended bool
+	err   error
+	// What the server has told last.
+	visibilityTimeout time.Duration
+}
+
+// delivery is a message with what becomes of it on the way.
+type delivery struct {
+	message *Message
+	// The stream that it came over, whose server extends it; nil once that is over.
+	session *session
+	// When others can read it, by the client's clock, unless it is extended.
+	expires time.Time
+	// When it is extended no more.
+	last time.Time
+	// Whether an extension is under way from here.
+	extending bool
+}
+
+// Consume consumes the queue's messages until the context ends or the consumer is stopped. It connects by itself, and
+// goes on until it is told that a repetition cannot help: the queue is missing, or an argument is wrong.
+//
+// When the context ends, what was not yet taken is released. See [Consumer.Stop] for the gentler end, and
+// [Queue.Handle] for a loop that needs neither.
+func (q *Queue) Consume(ctx context.Context, options ConsumeOptions) *Consumer {
+	conditional, err := q.client.conditional(options.Conditional)
+	c := &Consumer{
+		queue: q,
+		start: &pgmqv1.ConsumeStart{
+			Queue:             q.name,
+			VisibilityTimeout: span(options.VisibilityTimeout),
+			Conditional:       conditional,
+			Ordering:          options.Ordering,
+			MaxInFlight:       int32(options.MaxInFlight),
+			HeartbeatInterval: durationpb.New(heartbeatInterval),
+			AutoExtend:        !options.NoAutoExtend,
+			MaxExtension:      span(options.MaxExtension),
+		},
+		done: make(chan struct{}),
+		held: map[*Message]*delivery{},
+	}
+	c.ctx, c.cancel = context.WithCancel(ctx)
+	c.changed = sync.NewCond(&c.mu)
+	if err != nil {
+		c.end(newError(err, nil, false))
+		c.cancel()
+		close(c.done)
+		return c
+	}
+	go c.run()
+	return c
+}
+
+// Messages gives messages as they come, until the consumer is stopped. An error is the last thing that comes: what
+// has ended the consumer, or the context's where that has ended.
+//
+//	for message, err := range consumer.Messages(ctx) {
+//		if err != nil {
+//			return err
+//		}
+//		…
+//		message.Delete(ctx)
+//	}
+//
+// Leaving the loop does not stop the consumer.
+func (c *Consumer) Messages(ctx context.Context) iter.Seq2[*Message, error] {
+	return func(yield func(*Message, error) bool) {
+		defer context.AfterFunc(ctx, c.wake)()
+		for {
+			message, err := c.take(ctx)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if message == nil || !yield(message, nil) {
+				return
+			}
+		}
+	}
+}
+
+// take waits for a message. Without one and without an error, the consumer is stopped.
+func (c *Consumer) take(ctx context.Context) (*Message, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if ctx.Err() != nil {
+			return nil, newError(ctx.Err(), nil, false)
+		}
+		if c.stopping || c.ended {
+			return nil, c.err
+		}
+		if len(c.buffer) > 0 && !c.full() {
+			next := c.buffer[0]
+			c.buffer[0] = nil
+			c.buffer = c.buffer[1:]
+			c.held[next.message] = next
+			return next.message, nil
+		}
+		c.changed.Wait()
+	}
+}
+
+// full tells whether the application has all the messages that it may have. The server sees to that, but for those
+// that came over an earlier stream: it does not count them.
+func (c *Consumer) full() bool {
+	limit := int(c.start.MaxInFlight)
+	if limit == 0 {
+		limit = defaultMaxInFlight
+	}
+	if len(c.held) < limit {
+		return false
+	}
+	for _, d := range c.held {
+		if d.session == nil || d.session != c.session {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Consumer) wake() {
+	c.mu.Lock()
+	c.changed.Broadcast()
+	c.mu.Unlock()
+}
+
+// settle settles a message over the stream, and by a unary call while there is none or if it breaks. The contract lets
+// settlements be repeated.
+func (c *Consumer) settle(ctx context.Context, m *Message, s settlement) (Outcome, error) {
+	c.mu.Lock()
+	session := c.session
+	c.mu.Unlock()
+	ctx, cancel := c.queue.client.withDeadline(ctx, 0)
+	defer cancel()
+	if session != nil {
+		result, failure := session.do(ctx, m.Receipt, s)
+		if failure == nil {
+			c.settled(m, s, result.Outcome)
+			return result.Outcome, nil
+		}
+		if failure.Code != codes.Unavailable {
+			return 0, failure
+		}
+	}
+	if s.action == actionExtend && s.span == 0 {
+		c.mu.Lock()
+		s.span = c.visibilityTimeout
+		c.mu.Unlock()
+	}
+	results, err := c.queue.client.settle(ctx, m.Queue, Messages(m), s)
+	if err != nil {
+		return 0, err
+	}
+	return results[0].Outcome, nil
+}
+
+// settled notes what became of a message.
+func (c *Consumer) settled(m *Message, s settlement, outcome Outcome) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.settled = m.settled || s.action != actionExtend
+	d := c.held[m]
+	switch {
+	case d == nil:
+	case s.action != actionExtend || outcome != Done:
+		delete(c.held, m)
+		if c.stopping || len(c.buffer) > 0 {
+			c.changed.Broadcast()
+		}
+	case s.span > 0:
+		d.expires = later(d.expires, time.Now().Add(s.span))
+	}
+}
+
+// Stop takes no more messages, and returns when those in hand are settled and the stream is over: all loops over
+// [Consumer.Messages] end. What was received and not yet taken is released at once. When the context ends before that,
+// Stop waits no longer.
+//
+// It returns what has ended the consumer before, if something has.
+func (c *Consumer) Stop(ctx context.Context) error {
+	defer context.AfterFunc(ctx, c.wake)()
+	c.mu.Lock()
+	c.stopping = true
+	c.changed.Broadcast()
+	unread, session := c.unread(), c.session
+	c.mu.Unlock()
+	if session != nil {
+		session.stop()
+	}
+	c.giveBack(ctx, unread)
+	c.mu.Lock()
+	for len(c.held) > 0 && !c.ended && ctx.Err() == nil {
+		c.changed.Wait()
+	}
+	session, err := c.session, c.err
+	c.mu.Unlock()
+	if session != nil {
+		session.leave(ctx)
+	}
+	c.cancel()
+	<-c.done
+	return err
+}
+
+// unread takes everything that the application has not taken.
+func (c *Consumer) unread() []*delivery {
+	unread := c.buffer
+	c.buffer = nil
+	return unread
+}
+
+// giveBack releases messages that the application has not seen. If it cannot, they come back by themselves.
+func (c *Consumer) giveBack(ctx context.Context, unread []*delivery) {
+	if len(unread) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	defer cancel()
+	for some := range slices.Chunk(unread, 1000) {
+		messages := convert(some, func(d *delivery) *Message { return d.message })
+		if _, err := c.queue.Release(ctx, Messages(messages...), Zero); err != nil {
+			c.queue.client.logger.Warn("pgmq: messages that were not taken could not be released", "queue", c.queue.name, "error", err)
+		}
+	}
+}
+
+// run opens streams, one after the other, until there is to be none.
+func (c *Consumer) run() {
+	defer close(c.done)
+	defer c.cancel()
+	go c.keep()
+	var session *session
+	for failures := 0; c.ctx.Err() == nil; failures++ {
+		session = openSession(c)
+		select {
+		case <-session.leaving:
+		case <-c.ctx.Done():
+			continue
+		}
+		if c.isStopping() {
+			<-c.ctx.Done()
+			continue
+		}
+		closing, failure := session.why()
+		if failure != nil && failure.lasting() {
+			c.end(failure)
+			break
+		}
+		if session.visibilityTimeout > 0 {
+			failures = 0
+		}
+		span := backOff(failures, failure.retryDelay())
+		if closing != nil {
+			span = closing.GetRetryDelay().AsDuration()
+		}
+		c.queue.client.logger.Info("pgmq: a consumer's stream has ended", "queue", c.queue.name, "reason", closing.GetReason(), "failure", failure, "opened_again_in", span)
+		sleep(c.ctx, span)
+	}
+	c.end(newError(c.ctx.Err(), nil, false))
+	c.mu.Lock()
+	unread := c.unread()
+	c.mu.Unlock()
+	c.giveBack(c.ctx, unread)
+	if session != nil {
+		session.close()
+		<-session.over
+	}
+	c.returning.Wait()
+}
+
+func (c *Consumer) isStopping() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stopping
+}
+
+func (c *Consumer) isSettled(m *Message) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.settled
+}
+
+// deliver takes what has come over a stream.
+func (c *Consumer) deliver(from *session, messages []*pgmqv1.Message) {
+	now := time.Now()
+	last := defaultMaxExtension
+	if c.start.MaxExtension != nil {
+		last = c.start.MaxExtension.AsDuration()
+	}
+	deliveries := convert(messages, func(m *pgmqv1.Message) *delivery {
+		message := c.queue.client.message(c.queue.name, m)
+		message.consumer = c
+		return &delivery{message: message, session: from, expires: now.Add(from.visibilityTimeout), last: now.Add(last)}
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopping || c.ended {
+		c.returning.Add(1)
+		go func() {
+			defer c.returning.Done()
+			c.giveBack(c.ctx, deliveries)
+		}()
+		return
+	}
+	c.buffer = append(c.buffer, deliveries...)
+	c.changed.Broadcast()
+}
+
+// opened makes a stream the one that commands go over.
+func (c *Consumer) opened(session *session) {
+	c.mu.Lock()
+	c.session = session
+	c.visibilityTimeout = session.visibilityTimeout
+	stopping := c.stopping
+	c.changed.Broadcast()
+	c.mu.Unlock()
+	if stopping {
+		session.stop()
+	}
+}
+
+// lost notes that a stream is over. What came over it was last extended at most half of its timeout ago.
+func (c *Consumer) lost(session *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session == session {
+		c.session = nil
+	}
+	left := time.Now().Add(session.visibilityTimeout / 2)
+	for _, d := range c.all() {
+		if d.session == session {
+			d.session = nil
+			if c.start.AutoExtend && left.Before(d.last) {
+				d.expires = later(d.expires, left)
+			}
+		}
+	}
+	c.changed.Broadcast()
+}
+
+// end ends the consumer: nothing more comes. The first reason counts, and none where it was stopped.
+func (c *Consumer) end(failure *Error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if failure != nil && !c.ended && !c.stopping {
+		c.err = failure
+	}
+	c.ended = true
+	c.changed.Broadcast()
+}
+
+// keep looks after messages whose time runs out. The server extends those of the stream that is open; those that came
+// over an earlier one are extended from here.
+func (c *Consumer) keep() {
+	ticker := time.NewTicker(keepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			c.mu.Lock()
+			session := c.session
+			older := c.runningOut(now)
+			c.mu.Unlock()
+			c.extend(session, older)
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// runningOut forgets messages that others can read by now, and gives those that are to be extended.
+func (c *Consumer) runningOut(now time.Time) []*delivery {
+	forgotten := false
+	gone := func(d *delivery) bool {
+		served := c.start.AutoExtend && d.session != nil && now.Before(d.last)
+		over := !served && now.After(d.expires)
+		forgotten = forgotten || over
+		return over
+	}
+	c.buffer = slices.DeleteFunc(c.buffer, gone)
+	maps.DeleteFunc(c.held, func(_ *Message, d *delivery) bool { return gone(d) })
+	if forgotten {
+		c.changed.Broadcast()
+	}
+	var older []*delivery
+	if c.session == nil || !c.start.AutoExtend {
+		return nil
+	}
+	for _, d := range c.all() {
+		if d.session == nil && !d.extending && now.Before(d.last) && d.expires.Sub(now) < c.session.visibilityTimeout*2/3 {
+			d.extending = true
+			older = append(older, d)
+		}
+	}
+	return older
+}
+
+// extend extends messages of streams that are over.
+func (c *Consumer) extend(session *session, older []*delivery) {
+	for _, d := range older {
+		go func() {
+			s := settlement{action: actionExtend, span: session.visibilityTimeout}
+			ctx, cancel := context.WithTimeout(c.ctx, s.span)
+			defer cancel()
+			until := time.Now().Add(s.span)
+			result, failure := session.do(ctx, d.message.Receipt, s)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			d.extending = false
+			if failure == nil && result.Outcome == Done {
+				d.expires = until
+			}
+		}()
+	}
+}
+
+// all gives everything that was received and is not settled.
+func (c *Consumer) all() []*delivery {
+	return slices.AppendSeq(slices.Clone(c.buffer), maps.Values(c.held))
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

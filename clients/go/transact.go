@@ -1,0 +1,175 @@
+package pgmq
+
+import (
+	"context"
+	"crypto/rand"
+	"time"
+
+	"github.com/pgmq-grpc/pgmq-grpc/clients/go/pgmqv1"
+)
+
+// Transaction is a list of operations that are done together, on one queue or many: all of them or none.
+type Transaction struct {
+	Operations []Operation
+	// DeduplicationID names the transaction, so that it can be repeated without being applied twice.
+	DeduplicationID string
+	// Idempotent lets the client make a DeduplicationID where there is none, so that it can repeat the transaction by
+	// itself.
+	Idempotent bool
+}
+
+// Operation is one operation of a [Transaction].
+type Operation struct {
+	encode  func(*Client) (*pgmqv1.TransactOperation, error)
+	settled func(Outcome)
+}
+
+// TransactResult is what an operation gave. Only the field that belongs to the operation is set.
+type TransactResult struct {
+	// Sent is of OpSend, with one item, and of OpSendBatch.
+	Sent []Sent
+	// Topic is of OpSendTopic.
+	Topic TopicSent
+	// Results is of the others.
+	Results []Result
+}
+
+// TransactResults are what a transaction gave, in the order of its operations.
+type TransactResults struct {
+	Results []TransactResult
+	// Deduplicated tells that an earlier transaction has the same deduplication id, and nothing was applied by this
+	// one.
+	Deduplicated bool
+}
+
+// Transact does several operations in one transaction of the database. A receipt that is stale or gone undoes all of
+// them: [ReasonStaleReceipt], [ReasonReceiptNotFound].
+func (c *Client) Transact(ctx context.Context, transaction Transaction) (TransactResults, error) {
+	request := &pgmqv1.TransactRequest{DeduplicationId: transaction.DeduplicationID}
+	if transaction.Idempotent && request.DeduplicationId == "" {
+		request.DeduplicationId = rand.Text()
+	}
+	for _, operation := range transaction.Operations {
+		encoded, err := operation.encode(c)
+		if err != nil {
+			return TransactResults{}, err
+		}
+		request.Operations = append(request.Operations, encoded)
+	}
+	response, err := call(ctx, c, terms{repeatable: request.DeduplicationId != ""}, c.raw.Queue.Transact, request)
+	if err != nil {
+		return TransactResults{}, err
+	}
+	for _, operation := range transaction.Operations {
+		if operation.settled != nil {
+			operation.settled(Done)
+		}
+	}
+	return TransactResults{convert(response.GetResults(), transactResult), response.GetDeduplicated()}, nil
+}
+
+func transactResult(r *pgmqv1.TransactResult) TransactResult {
+	switch r := r.GetResult().(type) {
+	case *pgmqv1.TransactResult_Send:
+		return TransactResult{Sent: []Sent{{r.Send.GetMsgId(), r.Send.GetDeduplicated()}}}
+	case *pgmqv1.TransactResult_SendBatch:
+		return TransactResult{Sent: sent(r.SendBatch)}
+	case *pgmqv1.TransactResult_SendTopic:
+		return TransactResult{Topic: topicSent(r.SendTopic)}
+	case *pgmqv1.TransactResult_Delete:
+		return TransactResult{Results: results(r.Delete)}
+	case *pgmqv1.TransactResult_Archive:
+		return TransactResult{Results: results(r.Archive)}
+	case *pgmqv1.TransactResult_Release:
+		return TransactResult{Results: results(r.Release)}
+	case *pgmqv1.TransactResult_DeadLetter:
+		return TransactResult{Results: results(r.DeadLetter)}
+	case *pgmqv1.TransactResult_SetVisibilityTimeout:
+		return TransactResult{Results: results(r.SetVisibilityTimeout)}
+	}
+	return TransactResult{}
+}
+
+// OpSend is [Queue.Send] in a transaction.
+func OpSend(queue string, message any, options ...SendOption) Operation {
+	return Operation{encode: func(c *Client) (*pgmqv1.TransactOperation, error) {
+		request, err := c.sendRequest(queue, message, options)
+		return &pgmqv1.TransactOperation{Operation: &pgmqv1.TransactOperation_Send{Send: request}}, err
+	}}
+}
+
+// OpSendBatch is [Queue.SendBatch] in a transaction.
+func OpSendBatch(queue string, messages []OutgoingMessage) Operation {
+	return Operation{encode: func(c *Client) (*pgmqv1.TransactOperation, error) {
+		encoded, _, err := c.outgoingMessages(messages)
+		request := &pgmqv1.SendBatchRequest{Queue: queue, Messages: encoded}
+		return &pgmqv1.TransactOperation{Operation: &pgmqv1.TransactOperation_SendBatch{SendBatch: request}}, err
+	}}
+}
+
+// OpSendTopic is [Client.SendTopic] in a transaction, and with requireMatch [Client.SendTopicMatching].
+func OpSendTopic(routingKey string, message OutgoingMessage, requireMatch bool) Operation {
+	return Operation{encode: func(c *Client) (*pgmqv1.TransactOperation, error) {
+		request, err := c.sendTopicRequest(routingKey, message, requireMatch)
+		return &pgmqv1.TransactOperation{Operation: &pgmqv1.TransactOperation_SendTopic{SendTopic: request}}, err
+	}}
+}
+
+// OpDelete is [Queue.Delete] in a transaction.
+func OpDelete(queue string, items Items) Operation {
+	return opSettle(queue, items, settlement{action: actionDelete})
+}
+
+// OpArchive is [Queue.Archive] in a transaction.
+func OpArchive(queue string, items Items) Operation {
+	return opSettle(queue, items, settlement{action: actionArchive})
+}
+
+// OpRelease is [Queue.Release] in a transaction.
+func OpRelease(queue string, items Items, delay time.Duration) Operation {
+	return opSettle(queue, items, settlement{action: actionRelease, span: delay})
+}
+
+// OpDeadLetter is [Queue.DeadLetter] in a transaction.
+func OpDeadLetter(queue string, items Items, reason string) Operation {
+	return opSettle(queue, items, settlement{action: actionDeadLetter, reason: reason})
+}
+
+// OpSetVisibilityTimeout is [Queue.SetVisibilityTimeout] in a transaction.
+func OpSetVisibilityTimeout(queue string, items Items, timeout time.Duration) Operation {
+	return opSettle(queue, items, settlement{action: actionExtend, span: timeout})
+}
+
+// OpSetVisibleAt is [Queue.SetVisibleAt] in a transaction.
+func OpSetVisibleAt(queue string, items Items, at time.Time) Operation {
+	return opSettle(queue, items, settlement{action: actionExtend, at: at})
+}
+
+func opSettle(queue string, items Items, s settlement) Operation {
+	encode := func(*Client) (*pgmqv1.TransactOperation, error) {
+		request, err := settleRequest(queue, items, s)
+		if err != nil {
+			return nil, err
+		}
+		operation := &pgmqv1.TransactOperation{}
+		switch request := request.(type) {
+		case *pgmqv1.DeleteRequest:
+			operation.Operation = &pgmqv1.TransactOperation_Delete{Delete: request}
+		case *pgmqv1.ArchiveRequest:
+			operation.Operation = &pgmqv1.TransactOperation_Archive{Archive: request}
+		case *pgmqv1.ReleaseRequest:
+			operation.Operation = &pgmqv1.TransactOperation_Release{Release: request}
+		case *pgmqv1.DeadLetterRequest:
+			operation.Operation = &pgmqv1.TransactOperation_DeadLetter{DeadLetter: request}
+		case *pgmqv1.SetVisibilityTimeoutRequest:
+			operation.Operation = &pgmqv1.TransactOperation_SetVisibilityTimeout{SetVisibilityTimeout: request}
+		}
+		return operation, nil
+	}
+	settled := func(outcome Outcome) {
+		for _, message := range items.messages {
+			message.consumer.settled(message, s, outcome)
+		}
+	}
+	return Operation{encode, settled}
+}
