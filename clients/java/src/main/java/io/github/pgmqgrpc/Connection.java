@@ -1,0 +1,116 @@
+package io.github.pgmqgrpc;
+
+import io.grpc.CallOptions;
+import io.grpc.Channel;
+import io.grpc.Deadline;
+import io.grpc.ManagedChannel;
+import io.grpc.MethodDescriptor;
+import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import io.grpc.stub.ClientCalls;
+import java.time.Duration;
+import java.util.Set;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Future;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
+
+/** What all objects of one client share: the channel, its threads, and the way in which unary calls are made. */
+final class Connection {
+    private static final int MOST_REPETITIONS = 3;
+
+    final ManagedChannel transport;
+    /** The channel with all interceptors. */
+    final Channel channel;
+
+    final JsonCodec json;
+    final ExecutorService executor;
+    final ScheduledExecutorService timer;
+    /** Streams that are to be closed with the client. */
+    final Set<LastingStream<?, ?>> streams = ConcurrentHashMap.newKeySet();
+
+    Connection(
+            ManagedChannel transport,
+            Channel channel,
+            JsonCodec json,
+            ExecutorService executor,
+            ScheduledExecutorService timer) {
+        this.transport = transport;
+        this.channel = channel;
+        this.json = json;
+        this.executor = executor;
+        this.timer = timer;
+    }
+
+    /** Makes a call, and again where that is safe, until the deadline. */
+    <Q, R> R call(MethodDescriptor<Q, R> method, Q request, Duration allowance, boolean harmlessTwice) {
+        Deadline deadline = Deadline.after(allowance.toNanos(), TimeUnit.NANOSECONDS);
+        for (int failures = 1; ; failures++) {
+            Departure departure = new Departure();
+            try {
+                CallOptions options = departure.watch(CallOptions.DEFAULT.withDeadline(deadline));
+                return ClientCalls.blockingUnaryCall(channel, method, options, request);
+            } catch (StatusRuntimeException e) {
+                PgmqException failure = PgmqException.of(e.getStatus().withCause(e), e.getTrailers(), departure.left());
+                Duration pause = Backoff.pause(failures, failure.retryDelay().orElse(null));
+                if (failures > MOST_REPETITIONS
+                        || !failure.isRepeatable(harmlessTwice)
+                        || deadline.timeRemaining(TimeUnit.NANOSECONDS) <= pause.toNanos()
+                        || !sleep(pause)) {
+                    throw failure;
+                }
+                // The channel's own pauses between attempts to connect grow to two minutes.
+                transport.resetConnectBackoff();
+            }
+        }
+    }
+
+    /** Waits for what a stream brings. */
+    static <T> T await(Future<T> future) {
+        try {
+            return future.get();
+        } catch (ExecutionException e) {
+            if (e.getCause() instanceof PgmqException failure) {
+                throw failure;
+            }
+            throw new IllegalStateException(e.getCause());
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            throw PgmqException.local(
+                    Status.CANCELLED.withDescription("interrupted").withCause(e), true);
+        }
+    }
+
+    /** The same in another thread. */
+    <T> CompletableFuture<T> later(java.util.function.Supplier<T> work) {
+        return CompletableFuture.supplyAsync(work, executor);
+    }
+
+    void close() {
+        streams.forEach(LastingStream::close);
+        timer.shutdownNow();
+        transport.shutdown();
+        try {
+            if (!transport.awaitTermination(5, TimeUnit.SECONDS)) {
+                transport.shutdownNow();
+            }
+        } catch (InterruptedException e) {
+            transport.shutdownNow();
+            Thread.currentThread().interrupt();
+        }
+        executor.shutdown();
+    }
+
+    private static boolean sleep(Duration pause) {
+        try {
+            TimeUnit.NANOSECONDS.sleep(pause.toNanos());
+            return true;
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            return false;
+        }
+    }
+}

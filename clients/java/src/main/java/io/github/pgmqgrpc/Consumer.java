@@ -1,0 +1,306 @@
+package io.github.pgmqgrpc;
+
+import io.github.pgmqgrpc.v1.ClientHeartbeat;
+import io.github.pgmqgrpc.v1.ConsumeRequest;
+import io.github.pgmqgrpc.v1.ConsumeResponse;
+import io.github.pgmqgrpc.v1.Extend;
+import io.github.pgmqgrpc.v1.QueueServiceGrpc;
+import io.github.pgmqgrpc.v1.Settle;
+import io.github.pgmqgrpc.v1.SettleAction;
+import io.github.pgmqgrpc.v1.StreamStarted;
+import java.lang.System.Logger;
+import java.lang.System.Logger.Level;
+import java.time.Duration;
+import java.util.Iterator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import java.util.stream.Stream;
+
+/**
+ * Messages of a queue as they become visible, over a stream that survives restarts of servers and broken connections.
+ *
+ * <p>{@link Queue#consume()} gives one. Take its messages in a loop, or by {@link #poll}, in one thread or in many:
+ *
+ * <pre>{@code
+ * try (Consumer consumer = orders.consume()) {
+ *     for (Message message : consumer) {
+ *         charge(message.message(Order.class));
+ *         message.delete();
+ *     }
+ * }
+ * }</pre>
+ *
+ * <p>At most {@code maxInFlight} messages of a stream are unsettled, and their visibility timeouts are extended while
+ * this object lives. A message that is never settled comes back when its visibility timeout ends. An error that no
+ * repetition cures, such as a queue that is missing, is thrown to whoever takes.
+ */
+public final class Consumer extends LastingStream<ConsumeRequest, ConsumeResponse> implements Iterable<Message> {
+    private static final Logger LOG = System.getLogger("io.github.pgmqgrpc");
+    private static final int MOST_RECEIPTS = 1_000;
+
+    private final Queue queue;
+    private final ConsumeOptions options;
+    private final Settler settler;
+    private final Inbox<Message> inbox = new Inbox<>();
+    /** Deliveries that are not settled, as far as this client knows, by their receipts. */
+    private final Map<String, Delivery> unsettled = new LinkedHashMap<>();
+
+    private final CompletableFuture<Void> handled;
+    private boolean stopping;
+    private boolean stopped;
+    private Duration visibilityTimeout = Duration.ofSeconds(30);
+    private Duration heartbeatInterval = Duration.ofSeconds(25);
+    private long heartbeatAt = System.nanoTime();
+    private long extendedAt;
+
+    Consumer(Queue queue, ConsumeOptions options, MessageHandler handler) {
+        super(queue.client().connection, QueueServiceGrpc.getConsumeMethod());
+        this.queue = queue;
+        this.options = options;
+        this.settler = new Settler(this, queue);
+        open();
+        this.handled = handler == null ? CompletableFuture.completedFuture(null) : work(handler);
+    }
+
+    /**
+     * The next message.
+     *
+     * @param timeout how long to wait for it
+     * @return the message, or nothing if none came in time, or if this consumer was stopped
+     * @throws PgmqException if the server refuses for good
+     */
+    public Optional<Message> poll(Duration timeout) {
+        return Optional.ofNullable(inbox.take(timeout));
+    }
+
+    /**
+     * All messages until this consumer is stopped. Waiting for the next one ends, too, where the thread is interrupted.
+     *
+     * @return an iterator; several of them share the messages
+     */
+    @Override
+    public Iterator<Message> iterator() {
+        return inbox.iterator();
+    }
+
+    /**
+     * Takes no more messages: loops end, and what was received but not yet taken is visible to others at once. What is
+     * in hand can still be settled. It may be called from any thread, such as a shutdown hook, and does not wait.
+     */
+    public synchronized void stop() {
+        if (stopping) {
+            return;
+        }
+        stopping = true;
+        List<Message> left = inbox.drain();
+        inbox.end(null);
+        giveBack(left);
+        if (isStarted()) {
+            command(ConsumeRequest.newBuilder()
+                    .setStop(io.github.pgmqgrpc.v1.Stop.getDefaultInstance())
+                    .build());
+        } else {
+            stopped = true;
+        }
+    }
+
+    /**
+     * Stops, waits until handlers have finished and what was settled is answered, and ends the stream. Messages that
+     * were taken and not settled come back when their visibility timeout ends.
+     */
+    @Override
+    public void close() {
+        stop();
+        try {
+            handled.exceptionally(failure -> null).get();
+            awaitAnswers();
+            leave();
+            ended.get(queue.client().deadline.toNanos(), TimeUnit.NANOSECONDS);
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        } catch (java.util.concurrent.ExecutionException | TimeoutException e) {
+            LOG.log(Level.DEBUG, "the stream has not ended in good order", e);
+        }
+        finish();
+    }
+
+    /**
+     * Waits until the handlers have ended: because this consumer was stopped or closed, or because the server refuses
+     * for good. Without a handler it returns at once.
+     *
+     * @throws PgmqException if the server refuses for good
+     */
+    public void join() {
+        Connection.await(handled);
+    }
+
+    private synchronized void awaitAnswers() throws InterruptedException {
+        long deadline = System.nanoTime() + queue.client().deadline.toNanos();
+        while (!settler.isIdle() || !stopped && isUsable()) {
+            long left = deadline - System.nanoTime();
+            if (left <= 0) {
+                return;
+            }
+            TimeUnit.NANOSECONDS.timedWait(this, left);
+        }
+    }
+
+    CompletableFuture<ItemResult> settle(String receipt, Settle how) {
+        synchronized (this) {
+            unsettled.remove(receipt);
+        }
+        return settler.settle(receipt, how);
+    }
+
+    private CompletableFuture<Void> work(MessageHandler handler) {
+        return CompletableFuture.allOf(
+                        Stream.generate(() -> CompletableFuture.runAsync(() -> takeAll(handler), connection.executor))
+                                .limit(options.concurrency)
+                                .toArray(CompletableFuture[]::new))
+                .whenComplete((nothing, failure) -> stop());
+    }
+
+    private void takeAll(MessageHandler handler) {
+        for (Message message : this) {
+            handle(message, handler);
+            // A handler that leaves its interruption behind does not end the worker.
+            Thread.interrupted();
+        }
+    }
+
+    /** Whatever a handler throws gives its message back. */
+    private void handle(Message message, MessageHandler handler) {
+        CompletableFuture<Outcome> settled = CompletableFuture.completedFuture(Outcome.DONE);
+        try {
+            handler.handle(message);
+            if (!message.isSettled()) {
+                settled = options.archive ? message.archiveAsync() : message.deleteAsync();
+            }
+        } catch (Throwable e) {
+            LOG.log(Level.DEBUG, () -> "the handler of " + queue.name() + " has failed on " + message.msgId(), e);
+            if (!message.isSettled()) {
+                settled = message.releaseAsync(options.retryDelay);
+            }
+        }
+        settled.whenComplete((outcome, failure) -> {
+            if (failure != null) {
+                LOG.log(Level.DEBUG, () -> message.msgId() + " of " + queue.name() + " is not settled", failure);
+            }
+        });
+    }
+
+    @Override
+    void begin() {
+        command(ConsumeRequest.newBuilder().setStart(options.start).build());
+    }
+
+    @Override
+    void receive(ConsumeResponse reply) {
+        if (reply.hasStarted()) {
+            begun(reply.getStarted());
+        }
+        reply.getCommandResultsList().forEach(settler::answered);
+        if (reply.getMessagesCount() > 0) {
+            received(reply.getMessagesList().stream()
+                    .map(message -> new Message(queue, message, this))
+                    .toList());
+        }
+        if (reply.hasClosing()) {
+            closing(reply.getClosing());
+        }
+        if (reply.hasStopped()) {
+            stopped = true;
+            notifyAll();
+        }
+    }
+
+    private void begun(StreamStarted started) {
+        started(started.getHeartbeatInterval());
+        heartbeatInterval = Convert.duration(started.getHeartbeatInterval());
+        visibilityTimeout = Convert.duration(started.getVisibilityTimeout());
+        if (stopping) {
+            command(ConsumeRequest.newBuilder()
+                    .setStop(io.github.pgmqgrpc.v1.Stop.getDefaultInstance())
+                    .build());
+        }
+        extendOlder(System.nanoTime());
+        settler.flush();
+    }
+
+    private void received(List<Message> messages) {
+        if (stopping) {
+            giveBack(messages);
+            return;
+        }
+        Delivery delivery = new Delivery(generation(), System.nanoTime());
+        messages.forEach(message -> unsettled.put(message.receipt(), delivery));
+        inbox.add(messages);
+    }
+
+    private void giveBack(List<Message> messages) {
+        Settle atOnce = Settler.how(SettleAction.SETTLE_ACTION_RELEASE, Duration.ZERO, "");
+        messages.forEach(message -> settle(message.receipt(), atOnce));
+    }
+
+    @Override
+    void lost(PgmqException cause) {
+        if (stopping) {
+            stopped = true;
+            finish();
+        }
+        settler.lost();
+        notifyAll();
+    }
+
+    @Override
+    void refused(PgmqException cause) {
+        stopping = true;
+        stopped = true;
+        inbox.end(cause);
+        finish();
+        settler.flush();
+    }
+
+    @Override
+    void tick(long now) {
+        if (isUsable() && now - heartbeatAt >= heartbeatInterval.toNanos()) {
+            heartbeatAt = now;
+            command(ConsumeRequest.newBuilder()
+                    .setHeartbeat(ClientHeartbeat.getDefaultInstance())
+                    .build());
+        }
+        Duration longest = options.start.getAutoExtend() ? options.longestExtension() : visibilityTimeout;
+        unsettled.values().removeIf(delivery -> now - delivery.at > longest.toNanos());
+        if (now - extendedAt >= visibilityTimeout.toNanos() / 2) {
+            extendOlder(now);
+        }
+        settler.tick(now);
+    }
+
+    /** The server extends what came over the stream in use; what came over an earlier one is this client's to extend. */
+    private void extendOlder(long now) {
+        if (!options.start.getAutoExtend() || !isUsable()) {
+            return;
+        }
+        extendedAt = now;
+        List<String> older = unsettled.entrySet().stream()
+                .filter(entry -> entry.getValue().generation != generation())
+                .map(Map.Entry::getKey)
+                .toList();
+        for (int from = 0; from < older.size(); from += MOST_RECEIPTS) {
+            List<String> some = older.subList(from, Math.min(older.size(), from + MOST_RECEIPTS));
+            // Its result tells nothing that settling will not tell.
+            command(ConsumeRequest.newBuilder()
+                    .setExtend(Extend.newBuilder().addAllReceipts(some))
+                    .build());
+        }
+    }
+
+    /** Over which stream messages came, and when. */
+    private record Delivery(int generation, long at) {}
+}

@@ -1,0 +1,194 @@
+package io.github.pgmqgrpc;
+
+import io.github.pgmqgrpc.v1.CommandResult;
+import io.github.pgmqgrpc.v1.ConsumeRequest;
+import io.github.pgmqgrpc.v1.Settle;
+import io.github.pgmqgrpc.v1.SettleAction;
+import io.grpc.Status;
+import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+
+/**
+ * Settles the messages of a consumer: over its stream while there is one, by unary calls while there is none. What
+ * waits goes together, as far as it is settled alike. Guarded by the consumer's lock.
+ */
+final class Settler {
+    private static final int MOST_RECEIPTS = 1_000;
+    /** So many commands are under way at most; what comes meanwhile is gathered. */
+    private static final int MOST_COMMANDS = 8;
+
+    private final Consumer consumer;
+    private final Queue queue;
+    private final ArrayDeque<Entry> waiting = new ArrayDeque<>();
+    private final Map<Long, List<Entry>> sent = new LinkedHashMap<>();
+    private int unanswered;
+    private boolean calling;
+    private long lastId;
+
+    Settler(Consumer consumer, Queue queue) {
+        this.consumer = consumer;
+        this.queue = queue;
+    }
+
+    /** How a message is settled: what the contract's {@code Settle} says, without receipts. */
+    CompletableFuture<ItemResult> settle(String receipt, Settle how) {
+        Entry entry = new Entry(
+                receipt, how, System.nanoTime() + queue.client().deadline.toNanos());
+        synchronized (consumer) {
+            unanswered++;
+            waiting.add(entry);
+            flush();
+        }
+        entry.result.whenComplete((result, failure) -> answered());
+        return entry.result;
+    }
+
+    boolean isIdle() {
+        return unanswered == 0;
+    }
+
+    private void answered() {
+        synchronized (consumer) {
+            unanswered--;
+            consumer.notifyAll();
+        }
+    }
+
+    void flush() {
+        while (!waiting.isEmpty() && sent.size() < MOST_COMMANDS && consumer.isUsable()) {
+            List<Entry> group = nextGroup();
+            Settle.Builder settle = group.get(0).how.toBuilder();
+            group.forEach(entry -> settle.addReceipts(entry.receipt));
+            sent.put(++lastId, group);
+            consumer.command(ConsumeRequest.newBuilder()
+                    .setRequestId(lastId)
+                    .setSettle(settle)
+                    .build());
+        }
+        if (!waiting.isEmpty() && !consumer.isUsable() && !calling) {
+            calling = true;
+            consumer.connection.executor.execute(this::call);
+        }
+    }
+
+    void answered(CommandResult result) {
+        List<Entry> group = sent.remove(result.getRequestId());
+        if (group == null) {
+            return;
+        }
+        if (result.hasError()) {
+            PgmqException failure = PgmqException.of(result.getError());
+            group.forEach(entry -> entry.result.completeExceptionally(failure));
+        } else {
+            complete(group, result.getResultsList().stream().map(ItemResult::of).toList());
+        }
+        flush();
+    }
+
+    /** Receipts outlive their stream, and settling twice does no harm: what has no answer is settled again. */
+    void lost() {
+        List<Entry> again = new ArrayList<>();
+        sent.values().forEach(again::addAll);
+        sent.clear();
+        for (int i = again.size() - 1; i >= 0; i--) {
+            waiting.addFirst(again.get(i));
+        }
+        flush();
+    }
+
+    void tick(long now) {
+        PgmqException late = PgmqException.local(
+                Status.DEADLINE_EXCEEDED.withDescription("no answer to a settle within the client's deadline"), true);
+        waiting.removeIf(entry -> entry.isOver(now) && entry.result.completeExceptionally(late));
+        sent.values()
+                .forEach(group -> group.stream()
+                        .filter(entry -> entry.isOver(now))
+                        .forEach(entry -> entry.result.completeExceptionally(late)));
+        flush();
+    }
+
+    /** By unary calls, as long as there is no stream. Runs in a thread of its own. */
+    private void call() {
+        while (true) {
+            List<Entry> group;
+            synchronized (consumer) {
+                calling = false;
+                if (waiting.isEmpty() || consumer.isUsable()) {
+                    flush();
+                    return;
+                }
+                calling = true;
+                group = nextGroup();
+            }
+            try {
+                Items receipts = Items.receipts(
+                        group.stream().map(entry -> entry.receipt).toList());
+                complete(group, queue.settle(receipts, group.get(0).how));
+            } catch (PgmqException failure) {
+                if (failed(group, failure)) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /** Whether the group waits for the next stream now, or for the next try. */
+    private boolean failed(List<Entry> group, PgmqException failure) {
+        synchronized (consumer) {
+            if (failure.code() == Status.Code.UNAVAILABLE && !consumer.ended.isDone()) {
+                group.forEach(waiting::addFirst);
+                calling = false;
+                return true;
+            }
+        }
+        group.forEach(entry -> entry.result.completeExceptionally(failure));
+        return false;
+    }
+
+    private List<Entry> nextGroup() {
+        List<Entry> group = new ArrayList<>();
+        Settle how = waiting.peek().how;
+        while (!waiting.isEmpty()
+                && group.size() < MOST_RECEIPTS
+                && waiting.peek().how.equals(how)) {
+            group.add(waiting.poll());
+        }
+        return group;
+    }
+
+    private static void complete(List<Entry> group, List<ItemResult> results) {
+        for (int i = 0; i < group.size(); i++) {
+            group.get(i).result.complete(results.get(i));
+        }
+    }
+
+    static Settle how(SettleAction action, Duration delay, String reason) {
+        Settle.Builder how = Settle.newBuilder().setAction(action).setReason(reason);
+        if (delay != null) {
+            how.setDelay(Convert.duration(delay));
+        }
+        return how.build();
+    }
+
+    private static final class Entry {
+        final String receipt;
+        final Settle how;
+        final long deadline;
+        final CompletableFuture<ItemResult> result = new CompletableFuture<>();
+
+        Entry(String receipt, Settle how, long deadline) {
+            this.receipt = receipt;
+            this.how = how;
+            this.deadline = deadline;
+        }
+
+        boolean isOver(long now) {
+            return now - deadline > 0;
+        }
+    }
+}
