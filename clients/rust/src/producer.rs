@@ -1,0 +1,107 @@
+//! Producing: any number of tasks send over one stream.
+
+mod driver;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tonic::Code;
+
+use self::driver::{Driver, Item};
+use crate::message::IntoMessage;
+use crate::{Error, Queue, Sent};
+
+/// How a producer works. Its methods are the options; [`start`](Self::start) begins.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is sent before `start`"]
+pub struct ProducerBuilder {
+    queue: Queue,
+    idempotent: bool,
+    max_in_flight: usize,
+    timeout: Duration,
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new(queue: Queue) -> Self {
+        let timeout = queue.client().timeout();
+        Self { queue, idempotent: false, max_in_flight: 10_000, timeout }
+    }
+
+    /// Gives each message a deduplication id, unless it has one, so that it is sent again after a stream broke.
+    pub fn idempotent(mut self, idempotent: bool) -> Self {
+        self.idempotent = idempotent;
+        self
+    }
+
+    /// How many messages may be unanswered; further sends wait. 10,000 without this.
+    pub fn max_in_flight(mut self, messages: usize) -> Self {
+        self.max_in_flight = messages.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// How long a send takes at most, in place of the client's default for calls.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Begins, within a runtime of tokio. The stream is opened with the first send.
+    pub fn start(self) -> Producer {
+        let (items, received) = mpsc::unbounded_channel();
+        tokio::spawn(Driver::new(self.queue.clone(), received).run());
+        let window = Arc::new(Semaphore::new(self.max_in_flight));
+        Producer { shared: Arc::new(Shared { settings: self, items, window }) }
+    }
+}
+
+/// Sends messages of many tasks over one stream. It is cheap to clone, and clones share the stream.
+///
+/// Each send has its own answer. When the stream breaks, messages with a deduplication id are sent again, and others fail with
+/// an unknown outcome. The stream ends with the last clone.
+#[derive(Clone, Debug)]
+pub struct Producer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: ProducerBuilder,
+    items: mpsc::UnboundedSender<Item>,
+    /// Has a permit for each message that may be unanswered.
+    window: Arc<Semaphore>,
+}
+
+impl Producer {
+    /// Sends a message; waits while too many are unanswered.
+    ///
+    /// # Errors
+    ///
+    /// What `Send` would have said of this message.
+    pub async fn send(&self, message: impl IntoMessage) -> Result<Sent, Error> {
+        let Shared { settings, items, window } = &*self.shared;
+        let mut message = message.into_message()?;
+        if settings.idempotent {
+            message = message.idempotent();
+        }
+        let closed = || Error::local(Code::Cancelled, "the producer is closed");
+        let sending = async {
+            let permit = window.clone().acquire_owned().await.map_err(|_| closed())?;
+            let (reply, answer) = oneshot::channel();
+            items.send(Item::new(message, reply, permit)).map_err(|_| closed())?;
+            // The driver answers every message, unless its runtime ends.
+            answer.await.map_err(|_| Error::broken("the producer has ended"))?
+        };
+        timeout(settings.timeout, sending).await.map_err(|_| Error::deadline_exceeded())?
+    }
+
+    /// Waits for the answers to what is under way, and takes nothing more, from clones neither.
+    pub async fn close(self) {
+        let Shared { settings, window, .. } = &*self.shared;
+        let all = u32::try_from(settings.max_in_flight).unwrap_or(u32::MAX);
+        // A window that is closed already is empty.
+        let _ = window.acquire_many(all).await.map(tokio::sync::SemaphorePermit::forget);
+        window.close();
+    }
+}
