@@ -16,7 +16,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/tools.sh"
 if [[ -z ${PGMQ_GRPC_SERVER:-} ]]; then
   need_cc
   need_rust
-  (cd "$root" && cargo build --locked --quiet >&2)
+  say "building the server" >&2
+  (cd "$root" && env -u CARGO_TARGET_DIR cargo build --locked --quiet >&2)
   PGMQ_GRPC_SERVER="$root/target/debug/pgmq-grpc"
 fi
 
