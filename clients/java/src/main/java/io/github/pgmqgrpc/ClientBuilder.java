@@ -11,6 +11,7 @@ import io.grpc.ForwardingClientCall.SimpleForwardingClientCall;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
+import io.grpc.ManagedChannelBuilder;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.TlsChannelCredentials;
@@ -156,19 +157,24 @@ public final class ClientBuilder {
      */
     public PgmqClient build() {
         ExecutorService executor = Executors.newCachedThreadPool(threads("pgmq-grpc"));
-        ManagedChannel transport = Grpc.newChannelBuilder(address(), credentials)
+        String address = address();
+        ManagedChannelBuilder<?> transport = Grpc.newChannelBuilder(address, credentials)
                 .executor(executor)
                 .defaultLoadBalancingPolicy("round_robin")
                 .maxInboundMessageSize(LARGEST_REPLY)
-                .maxInboundMetadataSize(LARGEST_METADATA)
-                .build();
+                .maxInboundMetadataSize(LARGEST_METADATA);
+        if (address.startsWith("unix:")) {
+            // The path of a socket, which would be taken otherwise, is no authority of HTTP/2.
+            transport.overrideAuthority("localhost");
+        }
+        ManagedChannel opened = transport.build();
         // The last one in the list is called first.
         List<ClientInterceptor> chain = new ArrayList<>(interceptors);
         Collections.reverse(chain);
         chain.add(0, new Attach());
-        Channel channel = ClientInterceptors.intercept(transport, chain);
+        Channel channel = ClientInterceptors.intercept(opened, chain);
         Connection connection = new Connection(
-                transport,
+                opened,
                 channel,
                 json == null ? new JacksonCodec() : json,
                 executor,

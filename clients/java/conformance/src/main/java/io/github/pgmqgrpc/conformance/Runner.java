@@ -39,7 +39,13 @@ public final class Runner {
      */
     public static void main(String[] arguments) throws Exception {
         Runner runner = new Runner();
-        for (Map<String, Object> given : read(Path.of(arguments[0]))) {
+        List<Map<String, Object>> cases = read(Path.of(arguments[0]));
+        if (cases.isEmpty()) {
+            // A run of nothing proves nothing.
+            System.out.println("there are no cases in " + arguments[0]);
+            runner.failed++;
+        }
+        for (Map<String, Object> given : cases) {
             runner.run(given);
         }
         String file = System.getenv("CONFORMANCE_RESULTS");

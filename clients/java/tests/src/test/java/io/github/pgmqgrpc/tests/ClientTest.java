@@ -25,12 +25,14 @@ import java.lang.reflect.Type;
 import java.math.BigDecimal;
 import java.math.BigInteger;
 import java.net.ServerSocket;
+import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 
 class ClientTest extends Scene {
     record Order(int order, BigDecimal total) {}
@@ -129,6 +131,17 @@ class ClientTest extends Scene {
                 QueueServiceGrpc.newBlockingStub(client.raw())
                         .getServerInfo(GetServerInfoRequest.getDefaultInstance())
                         .getServerVersion());
+    }
+
+    @Test
+    void aServerIsReachedOverAUnixSocket(@TempDir Path directory) throws IOException {
+        Path socket = directory.resolve("pgmq.sock");
+        try (UnixWire wire = new UnixWire(socket);
+                PgmqClient other = PgmqClient.connect("unix:" + wire.path())) {
+            Queue queue = queue(other);
+            queue.send("over a socket");
+            assertEquals("over a socket", queue.read().get(0).message());
+        }
     }
 
     @Test

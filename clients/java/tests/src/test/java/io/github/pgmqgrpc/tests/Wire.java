@@ -90,7 +90,7 @@ final class Wire implements AutoCloseable {
         }
     }
 
-    private static void start(Work work) {
+    static void start(Work work) {
         Thread thread = new Thread(() -> {
             try {
                 work.run();
@@ -102,7 +102,7 @@ final class Wire implements AutoCloseable {
         thread.start();
     }
 
-    private interface Work {
+    interface Work {
         void run() throws IOException;
     }
 }
