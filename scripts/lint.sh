@@ -67,6 +67,7 @@ if need_cargo_deny; then
 else
   left_out "the dependencies' licences and sources, because cargo-deny is missing"
 fi
+check "clients" scripts/clients.sh lint
 check "nothing that was built is in the repository" nothing_built_is_kept
 check "scripts" every_script_parses
 

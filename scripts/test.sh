@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests: all runs but the one of the clients, or those named, such as `scripts/test.sh unit 18`.
+# Runs the tests: all runs, or those named, such as `scripts/test.sh unit 18`.
 #
 #   unit     unit tests, the tidy test, and the commands of the README
 #   18       the integration suite on Postgres 18 and the newest pgmq
@@ -16,7 +16,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/tools.sh"
 cd "$root"
 
 runs=("$@")
-[[ ${#runs[@]} -gt 0 ]] || runs=(unit 18 14 pgmq partman)
+[[ ${#runs[@]} -gt 0 ]] || runs=(unit 18 14 pgmq partman clients)
 for run in "${runs[@]}"; do
   case "$run" in
     unit | 18 | 14 | pgmq | partman | clients) ;;
