@@ -469,8 +469,8 @@ export enum ErrorReason {
    * held by the transaction that has sent it and not ended. Nothing was applied, but for settles outside Transact:
    * there all messages that were free are settled. Repeat the call after the delay in RetryInfo; that is safe but
    * for SetVisibilityTimeout by ids, which can then concern what others have read meanwhile. Metadata: `queue`,
-   * where the lock is one queue's; `deduplication_id`, where a Send or a message of Produce waited for a held id.
-   * Details: RetryInfo.
+   * where the lock is one queue's, and `dead_letter_queue` where it can be that one's too; `deduplication_id`, where
+   * a Send or a message of Produce waited for a held id. Details: RetryInfo.
    *
    * @generated from enum value: ERROR_REASON_QUEUE_BUSY = 36;
    */
