@@ -1,8 +1,9 @@
 //! Tells a burst from what stays.
 //!
 //! A burst is let in and done, and what stays is refused in part. What tells them apart is how long something is late, but a
-//! crowd comes in waves, as its own clients find the time, and between two of them nobody waits. So the time in which it
-//! was late adds up, and is forgotten half as fast.
+//! crowd comes in waves, as its own clients find the time, and between two of them nobody waits. One call in a hundred that
+//! waits is what a caller notices, so what counts is a second in a minute: the time in which something was late adds up, and
+//! is forgotten over a minute.
 
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use tokio::time::Instant;
 
 /// What is late for as long is no burst.
 const LONG: Duration = Duration::from_secs(1);
+
+/// In this many times as long it is forgotten.
+const MEMORY: u32 = 60;
 
 /// How long something was late of late.
 #[derive(Debug, Default)]
@@ -31,11 +35,11 @@ impl Lateness {
 
     /// Whether it was not late, or so long ago that it no longer counts.
     pub fn is_forgotten(&self) -> bool {
-        self.noted.is_none_or(|noted| noted.elapsed() / 2 >= self.late_for)
+        self.noted.is_none_or(|noted| noted.elapsed() / MEMORY >= self.late_for)
     }
 
     fn forget(&mut self, time: Duration) {
-        self.late_for = self.late_for.saturating_sub(time / 2);
+        self.late_for = self.late_for.saturating_sub(time / MEMORY);
     }
 }
 
@@ -67,9 +71,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waves_add_up_and_what_is_rare_does_not() {
-        assert_eq!(steps_until_long((0..999).map(|step| step % 2 == 0)).await, Some(77));
-        assert_eq!(steps_until_long((0..999).map(|step| step % 100 < 19)).await, None);
-        assert_eq!(steps_until_long((0..9_999).map(|step| step % 3 == 0)).await, None);
+        assert_eq!(steps_until_long((0..999).map(|step| step % 2 == 0)).await, Some(41));
+        assert_eq!(steps_until_long((0..9_999).map(|step| step % 10 == 0)).await, Some(231));
+        assert_eq!(steps_until_long((0..9_999).map(|step| step % 100 < 19)).await, Some(103));
+        assert_eq!(steps_until_long((0..99_999).map(|step| step % 1_200 < 19)).await, None);
+        assert_eq!(steps_until_long((0..99_999).map(|step| step % 61 == 0)).await, None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -81,13 +87,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_forgotten_in_twice_the_time() {
+    async fn it_is_forgotten_in_sixty_times_the_time() {
         let mut lateness = Lateness::default();
         assert!(lateness.is_forgotten());
         advance(STEP).await;
         lateness.note(STEP);
         assert!(!lateness.is_forgotten());
-        advance(STEP * 2).await;
+        advance(STEP * MEMORY).await;
         assert!(lateness.is_forgotten());
         lateness.note(Duration::ZERO);
         advance(STEP).await;

@@ -101,7 +101,7 @@ mod tests {
         let mut overrun = Overrun::default();
         for _ in 0..10 {
             assert_eq!(flushes(&mut overrun, 45, FINE * 2, true).await, []);
-            assert_eq!(flushes(&mut overrun, 100, FINE * 2, false).await, []);
+            assert_eq!(flushes(&mut overrun, 3_000, FINE * 2, false).await, []);
         }
         assert_eq!(flushes(&mut overrun, 500, FINE, true).await, []);
         assert_eq!(flushes(&mut overrun, 500, FINE * 9, false).await, []);
