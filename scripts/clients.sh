@@ -25,12 +25,10 @@ for language in "${here[@]}"; do
   say "$language: clients/$language/run.sh $word"
   "clients/$language/run.sh" "$word" 2>&1 | tee "$output" || ok=0 bad=1
   if [[ $word == test ]]; then
-    # What has ended badly did not only pass.
-    read -r ok bad < <(awk -v bad="$bad" '
-      /^[0-9]+ passed, [0-9]+ failed/ { ok = $1; found = $3; told = 1 }
-      END { if (!told) bad = 1; print ok + 0, (found > 0 ? found : bad + 0) }' "$output")
+    count_sum "$output" "$bad"
+  else
+    passed=$((passed + ok)) failed=$((failed + bad))
   fi
-  passed=$((passed + ok)) failed=$((failed + bad))
   say "$language: $word: $ok passed, $bad failed, in $((SECONDS - started)) s"
 done
 say_sum
