@@ -97,6 +97,15 @@ FROM held WHERE {same} RETURNING held.ordinal, q.vt, {size}"
     };
 }
 
+/// Takes a delivery back, as if it had not been read. Without `last_read_at` in the receipts the read stays counted: the next
+/// delivery would have the receipt of this one, which is still in its holder's hands.
+macro_rules! give_back_held {
+    () => {
+        " UPDATE {q} AS q SET vt = clock_timestamp()/*L*/, read_ct = greatest(q.read_ct - 1, 0)/*/L*/
+FROM held WHERE {same} RETURNING held.ordinal, q.vt, {size}"
+    };
+}
+
 const DELETE: Statement =
     Statement::new("delete", Effect::Repeatable, concat!("-- pgmq-grpc: delete\n", held!(), delete_held!()))
         .planned(Plan::BySize);
@@ -121,6 +130,13 @@ const SET_VT: Statement = Statement::new(
         ),
         set_vt_held!()
     ),
+)
+.planned(Plan::BySize);
+
+const GIVE_BACK: Statement = Statement::new(
+    "give_back_by_receipt",
+    Effect::Repeatable,
+    concat!("-- pgmq-grpc: give_back_by_receipt\n", held!(), give_back_held!()),
 )
 .planned(Plan::BySize);
 
@@ -231,7 +247,21 @@ impl Connection {
         self.settled(queue, &statement.on(&table), &parameters, receipts.len()).await
     }
 
-    /// The same of distinct ids, whoever holds their messages.
+    /// Makes deliveries of distinct messages visible again that nobody has locked, as if they had not been read.
+    ///
+    /// # Errors
+    /// As [`Connection::settle_unlocked`].
+    pub async fn give_back_unlocked(
+        &mut self,
+        queue: &QueueName,
+        receipts: &[&Receipt],
+    ) -> Result<Vec<FirstLook>> {
+        let table = self.table(queue).await?;
+        let fences = Fences::of(receipts.iter().copied());
+        self.settled(queue, &GIVE_BACK.on(&table), &fences.parameters(), receipts.len()).await
+    }
+
+    /// The same as [`Connection::settle_unlocked`] of distinct ids, whoever holds their messages.
     ///
     /// # Errors
     /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile and repeating could hurt another's delivery.

@@ -4,6 +4,7 @@ mod commands;
 mod ending;
 mod extending;
 mod flow;
+mod giving_back;
 mod protocol;
 mod replicas;
 

@@ -36,6 +36,8 @@ pub enum Change {
         /// Milliseconds from now; none as the policy says.
         delay_ms: Option<i64>,
     },
+    /// They become visible at once, as if they had not been read.
+    GiveBack,
     /// They move to the dead-letter queue.
     DeadLetter(Cause),
     /// They become visible at another time.
@@ -55,6 +57,8 @@ pub(super) enum Deed {
     Settle(Settlement),
     /// Each becomes visible after its own number of milliseconds, and no longer belongs to who held it.
     Release(Vec<i64>),
+    /// Each becomes visible as if it had not been read.
+    GiveBack,
     /// Each moves to the dead-letter queue.
     DeadLetter(Cause),
 }
@@ -64,8 +68,8 @@ impl Deed {
         match self {
             Self::Settle(settlement) => *settlement,
             Self::Release(delays_ms) => Settlement::VisibleAfterMillis(delays_ms[place]),
-            // It has a statement of its own.
-            Self::DeadLetter(_) => Settlement::Delete,
+            // They have statements of their own.
+            Self::GiveBack | Self::DeadLetter(_) => Settlement::Delete,
         }
     }
 
@@ -95,12 +99,15 @@ impl Deed {
             (Self::Release(delays_ms), Targets::Receipts(receipts)) => {
                 changes.released(queue, done.map(|place| (receipts[place], delays_ms[place])));
             }
+            (Self::GiveBack, Targets::Receipts(receipts)) => {
+                changes.released(queue, done.map(|place| (receipts[place], 0)));
+            }
             // Nobody has to look for what is not there for longer, and who counts on it asks the database anyway.
             (Self::Settle(Settlement::HiddenForMillis(_)), _) => {}
             (Self::Settle(Settlement::VisibleAfterMillis(millis)), _) => {
                 changes.rescheduled_for(queue, *millis);
             }
-            (Self::Release(_) | Self::Settle(_), _) => changes.rescheduled(queue),
+            (Self::Release(_) | Self::GiveBack | Self::Settle(_), _) => changes.rescheduled(queue),
         }
     }
 }
@@ -118,6 +125,7 @@ enum Action {
     Delete,
     Archive,
     SetVisibility,
+    GiveBack,
     DeadLetter,
 }
 
@@ -127,6 +135,7 @@ impl SettleLane {
             Deed::Settle(Settlement::Delete) => Action::Delete,
             Deed::Settle(Settlement::Archive) => Action::Archive,
             Deed::Settle(_) | Deed::Release(_) => Action::SetVisibility,
+            Deed::GiveBack => Action::GiveBack,
             Deed::DeadLetter(_) => Action::DeadLetter,
         };
         Self { queue, action, by_receipt: matches!(targets, Targets::Receipts(_)) }
@@ -258,12 +267,14 @@ impl Attempt<&Wanted> for First<'_> {
         let settlements = wanted
             .iter()
             .flat_map(|wanted| (0..wanted.targets.len()).map(|place| wanted.deed.settlement(place)));
+        let receipts =
+            || wanted.iter().flat_map(|wanted| wanted.targets.receipts()).collect::<Vec<&Receipt>>();
         let looks = if self.lane.action == Action::DeadLetter {
             self.dead_letter(wanted).await
+        } else if self.lane.action == Action::GiveBack {
+            self.connection.give_back_unlocked(queue, &receipts()).await
         } else if self.lane.by_receipt {
-            let receipts: Vec<&Receipt> =
-                wanted.iter().flat_map(|wanted| wanted.targets.receipts()).collect();
-            self.connection.settle_unlocked(queue, &receipts, &settlements.collect::<Vec<_>>()).await
+            self.connection.settle_unlocked(queue, &receipts(), &settlements.collect::<Vec<_>>()).await
         } else {
             let msg_ids: Vec<i64> = wanted.iter().flat_map(|wanted| wanted.targets.msg_ids()).collect();
             self.connection.settle_unlocked_by_id(queue, &msg_ids, &settlements.collect::<Vec<_>>()).await

@@ -92,6 +92,7 @@ impl Merging {
             Change::Delete => Deed::Settle(Settlement::Delete),
             Change::Archive => Deed::Settle(Settlement::Archive),
             Change::Reschedule(settlement) => Deed::Settle(*settlement),
+            Change::GiveBack => Deed::GiveBack,
             Change::DeadLetter(cause) => Deed::DeadLetter(cause.clone()),
             Change::Release { delay_ms } => {
                 let Released { delays_ms, worn_out, dead_letter_queue } =

@@ -185,6 +185,7 @@ fn settle(fields: &mut Fields, queue: &QueueName, request_id: u64, wanted: v1::S
         v1::SettleAction::Release => {
             release_delay(fields, wanted.delay).map(|delay_ms| Change::Release { delay_ms })
         }
+        v1::SettleAction::GiveBack => Some(Change::GiveBack),
         v1::SettleAction::DeadLetter => {
             fields.take("reason", Cause::requested(wanted.reason)).map(Change::DeadLetter)
         }

@@ -161,6 +161,7 @@ async fn a_bad_command_fails_alone_and_names_its_fields() {
     };
     let delete = SettleAction::Delete.into();
     let release = SettleAction::Release.into();
+    let give_back = SettleAction::GiveBack.into();
     let extended = |receipts: Vec<String>, timeout: f64| {
         Command::Extend(Extend { receipts, visibility_timeout: seconds(timeout) })
     };
@@ -173,8 +174,10 @@ async fn a_bad_command_fails_alone_and_names_its_fields() {
         (settled(delete, mixed.clone(), None), Reason::InvalidReceipt, "settle.receipts[1]"),
         (settled(delete, vec!["x".to_owned()], None), Reason::InvalidReceipt, "settle.receipts[0]"),
         (settled(0, good(), None), Reason::MissingField, "settle.action"),
-        (settled(5, good(), None), Reason::InvalidEnum, "settle.action"),
+        (settled(6, good(), None), Reason::InvalidEnum, "settle.action"),
         (settled(delete, good(), Some(1.0)), Reason::ConflictingFields, "settle.delay"),
+        (settled(give_back, good(), Some(0.0)), Reason::ConflictingFields, "settle.delay"),
+        (settled(give_back, mixed.clone(), None), Reason::InvalidReceipt, "settle.receipts[1]"),
         (settled(release, good(), Some(50_000.0)), Reason::InvalidDuration, "settle.delay"),
         (extended(Vec::new(), 5.0), Reason::MissingField, "extend.receipts"),
         (extended(many, 5.0), Reason::InvalidCount, "extend.receipts"),

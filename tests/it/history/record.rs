@@ -159,6 +159,8 @@ pub(crate) enum Action {
     Hide,
     /// Changes it to a later one, or not at all.
     Extend,
+    /// Makes it visible as if the delivery had not been.
+    GiveBack,
 }
 
 /// Which message a settle means.

@@ -223,6 +223,9 @@ pub(crate) fn reached(history: &History) -> BTreeSet<&'static str> {
                     Some(Outcome::Done) if settle.action == Action::DeadLetter && call.whole => {
                         Some("a dead letter in a transaction")
                     }
+                    Some(Outcome::Done) if settle.action == Action::GiveBack => {
+                        Some("a message that is given back")
+                    }
                     Some(Outcome::Done) if settle.by_policy => Some("a release by the policy"),
                     Some(Outcome::Done) | None => None,
                 },

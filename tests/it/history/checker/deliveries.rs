@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::index::{Id, Index, Seen};
+use super::index::{Id, Index, Seen, Settled};
 use super::{Violation, violation};
 use crate::history::record::{Call, Micros};
 
@@ -23,18 +23,21 @@ pub(super) fn a_delivery_reaches_one_call(index: &Index<'_>) -> Vec<Violation> {
     found
 }
 
-/// `read_ct` grows with every delivery, and by no more than the deliveries that there may have been.
+/// `read_ct` grows with every delivery that is not given back, and by no more than the deliveries that there may have been.
 pub(super) fn read_counts_count_deliveries(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (&(queue, msg_id), message) in &index.messages {
         let mut earlier: Option<&Seen<'_>> = None;
         for seen in &message.deliveries {
             let counted = earlier.map_or(0, |earlier| earlier.delivery.read_ct);
+            let given_back = || earlier.iter().flat_map(|earlier| message.give_backs(earlier.delivery));
+            let least = counted - i32::from(given_back().next().is_some());
+            let most = counted - i32::from(given_back().any(Settled::is_done));
             let since = earlier.map_or(Micros::MIN / 2, |earlier| earlier.call.asked);
             let now = seen.delivery.read_ct;
-            let why = if now <= counted {
+            let why = if now <= least {
                 Some("it does not count the delivery before it")
-            } else if now > counted + 1 && !index.may_have_read_unseen(queue, since, seen.delivery.seen) {
+            } else if now > most + 1 && !index.may_have_read_unseen(queue, since, seen.delivery.seen) {
                 Some("it counts deliveries that reached nobody")
             } else {
                 None

@@ -193,6 +193,16 @@ impl<'a> Message<'a> {
         sent.chain(reads).chain(shown).chain(letters).min().unwrap_or(Micros::MAX)
     }
 
+    /// What gave a delivery back, or may have done so.
+    pub(super) fn give_backs<'m>(&'m self, of: &Delivery) -> impl Iterator<Item = &'m Settled<'a>> {
+        let receipt = of.receipt();
+        self.settles.iter().filter(move |settled| {
+            settled.settle.action == Action::GiveBack
+                && settled.settle.target == receipt
+                && settled.may_have_happened()
+        })
+    }
+
     /// When it was archived, as lists show it.
     pub(super) fn archived_at(&self) -> Option<Micros> {
         self.shown.iter().find_map(|page| page.shown.archived_at)

@@ -76,7 +76,11 @@ fn wrong(
     // What is read in a transaction is read for others when that ends.
     let read_by = |seen: &Seen<'_>| if seen.call.whole { seen.call.answered } else { seen.delivery.seen };
     let before = message.deliveries.iter().filter(|seen| read_by(seen) < asked);
-    if before.map(|seen| seen.delivery.read_ct).max().unwrap_or(0) > row.read_ct {
+    let counts_at_least = |seen: &Seen<'_>| {
+        let given_back = message.give_backs(seen.delivery).any(|settled| settled.call.asked < answered);
+        seen.delivery.read_ct - i32::from(given_back)
+    };
+    if before.map(counts_at_least).max().unwrap_or(0) > row.read_ct {
         return Some("with fewer reads than there had been");
     }
     let until = message.deliveries.iter().filter(|seen| seen.delivery.last_read_at <= answered + CLOCKS);

@@ -127,19 +127,25 @@ impl Model {
         let chosen = self.random.random_range(0..self.receipts.len());
         let receipt = self.receipts[chosen].clone();
         let (verdict, happens) = self.fate();
-        let actions = [Action::Delete, Action::Archive, Action::DeadLetter, Action::Hide];
+        let actions = [Action::Delete, Action::Archive, Action::DeadLetter, Action::Hide, Action::GiveBack];
         let action = actions[self.random.random_range(0..actions.len())];
         let place = self.queue.iter().position(|held| held.msg_id == receipt.msg_id);
-        let is_newest = |held: &Held| held.last_read_at == receipt.last_read_at;
+        let is_newest =
+            |held: &Held| (held.last_read_at, held.read_ct) == (receipt.last_read_at, receipt.read_ct);
         let outcome = match place {
             None => Outcome::NotFound,
             Some(place) if is_newest(&self.queue[place]) => Outcome::Done,
             Some(_) => Outcome::Stale,
         };
-        let vt = self.story.tick() + self.random.random_range(0..20) * SECOND;
+        let hidden = self.random.random_range(0..20) * SECOND;
+        let vt = self.story.tick() + if action == Action::GiveBack { 0 } else { hidden };
         if let (Some(place), Outcome::Done, true) = (place, outcome, happens) {
             match action {
                 Action::Hide | Action::Extend => self.queue[place].vt = vt,
+                Action::GiveBack => {
+                    let held = &mut self.queue[place];
+                    (held.vt, held.read_ct) = (vt, held.read_ct - 1);
+                }
                 Action::Delete => drop(self.queue.remove(place)),
                 Action::Archive => {
                     let held = self.queue.remove(place);
@@ -156,7 +162,7 @@ impl Model {
         let answer = (verdict == Verdict::Done).then_some(outcome);
         let mut part = settle(action, receipt.receipt(), answer);
         if let Part::Settle(settle) = &mut part {
-            settle.vt = (action == Action::Hide && answer == Some(Outcome::Done)).then_some(vt);
+            settle.vt = (!action.removes() && answer == Some(Outcome::Done)).then_some(vt);
         }
         self.story.call("Settle", verdict, vec![part]);
     }

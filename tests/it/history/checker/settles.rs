@@ -3,7 +3,7 @@
 use super::index::{Index, Message, Settled};
 use super::lives::former_lives;
 use super::{Violation, violation};
-use crate::history::record::{Call, Micros, Outcome, Target};
+use crate::history::record::{Action, Call, Micros, Outcome, Target};
 
 /// Of all deletes and archives of a message one is DONE at most.
 pub(super) fn a_message_is_removed_once(index: &Index<'_>) -> Vec<Violation> {
@@ -28,7 +28,7 @@ pub(super) fn a_message_is_removed_once(index: &Index<'_>) -> Vec<Violation> {
     found
 }
 
-/// A receipt settles only while no newer delivery exists.
+/// A receipt settles only while no newer delivery exists, and nothing once it has given its delivery back.
 pub(super) fn only_the_newest_delivery_settles(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (settled, message, id, last_read_at) in by_receipt(index) {
@@ -43,6 +43,16 @@ pub(super) fn only_the_newest_delivery_settles(index: &Index<'_>) -> Vec<Violati
         if let Some(newer) = newer {
             let what = format!("an old receipt of message {} of {} settled it", id.1, id.0);
             found.push(violation("only_the_newest_delivery_settles", what, &[newer.call, settled.call]));
+        }
+        let given_back = message.settles.iter().find(|other| {
+            other.settle.action == Action::GiveBack
+                && other.settle.target == settled.settle.target
+                && other.is_done()
+                && other.call.answered < settled.call.asked
+        });
+        if let Some(given_back) = given_back {
+            let what = format!("a receipt of message {} of {} settled what it had given back", id.1, id.0);
+            found.push(violation("only_the_newest_delivery_settles", what, &[given_back.call, settled.call]));
         }
     }
     found
@@ -69,7 +79,7 @@ pub(super) fn rolled_back_reads_settle_nothing(index: &Index<'_>) -> Vec<Violati
     found
 }
 
-/// STALE needs a newer delivery, seen or possibly unseen.
+/// STALE needs a newer delivery, seen or possibly unseen, or that its own was given back.
 pub(super) fn stale_means_read_again(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for (settled, message, id, last_read_at) in by_receipt(index) {
@@ -85,7 +95,10 @@ pub(super) fn stale_means_read_again(index: &Index<'_>) -> Vec<Violation> {
             .deliveries
             .iter()
             .any(|seen| seen.delivery.last_read_at > last_read_at && seen.call.asked < settled.call.answered);
+        let given_back =
+            message.give_backs(own.delivery).any(|other| other.call.asked < settled.call.answered);
         if !newer
+            && !given_back
             && !index.may_be_dropped(id.0)
             && !index.may_have_read_unseen(id.0, own.call.asked, settled.call.answered)
         {

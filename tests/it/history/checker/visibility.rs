@@ -47,7 +47,8 @@ fn hidden_until(message: &Message<'_>, earlier: &Seen<'_>, later: &Seen<'_>) -> 
         return None;
     }
     let changes: Vec<&Settled<'_>> = changes(message, earlier).collect();
-    let may_shorten = |settled: &&Settled<'_>| settled.settle.action == Action::Hide;
+    let may_shorten =
+        |settled: &&Settled<'_>| matches!(settled.settle.action, Action::Hide | Action::GiveBack);
     if changes.iter().filter(|settled| may_shorten(settled)).any(|settled| !settled.is_done()) {
         return None;
     }
@@ -91,7 +92,7 @@ pub(super) fn extending_never_shortens(index: &Index<'_>) -> Vec<Violation> {
             };
             // Only a release in between makes an earlier moment right.
             let released = message.settles.iter().any(|other| {
-                other.settle.action == Action::Hide
+                matches!(other.settle.action, Action::Hide | Action::GiveBack)
                     && other.may_have_happened()
                     && other.call.asked < settled.call.answered
             });

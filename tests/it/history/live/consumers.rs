@@ -175,24 +175,28 @@ impl Consumer {
     }
 
     fn settle(&mut self, worker: &mut Worker, messages: Vec<Message>) {
-        let mut piles: [Vec<Message>; 5] = Default::default();
+        let mut piles: [Vec<Message>; 6] = Default::default();
         for message in messages {
             let pile = match worker.random.random_range(0..100) {
                 0..65 => 0,
                 65..75 => 1,
-                75..85 => 2,
-                85..92 => 3,
-                _ => 4,
+                75..82 => 2,
+                82..88 => 3,
+                88..94 => 4,
+                _ => 5,
             };
             piles[pile].push(message);
         }
-        let [deleted, archived, released, extended, _forgotten] = piles;
+        let [deleted, archived, released, given_back, extended, _forgotten] = piles;
         let delay = seconds(worker.millis(800).as_secs_f64()).filter(|_| worker.chance(60));
         let span = seconds(worker.millis(3_000).as_secs_f64() + 0.1);
         let aside = if self.queue == WORN { SettleAction::DeadLetter } else { SettleAction::Archive };
-        for (messages, action) in
-            [(deleted, SettleAction::Delete), (archived, aside), (released, SettleAction::Release)]
-        {
+        for (messages, action) in [
+            (deleted, SettleAction::Delete),
+            (archived, aside),
+            (released, SettleAction::Release),
+            (given_back, SettleAction::GiveBack),
+        ] {
             let delay = delay.filter(|_| action == SettleAction::Release);
             let settle =
                 Settle { receipts: receipts(&messages), action: action.into(), delay, reason: String::new() };
@@ -200,6 +204,7 @@ impl Consumer {
                 SettleAction::Delete => Action::Delete,
                 SettleAction::Archive => Action::Archive,
                 SettleAction::DeadLetter => Action::DeadLetter,
+                SettleAction::GiveBack => Action::GiveBack,
                 _ => Action::Hide,
             };
             self.command(worker, "Settle", action, &messages, Command::Settle(settle));

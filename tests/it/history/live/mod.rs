@@ -93,7 +93,7 @@ const ROUTING_KEY: &str = "audit.all";
 const WINDOW: &str = "2s";
 
 /// What each run does to its end at least once, however slow the machine is; see [`report::reached`].
-const KINDS: [&str; 45] = [
+const KINDS: [&str; 46] = [
     "Archive",
     "Consume",
     "CreateQueue",
@@ -129,6 +129,7 @@ const KINDS: [&str; 45] = [
     "a repeated Transact",
     "a receipt that is STALE",
     "a message that is NOT_FOUND",
+    "a message that is given back",
     "a release that goes aside",
     "a release by the policy",
     "a dead letter in a transaction",

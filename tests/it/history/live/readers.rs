@@ -313,7 +313,7 @@ pub(super) async fn settle_as(
                 worker.ask(call, request, async move |request| client.dead_letter(request).await, fill);
             asked.await.map(drop)
         }
-        Action::Hide | Action::Extend => {
+        Action::Hide | Action::Extend | Action::GiveBack => {
             let mut request =
                 ReleaseRequest { queue, receipts, delay: seconds(worker.millis(800).as_secs_f64()) };
             if worker.chance(40) {

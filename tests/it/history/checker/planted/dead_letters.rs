@@ -43,6 +43,21 @@ fn a_give_back_must_not_count_as_a_hand_over() {
 }
 
 #[test]
+fn a_hand_over_that_its_caller_gave_back_must_not_count() {
+    let tell = |count: i32| {
+        let (mut story, held) = handed_over(1);
+        let now = story.now;
+        story.hidden(Action::GiveBack, &held[0], now);
+        let again = story.read(1, "a", 1);
+        story.settled(Action::DeadLetter, &again, Outcome::Done);
+        bury(&mut story, count, false);
+        story
+    };
+    tell(1).is_healthy();
+    tell(2).breaks("dead_letters_were_handed_over");
+}
+
+#[test]
 fn a_hand_over_that_nobody_heard_of_may_count() {
     let (mut story, _) = handed_over(1);
     story.call("ReadBatch", unknown(), vec![super::super::story::read(Vec::new())]);

@@ -131,6 +131,43 @@ fn a_delivery_must_not_be_counted_twice_or_not_at_all() {
 }
 
 #[test]
+fn a_delivery_that_was_given_back_must_not_be_counted() {
+    let tell = |outcome: Outcome, second: i32| {
+        let mut story = Story::new();
+        story.sent(1, "a");
+        let held = story.read(1, "a", 1);
+        let now = story.now;
+        match outcome {
+            Outcome::Done => story.hidden(Action::GiveBack, &held, now),
+            _ => drop(story.settled(Action::GiveBack, &held, outcome).clone()),
+        }
+        story.wait(31);
+        story.read(1, "a", second);
+        story.left(1, "a");
+        story
+    };
+    tell(Outcome::Done, 2).breaks("read_counts_count_deliveries");
+    tell(Outcome::Done, 0).breaks("read_counts_count_deliveries");
+    tell(Outcome::Done, 1).is_healthy();
+    // Somebody else's delivery counts, whoever wanted to give it back.
+    tell(Outcome::Stale, 1).breaks("read_counts_count_deliveries");
+}
+
+#[test]
+fn a_give_back_of_unknown_outcome_may_have_happened() {
+    for second in [1, 2] {
+        let mut story = Story::new();
+        story.sent(1, "a");
+        let held = story.read(1, "a", 1);
+        story.call("Settle", unknown(), vec![settle(Action::GiveBack, held.receipt(), None)]);
+        story.wait(31);
+        story.read(1, "a", second);
+        story.left(1, "a");
+        story.is_healthy();
+    }
+}
+
+#[test]
 fn a_read_that_its_caller_gave_up_may_count() {
     let mut story = Story::new();
     story.sent(1, "a");

@@ -95,6 +95,30 @@ fn an_old_receipt_must_not_hide_what_another_holds() {
     tell(Outcome::Stale).is_healthy();
 }
 
+/// A message that was given back and read again, with the same count, and the answer to a delete by the old receipt.
+#[test]
+fn a_receipt_that_gave_back_must_not_settle() {
+    let tell = |is_read: bool, old: Outcome| {
+        let mut story = Story::new();
+        story.sent(1, "a");
+        let first = story.read(1, "a", 1);
+        let now = story.now;
+        story.hidden(Action::GiveBack, &first, now);
+        if is_read {
+            story.read(1, "a", 1);
+        }
+        story.settled(Action::Delete, &first, old);
+        if old == Outcome::Stale {
+            story.left(1, "a");
+        }
+        story
+    };
+    for is_read in [false, true] {
+        tell(is_read, Outcome::Done).breaks("only_the_newest_delivery_settles");
+        tell(is_read, Outcome::Stale).is_healthy();
+    }
+}
+
 /// A read that was rolled back, the next read of the same row, and the answer to a delete by the first one's receipt.
 fn read_again_after_a_rollback(answer: Outcome) -> Story {
     let mut story = Story::new();
