@@ -38,7 +38,7 @@ pub enum ClientRole {
 }
 
 impl ClientRole {
-    /// The role as the servers' table has it; words are ordered like roles.
+    /// The role as the servers' table has it; words are ordered like roles, and so are lists.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Consumer => "CONSUMER",
