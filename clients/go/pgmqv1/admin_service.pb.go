@@ -95,8 +95,8 @@ const (
 	ClientRole_CLIENT_ROLE_UNSPECIFIED ClientRole = 0
 	// It sends: Send, SendBatch, Produce, SendTopic, SendTopicBatch, and sends within Transact or OpenTransaction.
 	ClientRole_CLIENT_ROLE_PRODUCER ClientRole = 1
-	// It takes or settles messages: ReadBatch, Read, Consume, Pop, Delete, Archive, Release, SetVisibilityTimeout, also
-	// within Transact or OpenTransaction.
+	// It takes or settles messages: ReadBatch, Read, Consume, Pop, Delete, Archive, Release, DeadLetter,
+	// SetVisibilityTimeout, also within Transact or OpenTransaction.
 	ClientRole_CLIENT_ROLE_CONSUMER ClientRole = 2
 )
 
@@ -2126,7 +2126,7 @@ func (x *ListClientsRequest) GetPrefix() string {
 // ListClientsResponse is one page of clients.
 type ListClientsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The clients, ordered by name, then by role, queue, address and replica.
+	// The clients, ordered by name, then by role (consumers before producers), queue, address and replica.
 	//
 	// A page stays under 1 MiB, so it may hold fewer than were asked for although more follow.
 	Clients []*Client `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`

@@ -43,7 +43,8 @@ const (
 	Outcome_OUTCOME_DONE Outcome = 1
 	// The message is gone: deleted, archived, popped or purged, by this caller or by another. Treat it as done.
 	Outcome_OUTCOME_NOT_FOUND Outcome = 2
-	// Somebody else has read the message since the receipt was given. Nothing was changed.
+	// Somebody else has read the message since the receipt was given, or it was given back by this receipt
+	// (SETTLE_ACTION_GIVE_BACK). Nothing was changed.
 	//
 	// The message belongs to its newer reader now: drop the work or let it be repeated. A receipt of a queue
 	// that was dropped and made anew under the same name is STALE too. Only receipts can be STALE, ids never.
@@ -241,8 +242,8 @@ type Message struct {
 	MsgId int64 `protobuf:"varint,1,opt,name=msg_id,json=msgId,proto3" json:"msg_id,omitempty"`
 	// How often the message was read, this time included.
 	//
-	// 0 means never. Reads that the server gave back because they did not reach a caller are not counted. Pop
-	// does not count as a read.
+	// 0 means never. Reads that the server gave back because they did not reach a caller are not counted, nor are
+	// those that a consumer gave back (SETTLE_ACTION_GIVE_BACK). Pop does not count as a read.
 	ReadCt int32 `protobuf:"varint,2,opt,name=read_ct,json=readCt,proto3" json:"read_ct,omitempty"`
 	// The moment when the message was sent, by the database's clock.
 	EnqueuedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=enqueued_at,json=enqueuedAt,proto3" json:"enqueued_at,omitempty"`
@@ -262,8 +263,9 @@ type Message struct {
 	//
 	// Pass it on unchanged to Delete, Archive, Release, SetVisibilityTimeout or Transact, on this replica or
 	// another, now or after a restart of the server. It works as long as nobody else has read the message, even
-	// when the visibility timeout is over. Changing the visibility timeout leaves it valid. Receipts are
-	// accepted by the previous and the next minor version of the server.
+	// when the visibility timeout is over. Changing the visibility timeout leaves it valid; giving the message back
+	// (SETTLE_ACTION_GIVE_BACK) does not. Receipts are accepted by the previous and the next minor version of the
+	// server.
 	//
 	// With pgmq older than 1.10 receipts are weak: after a read that Postgres undid, two deliveries can have
 	// the same one. GetServerInfo then lists the capability "weak-receipts".
@@ -583,8 +585,8 @@ type ItemResult struct {
 	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=pgmq.v1.Outcome" json:"outcome,omitempty"`
 	// The moment when the message becomes visible now.
 	//
-	// Set by SetVisibilityTimeout and Release when the outcome is DONE, and unset otherwise; unset, too, where Release
-	// has moved the message to the dead-letter queue.
+	// Set by SetVisibilityTimeout, Release and SETTLE_ACTION_GIVE_BACK when the outcome is DONE, and unset otherwise; unset,
+	// too, where Release has moved the message to the dead-letter queue.
 	Vt            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=vt,proto3" json:"vt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

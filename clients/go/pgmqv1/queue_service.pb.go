@@ -214,10 +214,19 @@ const (
 	SettleAction_SETTLE_ACTION_DELETE SettleAction = 1
 	// Moves the messages to the archive, as Archive does.
 	SettleAction_SETTLE_ACTION_ARCHIVE SettleAction = 2
-	// Gives the messages back, as Release does.
+	// Gives the messages back, as Release does. The delivery counts.
 	SettleAction_SETTLE_ACTION_RELEASE SettleAction = 3
 	// Moves the messages to the dead-letter queue, as DeadLetter does.
 	SettleAction_SETTLE_ACTION_DEAD_LETTER SettleAction = 4
+	// Gives back messages that nobody has worked on, as if they had not been delivered: for a consumer that stops and has
+	// received more than it will handle.
+	//
+	// They are visible again at once, whatever the queue's policy says, and the delivery does not count: `read_ct` is one
+	// less, so that none of them comes nearer to the dead-letter queue. The receipt is used up by it, and STALE from then
+	// on. So is a repetition, which is safe. A stream that still takes messages may get them again at once: send `stop`
+	// first. With pgmq older than 1.10 (capability "weak-receipts") the delivery counts all the same. No function of pgmq
+	// is behind it.
+	SettleAction_SETTLE_ACTION_GIVE_BACK SettleAction = 5
 )
 
 // Enum value maps for SettleAction.
@@ -228,6 +237,7 @@ var (
 		2: "SETTLE_ACTION_ARCHIVE",
 		3: "SETTLE_ACTION_RELEASE",
 		4: "SETTLE_ACTION_DEAD_LETTER",
+		5: "SETTLE_ACTION_GIVE_BACK",
 	}
 	SettleAction_value = map[string]int32{
 		"SETTLE_ACTION_UNSPECIFIED": 0,
@@ -235,6 +245,7 @@ var (
 		"SETTLE_ACTION_ARCHIVE":     2,
 		"SETTLE_ACTION_RELEASE":     3,
 		"SETTLE_ACTION_DEAD_LETTER": 4,
+		"SETTLE_ACTION_GIVE_BACK":   5,
 	}
 )
 
@@ -5816,13 +5827,14 @@ const file_pgmq_v1_queue_service_proto_rawDesc = "" +
 	"\vFlowControl\x12\x1c\n" +
 	"\x18FLOW_CONTROL_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16FLOW_CONTROL_AUTOMATIC\x10\x01\x12\x17\n" +
-	"\x13FLOW_CONTROL_MANUAL\x10\x02*\x9c\x01\n" +
+	"\x13FLOW_CONTROL_MANUAL\x10\x02*\xb9\x01\n" +
 	"\fSettleAction\x12\x1d\n" +
 	"\x19SETTLE_ACTION_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14SETTLE_ACTION_DELETE\x10\x01\x12\x19\n" +
 	"\x15SETTLE_ACTION_ARCHIVE\x10\x02\x12\x19\n" +
 	"\x15SETTLE_ACTION_RELEASE\x10\x03\x12\x1d\n" +
-	"\x19SETTLE_ACTION_DEAD_LETTER\x10\x04*k\n" +
+	"\x19SETTLE_ACTION_DEAD_LETTER\x10\x04\x12\x1b\n" +
+	"\x17SETTLE_ACTION_GIVE_BACK\x10\x05*k\n" +
 	"\x0eQueueEventKind\x12 \n" +
 	"\x1cQUEUE_EVENT_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15QUEUE_EVENT_KIND_SENT\x10\x01\x12\x1c\n" +

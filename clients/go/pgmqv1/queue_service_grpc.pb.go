@@ -246,7 +246,8 @@ type QueueServiceClient interface {
 	//   - Flow control AUTOMATIC: at most `max_in_flight` messages of the stream are unsettled at any time, as with
 	//     Read. MANUAL: the stream begins without credit, `credit` adds some, and each message costs one.
 	//   - `stop` is answered by `stopped`, after which no message comes; settling goes on. A second one is answered
-	//     alike. Credit is ignored from then on.
+	//     alike. Credit is ignored from then on. What was received by then and will not be worked on is given back
+	//     with SETTLE_ACTION_GIVE_BACK, which does not count.
 	//   - Any command is a sign of life, and `heartbeat` is nothing else. After two heartbeat intervals without one,
 	//     `auto_extend` pauses until the next one comes. Nothing else depends on it.
 	//   - The end of the client's commands (half-close) stops the messages; what waits for results gets them, and
@@ -840,7 +841,8 @@ type QueueServiceServer interface {
 	//   - Flow control AUTOMATIC: at most `max_in_flight` messages of the stream are unsettled at any time, as with
 	//     Read. MANUAL: the stream begins without credit, `credit` adds some, and each message costs one.
 	//   - `stop` is answered by `stopped`, after which no message comes; settling goes on. A second one is answered
-	//     alike. Credit is ignored from then on.
+	//     alike. Credit is ignored from then on. What was received by then and will not be worked on is given back
+	//     with SETTLE_ACTION_GIVE_BACK, which does not count.
 	//   - Any command is a sign of life, and `heartbeat` is nothing else. After two heartbeat intervals without one,
 	//     `auto_extend` pauses until the next one comes. Nothing else depends on it.
 	//   - The end of the client's commands (half-close) stops the messages; what waits for results gets them, and

@@ -68,8 +68,8 @@ class _ClientRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClientRole
     CLIENT_ROLE_PRODUCER: _ClientRole.ValueType  # 1
     """It sends: Send, SendBatch, Produce, SendTopic, SendTopicBatch, and sends within Transact or OpenTransaction."""
     CLIENT_ROLE_CONSUMER: _ClientRole.ValueType  # 2
-    """It takes or settles messages: ReadBatch, Read, Consume, Pop, Delete, Archive, Release, SetVisibilityTimeout, also
-    within Transact or OpenTransaction.
+    """It takes or settles messages: ReadBatch, Read, Consume, Pop, Delete, Archive, Release, DeadLetter,
+    SetVisibilityTimeout, also within Transact or OpenTransaction.
     """
 
 class ClientRole(_ClientRole, metaclass=_ClientRoleEnumTypeWrapper):
@@ -80,8 +80,8 @@ CLIENT_ROLE_UNSPECIFIED: ClientRole.ValueType  # 0
 CLIENT_ROLE_PRODUCER: ClientRole.ValueType  # 1
 """It sends: Send, SendBatch, Produce, SendTopic, SendTopicBatch, and sends within Transact or OpenTransaction."""
 CLIENT_ROLE_CONSUMER: ClientRole.ValueType  # 2
-"""It takes or settles messages: ReadBatch, Read, Consume, Pop, Delete, Archive, Release, SetVisibilityTimeout, also
-within Transact or OpenTransaction.
+"""It takes or settles messages: ReadBatch, Read, Consume, Pop, Delete, Archive, Release, DeadLetter,
+SetVisibilityTimeout, also within Transact or OpenTransaction.
 """
 Global___ClientRole: _TypeAlias = ClientRole  # noqa: Y015
 
@@ -1121,7 +1121,7 @@ class ListClientsResponse(_message.Message):
     """The token of the next page. Empty means that this is the last one."""
     @_builtins.property
     def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Client]:
-        """The clients, ordered by name, then by role, queue, address and replica.
+        """The clients, ordered by name, then by role (consumers before producers), queue, address and replica.
 
         A page stays under 1 MiB, so it may hold fewer than were asked for although more follow.
         """

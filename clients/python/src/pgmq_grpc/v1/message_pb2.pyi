@@ -39,7 +39,8 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_NOT_FOUND: _Outcome.ValueType  # 2
     """The message is gone: deleted, archived, popped or purged, by this caller or by another. Treat it as done."""
     OUTCOME_STALE: _Outcome.ValueType  # 3
-    """Somebody else has read the message since the receipt was given. Nothing was changed.
+    """Somebody else has read the message since the receipt was given, or it was given back by this receipt
+    (SETTLE_ACTION_GIVE_BACK). Nothing was changed.
 
     The message belongs to its newer reader now: drop the work or let it be repeated. A receipt of a queue
     that was dropped and made anew under the same name is STALE too. Only receipts can be STALE, ids never.
@@ -58,7 +59,8 @@ OUTCOME_DONE: Outcome.ValueType  # 1
 OUTCOME_NOT_FOUND: Outcome.ValueType  # 2
 """The message is gone: deleted, archived, popped or purged, by this caller or by another. Treat it as done."""
 OUTCOME_STALE: Outcome.ValueType  # 3
-"""Somebody else has read the message since the receipt was given. Nothing was changed.
+"""Somebody else has read the message since the receipt was given, or it was given back by this receipt
+(SETTLE_ACTION_GIVE_BACK). Nothing was changed.
 
 The message belongs to its newer reader now: drop the work or let it be repeated. A receipt of a queue
 that was dropped and made anew under the same name is STALE too. Only receipts can be STALE, ids never.
@@ -191,8 +193,8 @@ class Message(_message.Message):
     read_ct: _builtins.int
     """How often the message was read, this time included.
 
-    0 means never. Reads that the server gave back because they did not reach a caller are not counted. Pop
-    does not count as a read.
+    0 means never. Reads that the server gave back because they did not reach a caller are not counted, nor are
+    those that a consumer gave back (SETTLE_ACTION_GIVE_BACK). Pop does not count as a read.
     """
     message: _builtins.str
     """The body, as JSON text. Empty means that the row holds SQL NULL, which only plain SQL can write."""
@@ -203,8 +205,9 @@ class Message(_message.Message):
 
     Pass it on unchanged to Delete, Archive, Release, SetVisibilityTimeout or Transact, on this replica or
     another, now or after a restart of the server. It works as long as nobody else has read the message, even
-    when the visibility timeout is over. Changing the visibility timeout leaves it valid. Receipts are
-    accepted by the previous and the next minor version of the server.
+    when the visibility timeout is over. Changing the visibility timeout leaves it valid; giving the message back
+    (SETTLE_ACTION_GIVE_BACK) does not. Receipts are accepted by the previous and the next minor version of the
+    server.
 
     With pgmq older than 1.10 receipts are weak: after a read that Postgres undid, two deliveries can have
     the same one. GetServerInfo then lists the capability "weak-receipts".
@@ -378,8 +381,8 @@ class ItemResult(_message.Message):
     def vt(self) -> _timestamp_pb2.Timestamp:
         """The moment when the message becomes visible now.
 
-        Set by SetVisibilityTimeout and Release when the outcome is DONE, and unset otherwise; unset, too, where Release
-        has moved the message to the dead-letter queue.
+        Set by SetVisibilityTimeout, Release and SETTLE_ACTION_GIVE_BACK when the outcome is DONE, and unset otherwise; unset,
+        too, where Release has moved the message to the dead-letter queue.
         """
 
     def __init__(

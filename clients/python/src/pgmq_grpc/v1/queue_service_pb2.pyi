@@ -145,9 +145,19 @@ class _SettleActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SettleAc
     SETTLE_ACTION_ARCHIVE: _SettleAction.ValueType  # 2
     """Moves the messages to the archive, as Archive does."""
     SETTLE_ACTION_RELEASE: _SettleAction.ValueType  # 3
-    """Gives the messages back, as Release does."""
+    """Gives the messages back, as Release does. The delivery counts."""
     SETTLE_ACTION_DEAD_LETTER: _SettleAction.ValueType  # 4
     """Moves the messages to the dead-letter queue, as DeadLetter does."""
+    SETTLE_ACTION_GIVE_BACK: _SettleAction.ValueType  # 5
+    """Gives back messages that nobody has worked on, as if they had not been delivered: for a consumer that stops and has
+    received more than it will handle.
+
+    They are visible again at once, whatever the queue's policy says, and the delivery does not count: `read_ct` is one
+    less, so that none of them comes nearer to the dead-letter queue. The receipt is used up by it, and STALE from then
+    on. So is a repetition, which is safe. A stream that still takes messages may get them again at once: send `stop`
+    first. With pgmq older than 1.10 (capability "weak-receipts") the delivery counts all the same. No function of pgmq
+    is behind it.
+    """
 
 class SettleAction(_SettleAction, metaclass=_SettleActionEnumTypeWrapper):
     """SettleAction is what becomes of messages."""
@@ -159,9 +169,19 @@ SETTLE_ACTION_DELETE: SettleAction.ValueType  # 1
 SETTLE_ACTION_ARCHIVE: SettleAction.ValueType  # 2
 """Moves the messages to the archive, as Archive does."""
 SETTLE_ACTION_RELEASE: SettleAction.ValueType  # 3
-"""Gives the messages back, as Release does."""
+"""Gives the messages back, as Release does. The delivery counts."""
 SETTLE_ACTION_DEAD_LETTER: SettleAction.ValueType  # 4
 """Moves the messages to the dead-letter queue, as DeadLetter does."""
+SETTLE_ACTION_GIVE_BACK: SettleAction.ValueType  # 5
+"""Gives back messages that nobody has worked on, as if they had not been delivered: for a consumer that stops and has
+received more than it will handle.
+
+They are visible again at once, whatever the queue's policy says, and the delivery does not count: `read_ct` is one
+less, so that none of them comes nearer to the dead-letter queue. The receipt is used up by it, and STALE from then
+on. So is a repetition, which is safe. A stream that still takes messages may get them again at once: send `stop`
+first. With pgmq older than 1.10 (capability "weak-receipts") the delivery counts all the same. No function of pgmq
+is behind it.
+"""
 Global___SettleAction: _TypeAlias = SettleAction  # noqa: Y015
 
 class _QueueEventKind:

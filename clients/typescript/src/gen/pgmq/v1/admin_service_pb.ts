@@ -1083,7 +1083,7 @@ export const ListClientsRequestSchema: GenMessage<ListClientsRequest> = /*@__PUR
  */
 export type ListClientsResponse = Message<"pgmq.v1.ListClientsResponse"> & {
   /**
-   * The clients, ordered by name, then by role, queue, address and replica.
+   * The clients, ordered by name, then by role (consumers before producers), queue, address and replica.
    *
    * A page stays under 1 MiB, so it may hold fewer than were asked for although more follow.
    *
@@ -1168,8 +1168,8 @@ export enum ClientRole {
   PRODUCER = 1,
 
   /**
-   * It takes or settles messages: ReadBatch, Read, Consume, Pop, Delete, Archive, Release, SetVisibilityTimeout, also
-   * within Transact or OpenTransaction.
+   * It takes or settles messages: ReadBatch, Read, Consume, Pop, Delete, Archive, Release, DeadLetter,
+   * SetVisibilityTimeout, also within Transact or OpenTransaction.
    *
    * @generated from enum value: CLIENT_ROLE_CONSUMER = 2;
    */

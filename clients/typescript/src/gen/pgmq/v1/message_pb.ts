@@ -45,8 +45,8 @@ export type Message = Message$1<"pgmq.v1.Message"> & {
   /**
    * How often the message was read, this time included.
    *
-   * 0 means never. Reads that the server gave back because they did not reach a caller are not counted. Pop
-   * does not count as a read.
+   * 0 means never. Reads that the server gave back because they did not reach a caller are not counted, nor are
+   * those that a consumer gave back (SETTLE_ACTION_GIVE_BACK). Pop does not count as a read.
    *
    * @generated from field: int32 read_ct = 2;
    */
@@ -96,8 +96,9 @@ export type Message = Message$1<"pgmq.v1.Message"> & {
    *
    * Pass it on unchanged to Delete, Archive, Release, SetVisibilityTimeout or Transact, on this replica or
    * another, now or after a restart of the server. It works as long as nobody else has read the message, even
-   * when the visibility timeout is over. Changing the visibility timeout leaves it valid. Receipts are
-   * accepted by the previous and the next minor version of the server.
+   * when the visibility timeout is over. Changing the visibility timeout leaves it valid; giving the message back
+   * (SETTLE_ACTION_GIVE_BACK) does not. Receipts are accepted by the previous and the next minor version of the
+   * server.
    *
    * With pgmq older than 1.10 receipts are weak: after a read that Postgres undid, two deliveries can have
    * the same one. GetServerInfo then lists the capability "weak-receipts".
@@ -261,8 +262,8 @@ export type ItemResult = Message$1<"pgmq.v1.ItemResult"> & {
   /**
    * The moment when the message becomes visible now.
    *
-   * Set by SetVisibilityTimeout and Release when the outcome is DONE, and unset otherwise; unset, too, where Release
-   * has moved the message to the dead-letter queue.
+   * Set by SetVisibilityTimeout, Release and SETTLE_ACTION_GIVE_BACK when the outcome is DONE, and unset otherwise; unset,
+   * too, where Release has moved the message to the dead-letter queue.
    *
    * @generated from field: google.protobuf.Timestamp vt = 2;
    */
@@ -422,7 +423,8 @@ export enum Outcome {
   NOT_FOUND = 2,
 
   /**
-   * Somebody else has read the message since the receipt was given. Nothing was changed.
+   * Somebody else has read the message since the receipt was given, or it was given back by this receipt
+   * (SETTLE_ACTION_GIVE_BACK). Nothing was changed.
    *
    * The message belongs to its newer reader now: drop the work or let it be repeated. A receipt of a queue
    * that was dropped and made anew under the same name is STALE too. Only receipts can be STALE, ids never.
