@@ -8,13 +8,14 @@ use pgmq_grpc::proto::v1::{
     GetQueueMetricsRequest, GetQueueRequest, GetServerInfoRequest, ListQueueMetricsRequest, Ordering,
     Outcome, Partitioning, PopRequest, PurgeQueueRequest, QueueKind, ReadBatchRequest, ReadRequest,
     RedriveMessagesRequest, ReleaseRequest, ReplayArchivedMessagesRequest, SendRequest, SendTopicRequest,
-    SetVisibilityTimeoutRequest, TransactOperation, TransactRequest,
+    SetVisibilityTimeoutRequest, SettleAction, TransactOperation, TransactRequest,
     set_visibility_timeout_request::Visibility, transact_operation::Operation,
 };
 use tonic::{Code, Status};
 
 use crate::browse::archive::archived_ids;
 use crate::browse::{messages_of, pages};
+use crate::consume::{Consumer, start, stop};
 use crate::harness::{
     Client, Refusal, Server, Test, TestDatabase, default_layout, eventually, is_old_pgmq, moment_in, seconds,
     skip,
@@ -262,6 +263,17 @@ async fn a_partitioned_queue_is_streamed_and_read_in_groups() {
             }
         }
         assert_eq!(streamed, [2, 4]);
+
+        test.client.send_all(queue, &["5", "6"]).await;
+        let mut consumer = Consumer::start(&test.client, start(queue)).await;
+        let held = consumer.take(2).await;
+        consumer.send(stop());
+        consumer.stopped(1).await;
+        let given_back = consumer.settle(SettleAction::GiveBack, &[&held[0], &held[1]]).await;
+        assert_eq!(given_back, [Outcome::Done; 2]);
+        let again = test.client.read(queue, 5).await;
+        let again: Vec<_> = again.iter().map(|message| (message.msg_id, message.read_ct)).collect();
+        assert_eq!(again, [(5, 1), (6, 1)]);
     }
 }
 

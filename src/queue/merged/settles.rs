@@ -343,3 +343,36 @@ pub(super) fn failure(error: Error) -> Failure {
     };
     Failure { error, blame }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Timestamp;
+    use crate::domain::message::ItemResult;
+    use crate::engine::{Interest, Wake, Window};
+
+    #[test]
+    fn what_is_given_back_frees_its_slot_and_wakes_those_who_wait() {
+        let queue = QueueName::try_from("orders".to_owned()).expect("a name");
+        let at = Timestamp::from_unix_micros(1);
+        let receipts = [1, 2].map(|msg_id| Receipt::new(&queue, at, msg_id, 1, at, Some(at)));
+        let events = Events::default();
+        let followed = events.follow(&queue);
+        let (wake, window) = (Arc::new(Wake::default()), Arc::new(Window::new(2)));
+        window.take(receipts.into_iter(), Duration::from_secs(30));
+        followed.add_reader(&wake, Interest::Visible);
+        followed.add_window(&window);
+        let tell = |outcome| {
+            let look = |outcome| FirstLook::Told(ItemResult { outcome, vt: None });
+            let mut changes = Changes::default();
+            let looks = [look(Outcome::Stale), look(outcome)];
+            Deed::GiveBack.tell(&mut changes, &queue, None, &Targets::Receipts(receipts.to_vec()), &looks);
+            changes.tell(&events);
+        };
+        tell(Outcome::NotFound);
+        assert!(!wake.is_due() && window.receipts().len() == 2);
+        tell(Outcome::Done);
+        assert!(wake.is_due());
+        assert_eq!(window.receipts(), [receipts[0]]);
+    }
+}
