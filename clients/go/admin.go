@@ -129,7 +129,7 @@ func (c *Client) CreateFifoIndexes(ctx context.Context) error {
 // ConvertArchivePartitioned makes a queue's archive a partitioned table. It can take long.
 func (c *Client) ConvertArchivePartitioned(ctx context.Context, queue string, partitioning *Partitioning) error {
 	_, err := call(ctx, c, long, c.raw.Admin.ConvertArchivePartitioned, &pgmqv1.ConvertArchivePartitionedRequest{
-		Queue: queue, Partitioning: partitioning.encode(),
+		Queue: queue, Partitioning: partitioning,
 	})
 	return err
 }

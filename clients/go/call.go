@@ -24,8 +24,8 @@ type terms struct {
 	repeatable bool
 	// How much longer than the client's timeout it may take.
 	longer time.Duration
-	// Whether an error can leave a part of it applied, even where the reason says that nothing was.
-	inParts bool
+	// Whether it settles several messages, so that some of them may be settled when it fails.
+	several bool
 }
 
 var (
@@ -49,7 +49,7 @@ func call[Q, R any](ctx context.Context, c *Client, terms terms, method func(con
 		response, err = method(ctx, request, grpc.Trailer(&trailer), grpc.Peer(&remote))
 		// gRPC names the peer of a call that was handed to a connection.
 		failure := newError(err, trailer, remote.Addr != nil)
-		if failure != nil && terms.inParts && (failure.Reason == ReasonQueueBusy || failure.Reason == ReasonRefusedByDatabase) {
+		if terms.several && failure.ofOneAmongSeveral() {
 			failure.OutcomeUnknown = true
 		}
 		return failure

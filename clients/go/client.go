@@ -39,6 +39,7 @@ type Client struct {
 	timeout    time.Duration
 	codec      Codec
 	logger     *slog.Logger
+	sends      *sharing
 }
 
 // Raw holds the generated stubs, over the client's own connection, with everything that has no word here:
@@ -80,7 +81,9 @@ func WithMetadata(metadata map[string]string) Option {
 }
 
 // WithCredentials asks a function for the metadata of each call, such as a token that expires. An error of the
-// function fails the call.
+// function fails the call. It gets the context of the call. A stream that many share asks once, when it is opened, and
+// has none of their contexts: what differs from one [Queue.Send] to the next belongs into the context's outgoing
+// metadata.
 func WithCredentials(credentials func(context.Context) (map[string]string, error)) Option {
 	return func(s *settings) { s.metadata.asked = credentials }
 }
@@ -155,11 +158,16 @@ func Connect(target string, options ...Option) (*Client, error) {
 		timeout: s.timeout,
 		codec:   s.codec,
 		logger:  s.logger,
+		sends:   newSharing(),
 	}, nil
 }
 
-// Close ends the connection, and with it all calls and streams under way. Stop consumers and close producers before.
-func (c *Client) Close() error { return c.connection.Close() }
+// Close waits for sends of [Queue.Send] that are under way, and ends the connection, and with it all other calls and
+// streams. Stop consumers and close producers before.
+func (c *Client) Close() error {
+	c.sends.close()
+	return c.connection.Close()
+}
 
 // Raw gives the generated stubs.
 func (c *Client) Raw() Raw { return c.raw }

@@ -49,8 +49,9 @@ type Consumer struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{}
-	// Counts those who give back what came too late.
-	returning sync.WaitGroup
+	// The context of the streams, which outlives the consumer's own until what was not taken is given back.
+	streams    context.Context
+	endStreams context.CancelFunc
 
 	// mu guards what follows, and changed wakes those who wait for it to change.
 	mu      sync.Mutex
@@ -68,6 +69,9 @@ type Consumer struct {
 	// What the server has told last.
 	visibilityTimeout time.Duration
 }
+
+// unseen is what becomes of messages that the application has not taken.
+var unseen = settlement{action: actionRelease, span: Zero}
 
 // delivery is a message with what becomes of it on the way.
 type delivery struct {
@@ -105,10 +109,12 @@ func (q *Queue) Consume(ctx context.Context, options ConsumeOptions) *Consumer {
 		held: map[*Message]*delivery{},
 	}
 	c.ctx, c.cancel = context.WithCancel(ctx)
+	c.streams, c.endStreams = context.WithCancel(context.WithoutCancel(ctx))
 	c.changed = sync.NewCond(&c.mu)
 	if err != nil {
 		c.end(newError(err, nil, false))
 		c.cancel()
+		c.endStreams()
 		close(c.done)
 		return c
 	}
@@ -251,12 +257,8 @@ func (c *Consumer) Stop(ctx context.Context) error {
 	c.mu.Lock()
 	c.stopping = true
 	c.changed.Broadcast()
-	unread, session := c.unread(), c.session
 	c.mu.Unlock()
-	if session != nil {
-		session.stop()
-	}
-	c.giveBack(ctx, unread)
+	c.giveBack(ctx)
 	c.mu.Lock()
 	for len(c.held) > 0 && !c.ended && ctx.Err() == nil {
 		c.changed.Wait()
@@ -271,24 +273,34 @@ func (c *Consumer) Stop(ctx context.Context) error {
 	return err
 }
 
-// unread takes everything that the application has not taken.
-func (c *Consumer) unread() []*delivery {
-	unread := c.buffer
-	c.buffer = nil
-	return unread
-}
-
-// giveBack releases messages that the application has not seen. If it cannot, they come back by themselves.
-func (c *Consumer) giveBack(ctx context.Context, unread []*delivery) {
-	if len(unread) == 0 {
+// giveBack has the server send no more, and gives back what the application has not taken: over the stream, or by
+// unary calls while there is none. If it cannot, the messages come back by themselves.
+func (c *Consumer) giveBack(ctx context.Context) {
+	c.mu.Lock()
+	session := c.session
+	c.mu.Unlock()
+	if session != nil {
+		session.stop(ctx)
+	}
+	if ctx.Err() != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
-	defer cancel()
-	for some := range slices.Chunk(unread, 1000) {
-		messages := convert(some, func(d *delivery) *Message { return d.message })
-		if _, err := c.queue.Release(ctx, Messages(messages...), Zero); err != nil {
-			c.queue.client.logger.Warn("pgmq: messages that were not taken could not be released", "queue", c.queue.name, "error", err)
+	c.mu.Lock()
+	receipts := convert(c.buffer, func(d *delivery) string { return d.message.Receipt })
+	c.buffer = nil
+	c.mu.Unlock()
+	if session != nil {
+		commands := session.put(unseen, receipts...)
+		receipts = nil
+		for _, command := range commands {
+			if answer := command.wait(ctx); answer.failure != nil {
+				receipts = append(receipts, command.receipt)
+			}
+		}
+	}
+	for some := range slices.Chunk(receipts, maxReceipts) {
+		if _, err := c.queue.Release(ctx, Receipts(some...), Zero); err != nil {
+			c.queue.client.logger.Warn("pgmq: messages that were not taken could not be given back", "queue", c.queue.name, "error", err)
 		}
 	}
 }
@@ -326,15 +338,24 @@ func (c *Consumer) run() {
 		sleep(c.ctx, span)
 	}
 	c.end(newError(c.ctx.Err(), nil, false))
-	c.mu.Lock()
-	unread := c.unread()
-	c.mu.Unlock()
-	c.giveBack(c.ctx, unread)
+	c.leave()
+	c.endStreams()
 	if session != nil {
-		session.close()
 		<-session.over
 	}
-	c.returning.Wait()
+}
+
+// leave ends the consumer's stream without losing anything.
+func (c *Consumer) leave() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), farewell)
+	defer cancel()
+	c.giveBack(ctx)
+	c.mu.Lock()
+	session := c.session
+	c.mu.Unlock()
+	if session != nil {
+		session.leave(ctx)
+	}
 }
 
 func (c *Consumer) isStopping() bool {
@@ -363,14 +384,6 @@ func (c *Consumer) deliver(from *session, messages []*pgmqv1.Message) {
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stopping || c.ended {
-		c.returning.Add(1)
-		go func() {
-			defer c.returning.Done()
-			c.giveBack(c.ctx, deliveries)
-		}()
-		return
-	}
 	c.buffer = append(c.buffer, deliveries...)
 	c.changed.Broadcast()
 }
@@ -384,7 +397,7 @@ func (c *Consumer) opened(session *session) {
 	c.changed.Broadcast()
 	c.mu.Unlock()
 	if stopping {
-		session.stop()
+		go c.giveBack(c.ctx)
 	}
 }
 

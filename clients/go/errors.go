@@ -132,14 +132,16 @@ func newError(err error, trailer metadata.MD, left bool) *Error {
 	return e
 }
 
-// commandError makes an Error of a failure inside a reply.
-func commandError(failure *pgmqv1.CommandError) *Error {
+// commandError makes an Error of a failure inside a reply of the stream with that id, under which it is in the
+// server's log.
+func commandError(failure *pgmqv1.CommandError, stream string) *Error {
 	e := &Error{
 		Code:       codes.Code(failure.GetCode()),
 		Reason:     Reason(strings.TrimPrefix(failure.GetReason().String(), "ERROR_REASON_")),
 		Message:    failure.GetMessage(),
 		Field:      failure.GetMetadata()["field"],
 		Metadata:   failure.GetMetadata(),
+		RequestID:  stream,
 		fromServer: true,
 	}
 	e.OutcomeUnknown = leavesOpen(e.Reason, e.Code)
@@ -161,6 +163,12 @@ func leavesOpen(reason Reason, code codes.Code) bool {
 		return true
 	}
 	return false
+}
+
+// ofOneAmongSeveral tells whether one message can be the reason why the settling of several failed: the others may be
+// settled.
+func (e *Error) ofOneAmongSeveral() bool {
+	return e != nil && (e.Reason == ReasonQueueBusy || e.Reason == ReasonRefusedByDatabase)
 }
 
 // repeatable tells whether the call may be made again: where the server says so, where it has not left, and, for calls

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 )
@@ -45,15 +46,26 @@ func (standardCodec) Unmarshal(data []byte, into any) error {
 
 // encode gives the JSON text of a value.
 func (c *Client) encode(field string, value any) (string, error) {
+	var text string
 	switch value := value.(type) {
 	case Text:
-		return string(value), nil
+		text = string(value)
 	case json.RawMessage:
-		return string(value), nil
+		text = string(value)
+	default:
+		data, err := c.codec.Marshal(value)
+		if err != nil {
+			return "", refused(codes.InvalidArgument, field, "the value has no JSON form: "+err.Error(), err)
+		}
+		text = string(data)
 	}
-	data, err := c.codec.Marshal(value)
-	if err != nil {
-		return "", refused(codes.InvalidArgument, field, "the value has no JSON form: "+err.Error(), err)
+	return text, isUTF8(field, text)
+}
+
+// isUTF8 refuses what no protobuf message can hold. Over a stream it would be the end of the stream.
+func isUTF8(field, text string) error {
+	if !utf8.ValidString(text) {
+		return refused(codes.InvalidArgument, field, "the text is not UTF-8", nil)
 	}
-	return string(data), nil
+	return nil
 }

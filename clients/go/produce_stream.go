@@ -13,6 +13,9 @@ import (
 	"github.com/pgmq-grpc/pgmq-grpc/clients/go/pgmqv1"
 )
 
+// openingTime is how long a stream may take to begin.
+const openingTime = 10 * time.Second
+
 // produceStream is one Produce stream of a producer, from its opening to its end.
 type produceStream struct {
 	producer *Producer
@@ -35,8 +38,8 @@ func (s *produceStream) run() (*pgmqv1.Closing, *Error) {
 	}
 	s.stream = stream
 	var writer sync.WaitGroup
-	// Silence for twice the interval means that the stream is dead.
-	silence := time.AfterFunc(2*heartbeatInterval, cancel)
+	// Silence for twice the interval means that the stream is dead. Its beginning takes no time.
+	silence := time.AfterFunc(openingTime, cancel)
 	defer silence.Stop()
 	for {
 		response, err := stream.Recv()
@@ -48,6 +51,7 @@ func (s *produceStream) run() (*pgmqv1.Closing, *Error) {
 		interval := heartbeatInterval
 		if started := response.GetStarted(); started != nil {
 			s.limits = started
+			s.producer.opened()
 			writer.Add(1)
 			go func() {
 				defer writer.Done()
@@ -80,7 +84,7 @@ func (s *produceStream) write(ctx context.Context) {
 		if closing || ctx.Err() != nil {
 			return
 		}
-		for _, frame := range s.frames(s.producer.take()) {
+		for _, frame := range s.frames(s.producer.take(true)) {
 			s.mu.Lock()
 			s.unanswered[sequence] = frame
 			s.mu.Unlock()
@@ -131,7 +135,7 @@ func (s *produceStream) answer(response *pgmqv1.ProduceResponse) {
 		answers[i].sent.Deduplicated = true
 	}
 	for _, failure := range response.GetFailures() {
-		answers[failure.GetIndex()].failure = commandError(failure.GetError())
+		answers[failure.GetIndex()].failure = commandError(failure.GetError(), s.limits.GetStreamId())
 	}
 	for i, pending := range frame {
 		pending.answer <- answers[i]

@@ -5,12 +5,18 @@ import (
 	"sync"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/pgmq-grpc/pgmq-grpc/clients/go/pgmqv1"
 )
 
-// What the contract allows.
-const defaultWindow = 10_000
+const (
+	// What the contract allows.
+	defaultWindow = 10_000
+	// The server takes requests of up to 8 MiB, and a larger one is the end of its stream. This leaves room for what is
+	// around a message.
+	largestOfStream = 8<<20 - 4096
+)
 
 // ProducerOptions are the settings of a producer.
 type ProducerOptions struct {
@@ -23,12 +29,17 @@ type ProducerOptions struct {
 
 // Producer lets many goroutines share one stream of sends: the fast way to send. The stream is opened with the first
 // message, and again when it has ended.
+//
+// [Queue.Send] shares one by itself. A producer of one's own is for other settings, for [Producer.SendAsync], and for
+// sends that wait longer than a call is repeated while the server is away.
 type Producer struct {
 	queue   *Queue
 	options ProducerOptions
-	ctx     context.Context
-	cancel  context.CancelFunc
-	done    chan struct{}
+	// Whether the client keeps it for Queue.Send: where no stream can be opened, it makes unary calls.
+	shared bool
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{}
 	// Holds one token for each message that is not answered.
 	window chan struct{}
 	wake   chan struct{}
@@ -38,6 +49,8 @@ type Producer struct {
 	// Counts the sends under way, for Close.
 	sending sync.WaitGroup
 	queued  []*pendingSend
+	// Why there is no stream.
+	trouble *Error
 }
 
 // pendingSend is one attempt to send one message.
@@ -63,10 +76,18 @@ const (
 	planned streamEnd = iota + 1
 	// Nobody knows what became of what is unanswered.
 	broken
+	// It has not begun, or takes no more. What waits for it has not left.
+	refusing
 )
 
 // Producer makes a producer for the queue. Close it at the end.
 func (q *Queue) Producer(options ProducerOptions) *Producer {
+	p := newProducer(q, options)
+	go p.run()
+	return p
+}
+
+func newProducer(q *Queue, options ProducerOptions) *Producer {
 	window := options.MaxInFlight
 	if window <= 0 || window > defaultWindow {
 		window = defaultWindow
@@ -79,7 +100,6 @@ func (q *Queue) Producer(options ProducerOptions) *Producer {
 		wake:    make(chan struct{}, 1),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	go p.run()
 	return p
 }
 
@@ -118,6 +138,8 @@ type Sending struct {
 	message  *pgmqv1.OutgoingMessage
 	// The attempt under way.
 	pending *pendingSend
+	// Whether an attempt was made of which nobody knows what became.
+	unknown bool
 	done    chan struct{}
 	sent    Sent
 	err     error
@@ -129,7 +151,6 @@ func (s *Sending) Wait() (Sent, error) {
 	return s.sent, s.err
 }
 
-// begin waits for room in the window and puts the message on the stream.
 func (p *Producer) begin(ctx context.Context, message any, options []SendOption) (*Sending, error) {
 	m := outgoing(message, options)
 	m.Idempotent = m.Idempotent || p.options.Idempotent
@@ -137,6 +158,11 @@ func (p *Producer) begin(ctx context.Context, message any, options []SendOption)
 	if err != nil {
 		return nil, err
 	}
+	return p.put(ctx, encoded)
+}
+
+// put waits for room in the window and puts the message on the stream.
+func (p *Producer) put(ctx context.Context, message *pgmqv1.OutgoingMessage) (*Sending, error) {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
@@ -144,36 +170,39 @@ func (p *Producer) begin(ctx context.Context, message any, options []SendOption)
 	}
 	p.sending.Add(1)
 	p.mu.Unlock()
-	ctx, cancel := p.queue.client.withDeadline(ctx, 0)
+	s := &Sending{producer: p, message: message, done: make(chan struct{})}
+	s.ctx, s.cancel = p.queue.client.withDeadline(ctx, 0)
 	select {
 	case p.window <- struct{}{}:
-	case <-ctx.Done():
-		defer cancel()
+	case <-s.ctx.Done():
+		defer s.cancel()
 		p.sending.Done()
-		return nil, newError(ctx.Err(), nil, false)
+		return nil, newError(s.ctx.Err(), nil, false)
 	}
-	return &Sending{producer: p, ctx: ctx, cancel: cancel, message: encoded, pending: p.enqueue(encoded), done: make(chan struct{})}, nil
+	if proto.Size(message) <= largestOfStream {
+		s.pending = p.enqueue(message)
+	}
+	return s, nil
 }
 
 // finish waits for the answer, and sends again what may be.
 func (s *Sending) finish() {
-	keyed, unknown := s.message.DeduplicationId != "", false
-	failure := repeat(s.ctx, keyed, func() *Error {
-		for {
-			answer := s.attempt()
-			unknown = unknown || answer.end == broken
-			// A message that was not sent, or may be sent twice, waits for the next stream.
-			if answer.end == planned || answer.end == broken && keyed {
-				continue
-			}
-			s.sent = answer.sent
-			if answer.failure != nil && unknown {
-				answer.failure.OutcomeUnknown = true
-			}
+	keyed, alone := s.message.DeduplicationId != "", s.pending == nil
+	var failure *Error
+	if !alone {
+		failure = repeat(s.ctx, keyed, func() *Error {
+			answer := s.attempt(keyed)
+			s.sent, alone = answer.sent, answer.end == refusing
 			return answer.failure
-		}
-	})
+		})
+	}
+	if alone && (failure == nil || s.producer.shared) {
+		var err error
+		s.sent, err = s.producer.queue.sendAlone(s.ctx, s.message)
+		failure = newError(err, nil, false)
+	}
 	if failure != nil {
+		failure.OutcomeUnknown = failure.OutcomeUnknown || s.unknown
 		s.err = failure
 	}
 	s.cancel()
@@ -182,24 +211,24 @@ func (s *Sending) finish() {
 	s.producer.sending.Done()
 }
 
-// enqueue puts a message on the stream.
-func (p *Producer) enqueue(message *pgmqv1.OutgoingMessage) *pendingSend {
-	pending := &pendingSend{message: message, answer: make(chan sendAnswer, 1)}
-	p.mu.Lock()
-	p.queued = append(p.queued, pending)
-	p.mu.Unlock()
-	p.signal()
-	return pending
+// attempt waits for an answer. A message that was not sent, or may be sent twice, waits for the next stream.
+func (s *Sending) attempt(keyed bool) sendAnswer {
+	for {
+		pending := s.pending
+		if pending == nil {
+			pending = s.producer.enqueue(s.message)
+		}
+		s.pending = nil
+		answer := s.wait(pending)
+		s.unknown = s.unknown || answer.end == broken
+		if answer.end != planned && (answer.end != broken || !keyed) {
+			return answer
+		}
+	}
 }
 
-// attempt waits for an answer.
-func (s *Sending) attempt() sendAnswer {
-	p, pending := s.producer, s.pending
-	if pending == nil {
-		pending = p.enqueue(s.message)
-	}
-	s.pending = nil
-	err := context.Canceled
+func (s *Sending) wait(pending *pendingSend) sendAnswer {
+	p, err := s.producer, context.Canceled
 	select {
 	case answer := <-pending.answer:
 		return answer
@@ -210,7 +239,21 @@ func (s *Sending) attempt() sendAnswer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	pending.abandoned = true
-	return sendAnswer{failure: newError(err, nil, pending.written)}
+	failure := newError(err, nil, pending.written)
+	if !pending.written && p.trouble != nil {
+		failure.Message += ", and there was no stream: " + p.trouble.Message
+	}
+	return sendAnswer{failure: failure}
+}
+
+// enqueue puts a message on the stream.
+func (p *Producer) enqueue(message *pgmqv1.OutgoingMessage) *pendingSend {
+	pending := &pendingSend{message: message, answer: make(chan sendAnswer, 1)}
+	p.mu.Lock()
+	p.queued = append(p.queued, pending)
+	p.mu.Unlock()
+	p.signal()
+	return pending
 }
 
 // Close takes no more messages, waits for those under way, and ends the stream. When the context ends before that,
@@ -253,14 +296,9 @@ func (p *Producer) run() {
 			}
 			span = backOff(failures, failure.RetryDelay)
 			failures++
+			p.refuse(failure, stream.limits != nil)
 		}
 		p.queue.client.logger.Info("pgmq: a producer's stream has ended", "queue", p.queue.name, "reason", closing.GetReason(), "failure", failure)
-		if failure != nil && failure.lasting() {
-			for _, pending := range p.take() {
-				own := *failure
-				pending.answer <- sendAnswer{failure: &own}
-			}
-		}
 		sleep(p.ctx, span)
 		p.mu.Lock()
 		waiting := len(p.queued) > 0
@@ -271,6 +309,30 @@ func (p *Producer) run() {
 	}
 }
 
+// opened notes that there is a stream.
+func (p *Producer) opened() {
+	p.mu.Lock()
+	p.trouble = nil
+	p.mu.Unlock()
+}
+
+// refuse tells those who wait for the next stream that there will be none. Where one might come, a shared producer tells
+// only those whose calls would not be repeated for long, either.
+func (p *Producer) refuse(failure *Error, begun bool) {
+	p.mu.Lock()
+	p.trouble = failure
+	p.mu.Unlock()
+	lasting := failure.lasting()
+	if !lasting && (begun || !p.shared) {
+		return
+	}
+	for _, pending := range p.take(lasting) {
+		own := *failure
+		own.OutcomeUnknown, own.noRepeat = false, true
+		pending.answer <- sendAnswer{failure: &own, end: refusing}
+	}
+}
+
 func (p *Producer) signal() {
 	select {
 	case p.wake <- struct{}{}:
@@ -278,17 +340,21 @@ func (p *Producer) signal() {
 	}
 }
 
-// take takes what is queued and still waited for.
-func (p *Producer) take() []*pendingSend {
+// take takes what is queued and still waited for; without keyed, only messages that have no deduplication id.
+func (p *Producer) take(keyed bool) []*pendingSend {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	queued := p.queued[:0]
+	taken, left := p.queued[:0], []*pendingSend(nil)
 	for _, pending := range p.queued {
-		if !pending.abandoned {
+		switch {
+		case pending.abandoned:
+		case !keyed && pending.message.DeduplicationId != "":
+			left = append(left, pending)
+		default:
 			pending.written = true
-			queued = append(queued, pending)
+			taken = append(taken, pending)
 		}
 	}
-	p.queued = nil
-	return queued
+	p.queued = left
+	return taken
 }

@@ -2,7 +2,6 @@ package pgmq
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -97,13 +96,6 @@ func Receipts(receipts ...string) Items { return Items{receipts: receipts} }
 // IDs names messages by their ids, whoever holds them.
 func IDs(ids ...int64) Items { return Items{ids: ids} }
 
-func (i Items) onlyReceipts() error {
-	if len(i.ids) > 0 {
-		return refused(codes.InvalidArgument, "msg_ids", "this call takes receipts only", nil)
-	}
-	return nil
-}
-
 // Delete removes messages for good. Each has its own result, in the order of the items.
 func (q *Queue) Delete(ctx context.Context, items Items) ([]Result, error) {
 	return q.client.settle(ctx, q.name, items, settlement{action: actionDelete})
@@ -153,23 +145,23 @@ const (
 
 // settle makes the unary call of a settlement. What it ends is no longer in the hands of the messages' consumers.
 func (c *Client) settle(ctx context.Context, queue string, items Items, s settlement) ([]Result, error) {
-	request, err := settleRequest(queue, items, s)
+	operation, err := settleOperation(queue, items, s)
 	if err != nil {
 		return nil, err
 	}
-	terms := terms{repeatable: s.action != actionExtend, inParts: true}
+	terms := terms{repeatable: s.action != actionExtend, several: len(items.ids)+len(items.receipts) > 1}
 	var response interface{ GetResults() []*pgmqv1.ItemResult }
-	switch request := request.(type) {
-	case *pgmqv1.DeleteRequest:
-		response, err = call(ctx, c, terms, c.raw.Queue.Delete, request)
-	case *pgmqv1.ArchiveRequest:
-		response, err = call(ctx, c, terms, c.raw.Queue.Archive, request)
-	case *pgmqv1.ReleaseRequest:
-		response, err = call(ctx, c, terms, c.raw.Queue.Release, request)
-	case *pgmqv1.DeadLetterRequest:
-		response, err = call(ctx, c, terms, c.raw.Queue.DeadLetter, request)
-	case *pgmqv1.SetVisibilityTimeoutRequest:
-		response, err = call(ctx, c, terms, c.raw.Queue.SetVisibilityTimeout, request)
+	switch operation := operation.GetOperation().(type) {
+	case *pgmqv1.TransactOperation_Delete:
+		response, err = call(ctx, c, terms, c.raw.Queue.Delete, operation.Delete)
+	case *pgmqv1.TransactOperation_Archive:
+		response, err = call(ctx, c, terms, c.raw.Queue.Archive, operation.Archive)
+	case *pgmqv1.TransactOperation_Release:
+		response, err = call(ctx, c, terms, c.raw.Queue.Release, operation.Release)
+	case *pgmqv1.TransactOperation_DeadLetter:
+		response, err = call(ctx, c, terms, c.raw.Queue.DeadLetter, operation.DeadLetter)
+	case *pgmqv1.TransactOperation_SetVisibilityTimeout:
+		response, err = call(ctx, c, terms, c.raw.Queue.SetVisibilityTimeout, operation.SetVisibilityTimeout)
 	}
 	if err != nil {
 		return nil, err
@@ -181,17 +173,25 @@ func (c *Client) settle(ctx context.Context, queue string, items Items, s settle
 	return settled, nil
 }
 
-// settleRequest gives the request of the unary call.
-func settleRequest(queue string, items Items, s settlement) (any, error) {
+// settleOperation gives the request of a settlement, as it stands in a transaction.
+func settleOperation(queue string, items Items, s settlement) (*pgmqv1.TransactOperation, error) {
+	operation := &pgmqv1.TransactOperation{}
+	if len(items.ids) > 0 && (s.action == actionRelease || s.action == actionDeadLetter) {
+		return nil, refused(codes.InvalidArgument, "msg_ids", "this call takes receipts only", nil)
+	}
 	switch s.action {
 	case actionDelete:
-		return &pgmqv1.DeleteRequest{Queue: queue, MsgIds: items.ids, Receipts: items.receipts}, nil
+		request := &pgmqv1.DeleteRequest{Queue: queue, MsgIds: items.ids, Receipts: items.receipts}
+		operation.Operation = &pgmqv1.TransactOperation_Delete{Delete: request}
 	case actionArchive:
-		return &pgmqv1.ArchiveRequest{Queue: queue, MsgIds: items.ids, Receipts: items.receipts}, nil
+		request := &pgmqv1.ArchiveRequest{Queue: queue, MsgIds: items.ids, Receipts: items.receipts}
+		operation.Operation = &pgmqv1.TransactOperation_Archive{Archive: request}
 	case actionRelease:
-		return &pgmqv1.ReleaseRequest{Queue: queue, Receipts: items.receipts, Delay: span(s.span)}, items.onlyReceipts()
+		request := &pgmqv1.ReleaseRequest{Queue: queue, Receipts: items.receipts, Delay: span(s.span)}
+		operation.Operation = &pgmqv1.TransactOperation_Release{Release: request}
 	case actionDeadLetter:
-		return &pgmqv1.DeadLetterRequest{Queue: queue, Receipts: items.receipts, Reason: s.reason}, items.onlyReceipts()
+		request := &pgmqv1.DeadLetterRequest{Queue: queue, Receipts: items.receipts, Reason: s.reason}
+		operation.Operation = &pgmqv1.TransactOperation_DeadLetter{DeadLetter: request}
 	case actionExtend:
 		request := &pgmqv1.SetVisibilityTimeoutRequest{Queue: queue, MsgIds: items.ids, Receipts: items.receipts}
 		if at := timestamp(s.at); at != nil {
@@ -199,9 +199,9 @@ func settleRequest(queue string, items Items, s settlement) (any, error) {
 		} else if timeout := span(s.span); timeout != nil {
 			request.Visibility = &pgmqv1.SetVisibilityTimeoutRequest_VisibilityTimeout{VisibilityTimeout: timeout}
 		}
-		return request, nil
+		operation.Operation = &pgmqv1.TransactOperation_SetVisibilityTimeout{SetVisibilityTimeout: request}
 	}
-	return nil, fmt.Errorf("pgmq: unknown action %v", s.action)
+	return operation, nil
 }
 
 func results(response interface{ GetResults() []*pgmqv1.ItemResult }) []Result {

@@ -22,22 +22,22 @@ type CreateOptions struct {
 
 // CreateQueue creates a queue, and tells whether this call has. One that is there and has the same kind and policy is
 // left as it is.
-func (c *Client) CreateQueue(ctx context.Context, queue string, options CreateOptions) (info QueueInfo, created bool, err error) {
+func (c *Client) CreateQueue(ctx context.Context, queue string, options CreateOptions) (info *QueueInfo, created bool, err error) {
 	response, err := call(ctx, c, repeatable, c.raw.Queue.CreateQueue, &pgmqv1.CreateQueueRequest{
 		Queue:        queue,
 		Kind:         options.Kind,
-		Partitioning: options.Partitioning.encode(),
+		Partitioning: options.Partitioning,
 		Policy:       options.Policy.encode(),
 		FailIfExists: options.FailIfExists,
 		Layout:       options.Layout,
 	})
-	return queueInfo(response.GetQueue()), response.GetCreated(), err
+	return response.GetQueue(), response.GetCreated(), err
 }
 
 // GetQueue describes a queue.
-func (c *Client) GetQueue(ctx context.Context, queue string) (QueueInfo, error) {
+func (c *Client) GetQueue(ctx context.Context, queue string) (*QueueInfo, error) {
 	response, err := call(ctx, c, repeatable, c.raw.Queue.GetQueue, &pgmqv1.GetQueueRequest{Queue: queue})
-	return queueInfo(response.GetQueue()), err
+	return response.GetQueue(), err
 }
 
 // ListOptions say what a list of queues, or of what queues have, holds. The zero value means everything.
@@ -53,8 +53,8 @@ type ListOptions struct {
 }
 
 // ListQueues lists queues, ordered by name.
-func (c *Client) ListQueues(ctx context.Context, options ListOptions) iter.Seq2[QueueInfo, error] {
-	return pages(queueInfo, func(token string) ([]*pgmqv1.Queue, string, error) {
+func (c *Client) ListQueues(ctx context.Context, options ListOptions) iter.Seq2[*QueueInfo, error] {
+	return pages(itself, func(token string) ([]*QueueInfo, string, error) {
 		response, err := call(ctx, c, repeatable, c.raw.Queue.ListQueues, &pgmqv1.ListQueuesRequest{
 			PageSize: int32(options.PageSize), PageToken: token, Prefix: options.Prefix, DeadLetterQueue: options.DeadLetterQueue,
 		})
@@ -64,7 +64,7 @@ func (c *Client) ListQueues(ctx context.Context, options ListOptions) iter.Seq2[
 
 // UpdateQueue changes the fields of a queue's policy that are set in policy, and clears those that are named, by their
 // names in the contract, such as "dead_letter".
-func (c *Client) UpdateQueue(ctx context.Context, queue string, policy Policy, clear ...string) (QueueInfo, error) {
+func (c *Client) UpdateQueue(ctx context.Context, queue string, policy Policy, clear ...string) (*QueueInfo, error) {
 	request := &pgmqv1.UpdateQueueRequest{Queue: queue, Policy: policy.encode()}
 	if len(clear) > 0 {
 		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: clear}
@@ -74,7 +74,7 @@ func (c *Client) UpdateQueue(ctx context.Context, queue string, policy Policy, c
 		})
 	}
 	response, err := call(ctx, c, repeatable, c.raw.Admin.UpdateQueue, request)
-	return queueInfo(response.GetQueue()), err
+	return response.GetQueue(), err
 }
 
 // DropQueue removes a queue with its messages, its archive and its bindings.
@@ -90,15 +90,15 @@ func (c *Client) PurgeQueue(ctx context.Context, queue string) (int64, error) {
 }
 
 // GetQueueMetrics counts the messages of a queue, and with includeArchive those of its archive.
-func (c *Client) GetQueueMetrics(ctx context.Context, queue string, includeArchive bool) (Metrics, error) {
+func (c *Client) GetQueueMetrics(ctx context.Context, queue string, includeArchive bool) (*Metrics, error) {
 	request := &pgmqv1.GetQueueMetricsRequest{Queue: queue, IncludeArchive: includeArchive}
 	response, err := call(ctx, c, repeatable, c.raw.Queue.GetQueueMetrics, request)
-	return metrics(response.GetMetrics()), err
+	return response.GetMetrics(), err
 }
 
 // ListQueueMetrics counts the messages of many queues, ordered by name.
-func (c *Client) ListQueueMetrics(ctx context.Context, options ListOptions) iter.Seq2[Metrics, error] {
-	return pages(metrics, func(token string) ([]*pgmqv1.QueueMetrics, string, error) {
+func (c *Client) ListQueueMetrics(ctx context.Context, options ListOptions) iter.Seq2[*Metrics, error] {
+	return pages(itself, func(token string) ([]*Metrics, string, error) {
 		response, err := call(ctx, c, repeatable, c.raw.Queue.ListQueueMetrics, &pgmqv1.ListQueueMetricsRequest{
 			PageSize: int32(options.PageSize), PageToken: token, Prefix: options.Prefix, IncludeArchive: options.IncludeArchive,
 		})
@@ -107,21 +107,21 @@ func (c *Client) ListQueueMetrics(ctx context.Context, options ListOptions) iter
 }
 
 // SetQueueLayout changes how the table of a queue is laid out. It can take long.
-func (c *Client) SetQueueLayout(ctx context.Context, queue string, layout Layout) (QueueInfo, error) {
+func (c *Client) SetQueueLayout(ctx context.Context, queue string, layout Layout) (*QueueInfo, error) {
 	response, err := call(ctx, c, long, c.raw.Admin.SetQueueLayout, &pgmqv1.SetQueueLayoutRequest{Queue: queue, Layout: layout})
-	return queueInfo(response.GetQueue()), err
+	return response.GetQueue(), err
 }
 
 // Create is [Client.CreateQueue].
-func (q *Queue) Create(ctx context.Context, options CreateOptions) (info QueueInfo, created bool, err error) {
+func (q *Queue) Create(ctx context.Context, options CreateOptions) (info *QueueInfo, created bool, err error) {
 	return q.client.CreateQueue(ctx, q.name, options)
 }
 
 // Get is [Client.GetQueue].
-func (q *Queue) Get(ctx context.Context) (QueueInfo, error) { return q.client.GetQueue(ctx, q.name) }
+func (q *Queue) Get(ctx context.Context) (*QueueInfo, error) { return q.client.GetQueue(ctx, q.name) }
 
 // Update is [Client.UpdateQueue].
-func (q *Queue) Update(ctx context.Context, policy Policy, clear ...string) (QueueInfo, error) {
+func (q *Queue) Update(ctx context.Context, policy Policy, clear ...string) (*QueueInfo, error) {
 	return q.client.UpdateQueue(ctx, q.name, policy, clear...)
 }
 
@@ -132,12 +132,12 @@ func (q *Queue) Drop(ctx context.Context) error { return q.client.DropQueue(ctx,
 func (q *Queue) Purge(ctx context.Context) (int64, error) { return q.client.PurgeQueue(ctx, q.name) }
 
 // Metrics is [Client.GetQueueMetrics].
-func (q *Queue) Metrics(ctx context.Context, includeArchive bool) (Metrics, error) {
+func (q *Queue) Metrics(ctx context.Context, includeArchive bool) (*Metrics, error) {
 	return q.client.GetQueueMetrics(ctx, q.name, includeArchive)
 }
 
 // SetLayout is [Client.SetQueueLayout].
-func (q *Queue) SetLayout(ctx context.Context, layout Layout) (QueueInfo, error) {
+func (q *Queue) SetLayout(ctx context.Context, layout Layout) (*QueueInfo, error) {
 	return q.client.SetQueueLayout(ctx, q.name, layout)
 }
 

@@ -93,12 +93,34 @@ type TopicSent struct {
 }
 
 // Send sends one message, whose body is any value with a JSON form, or a [Text]. It is in the queue when Send returns.
+//
+// A lone Send is a unary call. While another one of the same client is under way, it goes over a stream that the client
+// keeps for the queue: the fast way for many goroutines. Answers and errors are the same by both ways. Metadata that
+// the context has for gRPC makes it a unary call, too.
 func (q *Queue) Send(ctx context.Context, message any, options ...SendOption) (Sent, error) {
-	request, err := q.client.sendRequest(q.name, message, options)
+	m, err := q.client.outgoingMessage(outgoing(message, options))
 	if err != nil {
 		return Sent{}, err
 	}
-	response, err := call(ctx, q.client, terms{repeatable: request.DeduplicationId != ""}, q.client.raw.Queue.Send, request)
+	shared, err := q.client.sends.begin(ctx, q, m)
+	if err != nil {
+		return Sent{}, err
+	}
+	defer q.client.sends.end(shared)
+	if shared == nil {
+		return q.sendAlone(ctx, m)
+	}
+	s, err := shared.put(ctx, m)
+	if err != nil {
+		return Sent{}, err
+	}
+	s.finish()
+	return s.Wait()
+}
+
+// sendAlone makes the unary call.
+func (q *Queue) sendAlone(ctx context.Context, m *pgmqv1.OutgoingMessage) (Sent, error) {
+	response, err := call(ctx, q.client, terms{repeatable: m.DeduplicationId != ""}, q.client.raw.Queue.Send, sendRequest(q.name, m))
 	return Sent{response.GetMsgId(), response.GetDeduplicated()}, err
 }
 
@@ -171,6 +193,12 @@ func (c *Client) outgoingMessage(m OutgoingMessage) (*pgmqv1.OutgoingMessage, er
 	if m.Idempotent && m.DeduplicationID == "" {
 		encoded.DeduplicationId = rand.Text()
 	}
+	if err := isUTF8("group", m.Group); err != nil {
+		return nil, err
+	}
+	if err := isUTF8("deduplication_id", m.DeduplicationID); err != nil {
+		return nil, err
+	}
 	if delay := span(m.Delay); delay != nil {
 		encoded.Schedule = &pgmqv1.OutgoingMessage_Delay{Delay: delay}
 	} else if at := timestamp(m.VisibleAt); at != nil {
@@ -192,11 +220,7 @@ func (c *Client) outgoingMessages(messages []OutgoingMessage) ([]*pgmqv1.Outgoin
 	return all, keyed, nil
 }
 
-func (c *Client) sendRequest(queue string, message any, options []SendOption) (*pgmqv1.SendRequest, error) {
-	m, err := c.outgoingMessage(outgoing(message, options))
-	if err != nil {
-		return nil, err
-	}
+func sendRequest(queue string, m *pgmqv1.OutgoingMessage) *pgmqv1.SendRequest {
 	request := &pgmqv1.SendRequest{Queue: queue, Message: m.Message, Headers: m.Headers, Group: m.Group, DeduplicationId: m.DeduplicationId}
 	switch schedule := m.Schedule.(type) {
 	case *pgmqv1.OutgoingMessage_Delay:
@@ -204,7 +228,7 @@ func (c *Client) sendRequest(queue string, message any, options []SendOption) (*
 	case *pgmqv1.OutgoingMessage_VisibleAt:
 		request.Schedule = &pgmqv1.SendRequest_VisibleAt{VisibleAt: schedule.VisibleAt}
 	}
-	return request, nil
+	return request
 }
 
 func (c *Client) sendTopicRequest(routingKey string, message OutgoingMessage, requireMatch bool) (*pgmqv1.SendTopicRequest, error) {

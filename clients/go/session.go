@@ -23,9 +23,12 @@ type session struct {
 	stream   grpc.BidiStreamingClient[pgmqv1.ConsumeRequest, pgmqv1.ConsumeResponse]
 	// Closed when the next stream may be opened: at `closing`, or at the end.
 	leaving chan struct{}
+	// Closed when no message follows: at `stopped`.
+	stopped chan struct{}
 	// Closed at the end.
 	over chan struct{}
 	// Set by `started`, before anybody else knows the session.
+	started           *pgmqv1.StreamStarted
 	visibilityTimeout time.Duration
 
 	mu      sync.Mutex
@@ -42,7 +45,9 @@ type session struct {
 type command struct {
 	receipt    string
 	settlement settlement
-	answer     chan answer
+	// Whether it was refused together with others, so that it travels by itself now.
+	alone  bool
+	answer chan answer
 }
 
 type answer struct {
@@ -54,11 +59,12 @@ func openSession(c *Consumer) *session {
 	s := &session{
 		consumer: c,
 		leaving:  make(chan struct{}),
+		stopped:  make(chan struct{}),
 		over:     make(chan struct{}),
 		wake:     make(chan struct{}, 1),
 		pending:  map[uint64][]*command{},
 	}
-	s.ctx, s.close = context.WithCancel(c.ctx)
+	s.ctx, s.close = context.WithCancel(c.streams)
 	go s.run()
 	return s
 }
@@ -106,12 +112,15 @@ func (s *session) receive() *Error {
 		}
 		silence.Reset(2 * heartbeatInterval)
 		if started := response.GetStarted(); started != nil {
-			s.visibilityTimeout = started.GetVisibilityTimeout().AsDuration()
+			s.started, s.visibilityTimeout = started, started.GetVisibilityTimeout().AsDuration()
 			s.consumer.opened(s)
 			go s.write()
 		}
 		if messages := response.GetMessages(); len(messages) > 0 {
 			s.consumer.deliver(s, messages)
+		}
+		if response.GetStopped() != nil {
+			close(s.stopped)
 		}
 		for _, result := range response.GetCommandResults() {
 			s.finish(result)
@@ -140,29 +149,49 @@ func (s *session) why() (*pgmqv1.Closing, *Error) {
 
 // do settles a message over the stream. Where that is over before the answer, the code is Unavailable.
 func (s *session) do(ctx context.Context, receipt string, what settlement) (Result, *Error) {
-	c := &command{receipt, what, make(chan answer, 1)}
+	answer := s.put(what, receipt)[0].wait(ctx)
+	return answer.result, answer.failure
+}
+
+// put has messages settled over the stream, with whatever else is on its way.
+func (s *session) put(what settlement, receipts ...string) []*command {
+	commands := convert(receipts, func(receipt string) *command {
+		return &command{receipt: receipt, settlement: what, answer: make(chan answer, 1)}
+	})
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.ended || s.wanted.leave {
-		s.mu.Unlock()
-		return Result{}, &Error{Code: codes.Unavailable, Message: "the stream has ended"}
+		for _, command := range commands {
+			command.answer <- answer{failure: &Error{Code: codes.Unavailable, Message: "the stream has ended"}}
+		}
+		return commands
 	}
-	s.queued = append(s.queued, c)
-	s.mu.Unlock()
+	s.queued = append(s.queued, commands...)
 	s.signal()
+	return commands
+}
+
+func (c *command) wait(ctx context.Context) answer {
 	select {
 	case answer := <-c.answer:
-		return answer.result, answer.failure
+		return answer
 	case <-ctx.Done():
-		return Result{}, newError(ctx.Err(), nil, true)
+		return answer{failure: newError(ctx.Err(), nil, true)}
 	}
 }
 
-// stop asks the server for no more messages.
-func (s *session) stop() {
+// stop asks the server for no more messages, and returns when none comes.
+func (s *session) stop(ctx context.Context) {
 	s.mu.Lock()
 	s.wanted.stop = true
 	s.mu.Unlock()
 	s.signal()
+	select {
+	case <-s.stopped:
+	case <-s.leaving:
+	case <-s.over:
+	case <-ctx.Done():
+	}
 }
 
 // leave ends the stream once everything is answered.
@@ -226,10 +255,12 @@ func alike(commands []*command) [][]*command {
 	open := map[settlement]int{}
 	for _, c := range commands {
 		i, ok := open[c.settlement]
-		if !ok || len(groups[i]) == maxReceipts {
+		if !ok || c.alone || len(groups[i]) == maxReceipts {
 			i = len(groups)
-			open[c.settlement] = i
 			groups = append(groups, nil)
+		}
+		if !c.alone {
+			open[c.settlement] = i
 		}
 		groups[i] = append(groups[i], c)
 	}
@@ -249,18 +280,32 @@ func encodeCommand(number uint64, group []*command) *pgmqv1.ConsumeRequest {
 	return request
 }
 
-// finish answers those who wait for a command.
+// finish answers those who wait for a command. If one message can be the reason why several were refused, each of
+// them is settled by itself.
 func (s *session) finish(result *pgmqv1.CommandResult) {
 	s.mu.Lock()
 	commands := s.pending[result.GetRequestId()]
 	delete(s.pending, result.GetRequestId())
 	s.mu.Unlock()
-	results := results(result)
-	for i, command := range commands {
-		if failure := result.GetError(); failure != nil {
-			command.answer <- answer{failure: commandError(failure)}
-		} else {
-			command.answer <- answer{result: results[i]}
+	if result.GetError() == nil {
+		for i, result := range results(result) {
+			commands[i].answer <- answer{result: result}
 		}
+		return
+	}
+	failure := commandError(result.GetError(), s.started.GetStreamId())
+	if len(commands) > 1 && failure.ofOneAmongSeveral() {
+		s.mu.Lock()
+		for _, command := range commands {
+			command.alone = true
+		}
+		s.queued = append(s.queued, commands...)
+		s.mu.Unlock()
+		s.signal()
+		return
+	}
+	for _, command := range commands {
+		own := *failure
+		command.answer <- answer{failure: &own}
 	}
 }

@@ -93,8 +93,11 @@ func transactResult(r *pgmqv1.TransactResult) TransactResult {
 // OpSend is [Queue.Send] in a transaction.
 func OpSend(queue string, message any, options ...SendOption) Operation {
 	return Operation{encode: func(c *Client) (*pgmqv1.TransactOperation, error) {
-		request, err := c.sendRequest(queue, message, options)
-		return &pgmqv1.TransactOperation{Operation: &pgmqv1.TransactOperation_Send{Send: request}}, err
+		m, err := c.outgoingMessage(outgoing(message, options))
+		if err != nil {
+			return nil, err
+		}
+		return &pgmqv1.TransactOperation{Operation: &pgmqv1.TransactOperation_Send{Send: sendRequest(queue, m)}}, nil
 	}}
 }
 
@@ -146,26 +149,7 @@ func OpSetVisibleAt(queue string, items Items, at time.Time) Operation {
 }
 
 func opSettle(queue string, items Items, s settlement) Operation {
-	encode := func(*Client) (*pgmqv1.TransactOperation, error) {
-		request, err := settleRequest(queue, items, s)
-		if err != nil {
-			return nil, err
-		}
-		operation := &pgmqv1.TransactOperation{}
-		switch request := request.(type) {
-		case *pgmqv1.DeleteRequest:
-			operation.Operation = &pgmqv1.TransactOperation_Delete{Delete: request}
-		case *pgmqv1.ArchiveRequest:
-			operation.Operation = &pgmqv1.TransactOperation_Archive{Archive: request}
-		case *pgmqv1.ReleaseRequest:
-			operation.Operation = &pgmqv1.TransactOperation_Release{Release: request}
-		case *pgmqv1.DeadLetterRequest:
-			operation.Operation = &pgmqv1.TransactOperation_DeadLetter{DeadLetter: request}
-		case *pgmqv1.SetVisibilityTimeoutRequest:
-			operation.Operation = &pgmqv1.TransactOperation_SetVisibilityTimeout{SetVisibilityTimeout: request}
-		}
-		return operation, nil
-	}
+	encode := func(*Client) (*pgmqv1.TransactOperation, error) { return settleOperation(queue, items, s) }
 	settled := func(outcome Outcome) {
 		for _, message := range items.messages {
 			message.consumer.settled(message, s, outcome)

@@ -24,11 +24,7 @@ const (
 )
 
 // Event is something that happened to a queue, once or several times: a hint to look, not a count.
-type Event struct {
-	Queue string
-	Kind  EventKind
-	At    time.Time
-}
+type Event = pgmqv1.QueueEvent
 
 // Watcher tells what happens to queues, without reading from them.
 type Watcher struct {
@@ -82,13 +78,13 @@ func (w *Watcher) receive() (*pgmqv1.WatchResponse, error) {
 // Events gives what happens, until the context of the watch ends, or the loop is left. A stream that breaks or ends as
 // planned is opened again; what happened meanwhile is not told, so look at the queues now and then all the same. An
 // error is the last thing that comes. Use it once.
-func (w *Watcher) Events() iter.Seq2[Event, error] {
-	return func(yield func(Event, error) bool) {
+func (w *Watcher) Events() iter.Seq2[*Event, error] {
+	return func(yield func(*Event, error) bool) {
 		defer func() { w.cancel() }()
 		for {
 			response, err := w.receive()
 			for _, event := range response.GetEvents() {
-				if !yield(Event{event.GetQueue(), event.GetKind(), moment(event.GetAt())}, nil) {
+				if !yield(event, nil) {
 					return
 				}
 			}
@@ -102,7 +98,7 @@ func (w *Watcher) Events() iter.Seq2[Event, error] {
 				failure = w.open()
 			}
 			if failure != nil {
-				yield(Event{}, failure)
+				yield(nil, failure)
 				return
 			}
 		}

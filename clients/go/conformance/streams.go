@@ -144,9 +144,9 @@ func watch(a *arguments) (any, error) {
 	go func() {
 		defer close(coming)
 		for event, err := range w.Events() {
-			kind := strings.TrimPrefix(event.Kind.String(), "QUEUE_EVENT_KIND_")
+			kind := strings.TrimPrefix(event.GetKind().String(), "QUEUE_EVENT_KIND_")
 			select {
-			case coming <- happened{map[string]any{"queue": event.Queue, "kind": kind}, err}:
+			case coming <- happened{map[string]any{"queue": event.GetQueue(), "kind": kind}, err}:
 			case <-a.runner.ctx.Done():
 				return
 			}

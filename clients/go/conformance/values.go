@@ -213,7 +213,7 @@ func (a *arguments) policy() *pgmq.Policy {
 		DefaultOrdering:          pgmq.Ordering(enumeration(pgmqv1.Ordering_value, "ORDERING_", p.text("default_ordering"))),
 	}
 	if d := p.nested("dead_letter"); d != nil {
-		policy.DeadLetter = &pgmq.DeadLetterPolicy{Queue: d.text("queue"), MaxReceives: d.number("max_receives")}
+		policy.DeadLetter = &pgmq.DeadLetterPolicy{Queue: d.text("queue"), MaxReceives: int32(d.number("max_receives"))}
 		d.done()
 	}
 	if b := p.nested("retry_backoff"); b != nil {
@@ -239,7 +239,7 @@ func (a *arguments) partitioning() *pgmq.Partitioning {
 		return nil
 	}
 	defer p.done()
-	return &pgmq.Partitioning{Interval: p.text("interval"), Retention: p.text("retention"), Premake: p.number("premake")}
+	return &pgmq.Partitioning{Interval: p.text("interval"), Retention: p.text("retention"), Premake: int32(p.number("premake"))}
 }
 
 func (a *arguments) filter() pgmq.ArchiveFilter {
@@ -316,78 +316,6 @@ func outcome(o pgmq.Outcome) any { return strings.TrimPrefix(o.String(), "OUTCOM
 
 func result(r pgmq.Result) any { return outcome(r.Outcome) }
 
-func queue(q pgmq.QueueInfo) any {
-	return map[string]any{
-		"id":         number(q.ID),
-		"name":       q.Name,
-		"kind":       strings.TrimPrefix(q.Kind.String(), "QUEUE_KIND_"),
-		"created_at": moment(q.CreatedAt),
-		"layout":     strings.TrimPrefix(q.Layout.String(), "QUEUE_LAYOUT_"),
-		"policy":     policy(q.Policy),
-	}
-}
-
-func policy(p *pgmq.Policy) any {
-	if p == nil {
-		return nil
-	}
-	m := map[string]any{}
-	for key, d := range map[string]time.Duration{
-		"default_visibility_timeout": p.DefaultVisibilityTimeout, "default_delay": p.DefaultDelay, "default_wait": p.DefaultWait,
-		"deduplication_window": p.DeduplicationWindow, "archive_retention": p.ArchiveRetention,
-	} {
-		if d != 0 {
-			m[key] = span(d)
-		}
-	}
-	if p.MaxMessageBytes != 0 {
-		m["max_message_bytes"] = number(p.MaxMessageBytes)
-	}
-	if p.DefaultOrdering != 0 {
-		m["default_ordering"] = strings.TrimPrefix(p.DefaultOrdering.String(), "ORDERING_")
-	}
-	if d := p.DeadLetter; d != nil {
-		m["dead_letter"] = map[string]any{"queue": d.Queue, "max_receives": number(d.MaxReceives)}
-	}
-	if b := p.RetryBackoff; b != nil {
-		m["retry_backoff"] = map[string]any{
-			"minimum": span(b.Minimum), "maximum": span(b.Maximum),
-			"multiplier": json.Number(fmt.Sprint(b.Multiplier)), "jitter": json.Number(fmt.Sprint(b.Jitter)),
-		}
-	}
-	return m
-}
-
-func metrics(m pgmq.Metrics) any {
-	all := map[string]any{
-		"queue": m.Queue, "queue_length": number(m.QueueLength), "visible_length": number(m.VisibleLength),
-		"in_flight_length": number(m.InFlightLength), "delayed_length": number(m.DelayedLength),
-		"total_messages": number(m.TotalMessages), "archive_length": count(m.ArchiveLength), "scraped_at": moment(m.ScrapedAt),
-		"dead_lettered_count": number(m.DeadLetteredCount), "redriven_count": number(m.RedrivenCount),
-		"replayed_count": number(m.ReplayedCount), "default_partition_length": count(m.DefaultPartitionLength),
-		"newest_message_age": age(m.NewestMessageAge), "oldest_message_age": age(m.OldestMessageAge),
-		"oldest_visible_message_age": age(m.OldestVisibleMessageAge),
-	}
-	if failure, ok := failed(m.Err); ok {
-		all["error"] = failure
-	}
-	return all
-}
-
-func age(d *time.Duration) any {
-	if d == nil {
-		return nil
-	}
-	return span(*d)
-}
-
-func count(n *int64) any {
-	if n == nil {
-		return nil
-	}
-	return number(*n)
-}
-
 // failed gives an error of the client as a map.
 func failed(err error) (any, bool) {
 	var failure *pgmq.Error
@@ -425,7 +353,7 @@ func codeName(name string) string {
 }
 
 // generated makes a map of a generated message, by the contract's names.
-func generated(m proto.Message) any {
+func generated[M proto.Message](m M) any {
 	fields := map[string]any{}
 	m.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		if field.IsList() {

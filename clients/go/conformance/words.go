@@ -21,14 +21,14 @@ func init() {
 				Policy:       a.policy(),
 				FailIfExists: a.flag("fail_if_exists"),
 			})
-			return map[string]any{"queue": queue(info), "created": created}, err
+			return map[string]any{"queue": generated(info), "created": created}, err
 		},
 		"get_queue": func(a *arguments) (any, error) {
 			info, err := a.queue().Get(a.ctx)
-			return queue(info), err
+			return generated(info), err
 		},
 		"list_queues": func(a *arguments) (any, error) {
-			return collect(a.client.ListQueues(a.ctx, a.listOptions()), queue)
+			return collect(a.client.ListQueues(a.ctx, a.listOptions()), generated)
 		},
 		"update_queue": func(a *arguments) (any, error) {
 			q := a.queue()
@@ -41,7 +41,7 @@ func init() {
 				p = &pgmq.Policy{}
 			}
 			info, err := q.Update(a.ctx, *p, clear...)
-			return queue(info), err
+			return generated(info), err
 		},
 		"drop_queue": func(a *arguments) (any, error) { return nil, a.queue().Drop(a.ctx) },
 		"purge_queue": func(a *arguments) (any, error) {
@@ -50,14 +50,14 @@ func init() {
 		},
 		"get_queue_metrics": func(a *arguments) (any, error) {
 			m, err := a.queue().Metrics(a.ctx, a.flag("include_archive"))
-			return metrics(m), err
+			return generated(m), err
 		},
 		"list_queue_metrics": func(a *arguments) (any, error) {
-			return collect(a.client.ListQueueMetrics(a.ctx, a.listOptions()), metrics)
+			return collect(a.client.ListQueueMetrics(a.ctx, a.listOptions()), generated)
 		},
 		"set_queue_layout": func(a *arguments) (any, error) {
 			info, err := a.queue().SetLayout(a.ctx, a.layout())
-			return queue(info), err
+			return generated(info), err
 		},
 		"send": func(a *arguments) (any, error) {
 			q, m := a.queue(), a.outgoing()
@@ -128,11 +128,11 @@ func init() {
 			return map[string]any{"removed": removed}, err
 		},
 		"list_topic_bindings": func(a *arguments) (any, error) {
-			return collect(a.client.ListTopicBindings(a.ctx, a.text("queue"), a.number("page_size")), func(b *pgmqv1.TopicBinding) any { return generated(b) })
+			return collect(a.client.ListTopicBindings(a.ctx, a.text("queue"), a.number("page_size")), generated)
 		},
 		"test_routing": func(a *arguments) (any, error) {
 			matches, err := a.client.TestRouting(a.ctx, a.text("routing_key"))
-			return listOf(matches, func(b *pgmqv1.TopicBinding) any { return generated(b) }), err
+			return listOf(matches, generated), err
 		},
 		"send_topic": func(a *arguments) (any, error) {
 			key, require, m := a.text("routing_key"), a.flag("require_match"), a.outgoing()
@@ -195,12 +195,12 @@ func init() {
 			return nil, a.client.DisableNotifications(a.ctx, a.text("queue"))
 		},
 		"list_notifications": func(a *arguments) (any, error) {
-			return collect(a.client.ListNotifications(a.ctx, a.listOptions()), func(s *pgmqv1.NotificationSettings) any { return generated(s) })
+			return collect(a.client.ListNotifications(a.ctx, a.listOptions()), generated)
 		},
 		"list_clients": func(a *arguments) (any, error) {
 			return collect(a.client.ListClients(a.ctx, pgmq.ListClientsOptions{
 				Queue: a.text("queue"), Prefix: a.text("prefix"), PageSize: a.number("page_size"),
-			}), func(c *pgmqv1.Client) any { return generated(c) })
+			}), generated)
 		},
 		"install_pgmq": func(a *arguments) (any, error) {
 			previous, current, err := a.client.InstallPgmq(a.ctx)
