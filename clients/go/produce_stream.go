@@ -25,7 +25,7 @@ type produceStream struct {
 
 	mu         sync.Mutex
 	closing    *pgmqv1.Closing
-	unanswered map[uint64][]*pendingSend
+	unanswered map[uint64][]*Sending
 }
 
 // run opens the stream, and returns at its end, which was announced or is a failure.
@@ -92,7 +92,7 @@ func (s *produceStream) write(ctx context.Context) {
 			_ = s.stream.Send(&pgmqv1.ProduceRequest{
 				Queue:         s.producer.queue.name,
 				FirstSequence: sequence,
-				Messages:      convert(frame, func(p *pendingSend) *pgmqv1.OutgoingMessage { return p.message }),
+				Messages:      convert(frame, func(s *Sending) *pgmqv1.OutgoingMessage { return s.message }),
 			})
 			sequence += uint64(len(frame))
 		}
@@ -104,11 +104,11 @@ func (s *produceStream) write(ctx context.Context) {
 }
 
 // frames cuts messages into frames that the server takes.
-func (s *produceStream) frames(queued []*pendingSend) [][]*pendingSend {
-	var frames [][]*pendingSend
+func (s *produceStream) frames(queued []*Sending) [][]*Sending {
+	var frames [][]*Sending
 	first, bytes := 0, 0
-	for i, pending := range queued {
-		size := len(pending.message.Message) + len(pending.message.Headers)
+	for i, sending := range queued {
+		size := len(sending.message.Message) + len(sending.message.Headers)
 		if i > first && (i-first >= int(s.limits.GetMaxFrameMessages()) || bytes+size > int(s.limits.GetMaxFrameBytes())) {
 			frames = append(frames, queued[first:i])
 			first, bytes = i, 0
@@ -137,8 +137,8 @@ func (s *produceStream) answer(response *pgmqv1.ProduceResponse) {
 	for _, failure := range response.GetFailures() {
 		answers[failure.GetIndex()].failure = commandError(failure.GetError(), s.limits.GetStreamId())
 	}
-	for i, pending := range frame {
-		pending.answer <- answers[i]
+	for i, sending := range frame {
+		sending.answer <- answers[i]
 	}
 }
 
@@ -157,9 +157,9 @@ func (s *produceStream) over(err error) (*pgmqv1.Closing, *Error) {
 		failure = newError(err, s.stream.Trailer(), true)
 	}
 	for _, frame := range s.unanswered {
-		for _, pending := range frame {
+		for _, sending := range frame {
 			unanswered := &Error{Code: codes.Unavailable, Message: "the stream ended before the answer came", OutcomeUnknown: true}
-			pending.answer <- sendAnswer{end: end, failure: unanswered}
+			sending.answer <- sendAnswer{end: end, failure: unanswered}
 		}
 	}
 	return s.closing, failure

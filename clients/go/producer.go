@@ -48,17 +48,9 @@ type Producer struct {
 	closed bool
 	// Counts the sends under way, for Close.
 	sending sync.WaitGroup
-	queued  []*pendingSend
+	queued  []*Sending
 	// Why there is no stream.
 	trouble *Error
-}
-
-// pendingSend is one attempt to send one message.
-type pendingSend struct {
-	message *pgmqv1.OutgoingMessage
-	answer  chan sendAnswer
-	// Whether it was taken for a stream, and whether nobody waits for it any more.
-	written, abandoned bool
 }
 
 type sendAnswer struct {
@@ -136,9 +128,12 @@ type Sending struct {
 	ctx      context.Context
 	cancel   context.CancelFunc
 	message  *pgmqv1.OutgoingMessage
-	// The attempt under way.
-	pending *pendingSend
-	// Whether an attempt was made of which nobody knows what became.
+	// Gives the answer to each attempt, of which there is one at a time.
+	answer chan sendAnswer
+	trying bool
+	// Whether the attempt was taken for a stream, and whether nobody waits for it any more. The producer guards them.
+	written, abandoned bool
+	// Whether nobody knows what became of an attempt.
 	unknown bool
 	done    chan struct{}
 	sent    Sent
@@ -170,24 +165,35 @@ func (p *Producer) put(ctx context.Context, message *pgmqv1.OutgoingMessage) (*S
 	}
 	p.sending.Add(1)
 	p.mu.Unlock()
-	s := &Sending{producer: p, message: message, done: make(chan struct{})}
+	s := &Sending{producer: p, message: message, answer: make(chan sendAnswer, 1), done: make(chan struct{})}
 	s.ctx, s.cancel = p.queue.client.withDeadline(ctx, 0)
-	select {
-	case p.window <- struct{}{}:
-	case <-s.ctx.Done():
-		defer s.cancel()
+	if err := p.room(s.ctx); err != nil {
+		s.cancel()
 		p.sending.Done()
-		return nil, newError(s.ctx.Err(), nil, false)
+		return nil, newError(err, nil, false)
 	}
 	if proto.Size(message) <= largestOfStream {
-		s.pending = p.enqueue(message)
+		s.try()
 	}
 	return s, nil
 }
 
+// room waits for a place in the window.
+func (p *Producer) room(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	select {
+	case p.window <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // finish waits for the answer, and sends again what may be.
 func (s *Sending) finish() {
-	keyed, alone := s.message.DeduplicationId != "", s.pending == nil
+	keyed, alone := s.message.DeduplicationId != "", !s.trying
 	var failure *Error
 	if !alone {
 		failure = repeat(s.ctx, keyed, func() *Error {
@@ -214,12 +220,11 @@ func (s *Sending) finish() {
 // attempt waits for an answer. A message that was not sent, or may be sent twice, waits for the next stream.
 func (s *Sending) attempt(keyed bool) sendAnswer {
 	for {
-		pending := s.pending
-		if pending == nil {
-			pending = s.producer.enqueue(s.message)
+		if !s.trying {
+			s.try()
 		}
-		s.pending = nil
-		answer := s.wait(pending)
+		answer := s.wait()
+		s.trying = false
 		s.unknown = s.unknown || answer.end == broken
 		if answer.end != planned && (answer.end != broken || !keyed) {
 			return answer
@@ -227,10 +232,21 @@ func (s *Sending) attempt(keyed bool) sendAnswer {
 	}
 }
 
-func (s *Sending) wait(pending *pendingSend) sendAnswer {
+// try puts the message on the stream.
+func (s *Sending) try() {
+	s.trying = true
+	p := s.producer
+	p.mu.Lock()
+	s.written = false
+	p.queued = append(p.queued, s)
+	p.mu.Unlock()
+	p.signal()
+}
+
+func (s *Sending) wait() sendAnswer {
 	p, err := s.producer, context.Canceled
 	select {
-	case answer := <-pending.answer:
+	case answer := <-s.answer:
 		return answer
 	case <-s.ctx.Done():
 		err = s.ctx.Err()
@@ -238,22 +254,12 @@ func (s *Sending) wait(pending *pendingSend) sendAnswer {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	pending.abandoned = true
-	failure := newError(err, nil, pending.written)
-	if !pending.written && p.trouble != nil {
+	s.abandoned = true
+	failure := newError(err, nil, s.written)
+	if !s.written && p.trouble != nil {
 		failure.Message += ", and there was no stream: " + p.trouble.Message
 	}
 	return sendAnswer{failure: failure}
-}
-
-// enqueue puts a message on the stream.
-func (p *Producer) enqueue(message *pgmqv1.OutgoingMessage) *pendingSend {
-	pending := &pendingSend{message: message, answer: make(chan sendAnswer, 1)}
-	p.mu.Lock()
-	p.queued = append(p.queued, pending)
-	p.mu.Unlock()
-	p.signal()
-	return pending
 }
 
 // Close takes no more messages, waits for those under way, and ends the stream. When the context ends before that,
@@ -287,7 +293,7 @@ func (p *Producer) run() {
 		case <-p.ctx.Done():
 			return
 		}
-		stream := &produceStream{producer: p, unanswered: map[uint64][]*pendingSend{}}
+		stream := &produceStream{producer: p, unanswered: map[uint64][]*Sending{}}
 		closing, failure := stream.run()
 		span := closing.GetRetryDelay().AsDuration()
 		if failure != nil {
@@ -326,10 +332,10 @@ func (p *Producer) refuse(failure *Error, begun bool) {
 	if !lasting && (begun || !p.shared) {
 		return
 	}
-	for _, pending := range p.take(lasting) {
+	for _, s := range p.take(lasting) {
 		own := *failure
 		own.OutcomeUnknown, own.noRepeat = false, true
-		pending.answer <- sendAnswer{failure: &own, end: refusing}
+		s.answer <- sendAnswer{failure: &own, end: refusing}
 	}
 }
 
@@ -341,18 +347,18 @@ func (p *Producer) signal() {
 }
 
 // take takes what is queued and still waited for; without keyed, only messages that have no deduplication id.
-func (p *Producer) take(keyed bool) []*pendingSend {
+func (p *Producer) take(keyed bool) []*Sending {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	taken, left := p.queued[:0], []*pendingSend(nil)
-	for _, pending := range p.queued {
+	taken, left := p.queued[:0], []*Sending(nil)
+	for _, s := range p.queued {
 		switch {
-		case pending.abandoned:
-		case !keyed && pending.message.DeduplicationId != "":
-			left = append(left, pending)
+		case s.abandoned:
+		case !keyed && s.message.DeduplicationId != "":
+			left = append(left, s)
 		default:
-			pending.written = true
-			taken = append(taken, pending)
+			s.written = true
+			taken = append(taken, s)
 		}
 	}
 	p.queued = left

@@ -96,7 +96,8 @@ func Receipts(receipts ...string) Items { return Items{receipts: receipts} }
 // IDs names messages by their ids, whoever holds them.
 func IDs(ids ...int64) Items { return Items{ids: ids} }
 
-// Delete removes messages for good. Each has its own result, in the order of the items.
+// Delete removes messages for good. Each has its own result, in the order of the items. When a call that settles several
+// messages fails, some of them may be settled: [Error.OutcomeUnknown].
 func (q *Queue) Delete(ctx context.Context, items Items) ([]Result, error) {
 	return q.client.settle(ctx, q.name, items, settlement{action: actionDelete})
 }
