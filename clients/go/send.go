@@ -10,7 +10,8 @@ import (
 
 // OutgoingMessage is a message to be sent.
 type OutgoingMessage struct {
-	// Message is the body: any value with a JSON form, or a [Text].
+	// Message is the body: any value with a JSON form, or exact JSON text as a [Text] or a json.RawMessage. A string is a
+	// JSON string, and a []byte is one in base64, as encoding/json has it.
 	Message any
 	// Headers is nil, a value whose JSON form is an object, or a [Text].
 	Headers any

@@ -2,8 +2,8 @@
 //
 //	PGMQ_GRPC_TARGET=127.0.0.1:50051 go run .
 //
-// ORDERS_QUEUE names the queue. EXAMPLE_ROLE says what to do: intake sends orders, worker works until none has come
-// for some seconds, and all, without it, does everything on a queue of its own and cleans up.
+// ORDERS_QUEUE names the queue. EXAMPLE_ROLE says what to do: all, without it, does everything on a queue of its own and
+// cleans up; intake sends orders to a queue that is there, and worker works on one until none has come for some seconds.
 package main
 
 import (

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,10 +23,12 @@ import (
 
 // crowd is a client with one send that does not end before it is told to, so that all others share a stream.
 type crowd struct {
-	wire  wire
-	queue *pgmq.Queue
-	free  func()
-	close func() error
+	// Where its client connects to; empty means the server of the tests.
+	target string
+	wire   wire
+	queue  *pgmq.Queue
+	free   func()
+	close  func() error
 }
 
 // gather makes a crowd on a new queue. What its wire is to do is set before.
@@ -36,7 +41,11 @@ func (c *crowd) gather(t *testing.T) {
 			<-held
 		}
 	}
-	client := connect(t, c.wire.options())
+	client, err := pgmq.Connect(c.target, c.wire.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
 	c.close = client.Close
 	// Another client makes and drops the queue, because a test may close this one.
 	c.queue = client.Queue(newQueue(t, connect(t), pgmq.CreateOptions{}).Name())
@@ -235,6 +244,56 @@ func TestWhereNoStreamIsServedSendsAreUnaryCalls(t *testing.T) {
 			t.Errorf("%d unary calls, %d streams", c.wire.sends.Load(), c.wire.streams.Load())
 		}
 		c.free()
+	}
+}
+
+// forward lets an address lead to the server of the tests.
+func forward(t *testing.T, address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			from, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			to, err := net.Dial("tcp", os.Getenv("PGMQ_GRPC_TARGET"))
+			if err != nil {
+				from.Close()
+				return
+			}
+			t.Cleanup(func() { from.Close(); to.Close() })
+			go io.Copy(to, from)
+			go io.Copy(from, to)
+		}
+	}()
+}
+
+func TestOnlyKeyedSendsWaitForAServerThatIsAway(t *testing.T) {
+	t.Parallel()
+	c := crowd{target: nobody(t)}
+	c.gather(t)
+	keyed := make(chan error, 1)
+	go func() {
+		_, err := c.queue.Send(within(t), "keyed", pgmq.Idempotent())
+		keyed <- err
+	}()
+	// As a unary call it is repeated, for some seconds in all.
+	_, err := c.queue.Send(within(t), "unkeyed")
+	if failure := failureOf(t, err); failure.Code != codes.Unavailable || failure.OutcomeUnknown {
+		t.Errorf("%+v", failure)
+	}
+	forward(t, c.target)
+	if err := <-keyed; err != nil {
+		t.Error(err)
+	}
+	c.free()
+	if stored := fmt.Sprint(bodies(t, connect(t).Queue(c.queue.Name()))); stored != `map[1:"keyed" 2:"lone"]` {
+		t.Error(stored)
 	}
 }
 
