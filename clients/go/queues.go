@@ -3,6 +3,7 @@ package pgmq
 import (
 	"context"
 	"iter"
+	"slices"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -67,7 +68,7 @@ func (c *Client) ListQueues(ctx context.Context, options ListOptions) iter.Seq2[
 func (c *Client) UpdateQueue(ctx context.Context, queue string, policy Policy, clear ...string) (*QueueInfo, error) {
 	request := &pgmqv1.UpdateQueueRequest{Queue: queue, Policy: policy.encode()}
 	if len(clear) > 0 {
-		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: clear}
+		request.UpdateMask = &fieldmaskpb.FieldMask{Paths: slices.Clone(clear)}
 		request.Policy.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
 			request.UpdateMask.Paths = append(request.UpdateMask.Paths, string(field.Name()))
 			return true
