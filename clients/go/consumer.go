@@ -3,7 +3,6 @@ package pgmq
 import (
 	"context"
 	"iter"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -15,11 +14,8 @@ import (
 )
 
 const (
-	defaultMaxInFlight  = 100
-	defaultMaxExtension = time.Hour
-	heartbeatInterval   = 25 * time.Second
-	// How often the consumer looks after messages whose time runs out.
-	keepInterval = 250 * time.Millisecond
+	defaultMaxInFlight = 100
+	heartbeatInterval  = 25 * time.Second
 	// How long it takes at most to give messages back when a consumer is cancelled.
 	farewell = 5 * time.Second
 )
@@ -73,19 +69,6 @@ type Consumer struct {
 // unseen is what becomes of messages that the application has not taken.
 var unseen = settlement{action: actionRelease, span: Zero}
 
-// delivery is a message with what becomes of it on the way.
-type delivery struct {
-	message *Message
-	// The stream that it came over, whose server extends it; nil once that is over.
-	session *session
-	// When others can read it, by the client's clock, unless it is extended.
-	expires time.Time
-	// When it is extended no more.
-	last time.Time
-	// Whether an extension is under way from here.
-	extending bool
-}
-
 // Consume consumes the queue's messages until the context ends or the consumer is stopped. It connects by itself, and
 // goes on until it is told that a repetition cannot help: the queue is missing, or an argument is wrong.
 //
@@ -114,9 +97,6 @@ func (q *Queue) Consume(ctx context.Context, options ConsumeOptions) *Consumer {
 	if err != nil {
 		c.end(newError(err, nil, false))
 		c.cancel()
-		c.endStreams()
-		close(c.done)
-		return c
 	}
 	go c.run()
 	return c
@@ -170,24 +150,6 @@ func (c *Consumer) take(ctx context.Context) (*Message, error) {
 		}
 		c.changed.Wait()
 	}
-}
-
-// full tells whether the application has all the messages that it may have. The server sees to that, but for those
-// that came over an earlier stream: it does not count them.
-func (c *Consumer) full() bool {
-	limit := int(c.start.MaxInFlight)
-	if limit == 0 {
-		limit = defaultMaxInFlight
-	}
-	if len(c.held) < limit {
-		return false
-	}
-	for _, d := range c.held {
-		if d.session == nil || d.session != c.session {
-			return true
-		}
-	}
-	return false
 }
 
 func (c *Consumer) wake() {
@@ -370,24 +332,6 @@ func (c *Consumer) isSettled(m *Message) bool {
 	return m.settled
 }
 
-// deliver takes what has come over a stream.
-func (c *Consumer) deliver(from *session, messages []*pgmqv1.Message) {
-	now := time.Now()
-	last := defaultMaxExtension
-	if c.start.MaxExtension != nil {
-		last = c.start.MaxExtension.AsDuration()
-	}
-	deliveries := convert(messages, func(m *pgmqv1.Message) *delivery {
-		message := c.queue.client.message(c.queue.name, m)
-		message.consumer = c
-		return &delivery{message: message, session: from, expires: now.Add(from.visibilityTimeout), last: now.Add(last)}
-	})
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.buffer = append(c.buffer, deliveries...)
-	c.changed.Broadcast()
-}
-
 // opened makes a stream the one that commands go over.
 func (c *Consumer) opened(session *session) {
 	c.mu.Lock()
@@ -401,25 +345,6 @@ func (c *Consumer) opened(session *session) {
 	}
 }
 
-// lost notes that a stream is over. What came over it was last extended at most half of its timeout ago.
-func (c *Consumer) lost(session *session) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.session == session {
-		c.session = nil
-	}
-	left := time.Now().Add(session.visibilityTimeout / 2)
-	for _, d := range c.all() {
-		if d.session == session {
-			d.session = nil
-			if c.start.AutoExtend && left.Before(d.last) {
-				d.expires = later(d.expires, left)
-			}
-		}
-	}
-	c.changed.Broadcast()
-}
-
 // end ends the consumer: nothing more comes. The first reason counts, and none where it was stopped.
 func (c *Consumer) end(failure *Error) {
 	c.mu.Lock()
@@ -429,81 +354,4 @@ func (c *Consumer) end(failure *Error) {
 	}
 	c.ended = true
 	c.changed.Broadcast()
-}
-
-// keep looks after messages whose time runs out. The server extends those of the stream that is open; those that came
-// over an earlier one are extended from here.
-func (c *Consumer) keep() {
-	ticker := time.NewTicker(keepInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case now := <-ticker.C:
-			c.mu.Lock()
-			session := c.session
-			older := c.runningOut(now)
-			c.mu.Unlock()
-			c.extend(session, older)
-		case <-c.ctx.Done():
-			return
-		}
-	}
-}
-
-// runningOut forgets messages that others can read by now, and gives those that are to be extended.
-func (c *Consumer) runningOut(now time.Time) []*delivery {
-	forgotten := false
-	gone := func(d *delivery) bool {
-		served := c.start.AutoExtend && d.session != nil && now.Before(d.last)
-		over := !served && now.After(d.expires)
-		forgotten = forgotten || over
-		return over
-	}
-	c.buffer = slices.DeleteFunc(c.buffer, gone)
-	maps.DeleteFunc(c.held, func(_ *Message, d *delivery) bool { return gone(d) })
-	if forgotten {
-		c.changed.Broadcast()
-	}
-	var older []*delivery
-	if c.session == nil || !c.start.AutoExtend {
-		return nil
-	}
-	for _, d := range c.all() {
-		if d.session == nil && !d.extending && now.Before(d.last) && d.expires.Sub(now) < c.session.visibilityTimeout*2/3 {
-			d.extending = true
-			older = append(older, d)
-		}
-	}
-	return older
-}
-
-// extend extends messages of streams that are over.
-func (c *Consumer) extend(session *session, older []*delivery) {
-	for _, d := range older {
-		go func() {
-			s := settlement{action: actionExtend, span: session.visibilityTimeout}
-			ctx, cancel := context.WithTimeout(c.ctx, s.span)
-			defer cancel()
-			until := time.Now().Add(s.span)
-			result, failure := session.do(ctx, d.message.Receipt, s)
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			d.extending = false
-			if failure == nil && result.Outcome == Done {
-				d.expires = until
-			}
-		}()
-	}
-}
-
-// all gives everything that was received and is not settled.
-func (c *Consumer) all() []*delivery {
-	return slices.AppendSeq(slices.Clone(c.buffer), maps.Values(c.held))
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

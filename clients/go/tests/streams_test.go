@@ -319,3 +319,15 @@ func TestAProducerLosesNothingWhenTheServerIsKilled(t *testing.T) {
 		t.Errorf("%d messages are stored", stored)
 	}
 }
+
+func TestAConsumerTellsThatItsConditionHasNoJSONForm(t *testing.T) {
+	consumer := connect(t).Queue("go_nowhere").Consume(t.Context(), pgmq.ConsumeOptions{Conditional: func() {}})
+	for _, err := range consumer.Messages(within(t)) {
+		if failure := failureOf(t, err); failure.Field != "conditional" || failure.OutcomeUnknown {
+			t.Errorf("%+v", failure)
+		}
+	}
+	if failure := failureOf(t, consumer.Stop(within(t))); failure.Field != "conditional" {
+		t.Errorf("%+v", failure)
+	}
+}
