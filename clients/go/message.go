@@ -28,12 +28,9 @@ const (
 	Stale = pgmqv1.Outcome_OUTCOME_STALE
 )
 
-// Result is what became of one message of a call.
-type Result struct {
-	Outcome Outcome
-	// VT is the moment when the message becomes visible, where the call has set it.
-	VT time.Time
-}
+// Result is what became of one message of a call: its Outcome, and as Vt the moment when the message becomes visible,
+// where the call has set it.
+type Result = pgmqv1.ItemResult
 
 // Message is a message as it was read. It knows its queue and its receipt, so it settles itself.
 type Message struct {

@@ -98,32 +98,32 @@ func IDs(ids ...int64) Items { return Items{ids: ids} }
 
 // Delete removes messages for good. Each has its own result, in the order of the items. When a call that settles several
 // messages fails, some of them may be settled: [Error.OutcomeUnknown].
-func (q *Queue) Delete(ctx context.Context, items Items) ([]Result, error) {
+func (q *Queue) Delete(ctx context.Context, items Items) ([]*Result, error) {
 	return q.client.settle(ctx, q.name, items, settlement{action: actionDelete})
 }
 
 // Archive moves messages to the queue's archive.
-func (q *Queue) Archive(ctx context.Context, items Items) ([]Result, error) {
+func (q *Queue) Archive(ctx context.Context, items Items) ([]*Result, error) {
 	return q.client.settle(ctx, q.name, items, settlement{action: actionArchive})
 }
 
 // Release gives messages back after a delay; see [Message.Release]. It takes no ids.
-func (q *Queue) Release(ctx context.Context, items Items, delay time.Duration) ([]Result, error) {
+func (q *Queue) Release(ctx context.Context, items Items, delay time.Duration) ([]*Result, error) {
 	return q.client.settle(ctx, q.name, items, settlement{action: actionRelease, span: delay})
 }
 
 // DeadLetter moves messages to the queue's dead-letter queue. It takes no ids.
-func (q *Queue) DeadLetter(ctx context.Context, items Items, reason string) ([]Result, error) {
+func (q *Queue) DeadLetter(ctx context.Context, items Items, reason string) ([]*Result, error) {
 	return q.client.settle(ctx, q.name, items, settlement{action: actionDeadLetter, reason: reason})
 }
 
 // SetVisibilityTimeout makes messages visible after a span, sooner or later than they would be; [Zero] means at once.
-func (q *Queue) SetVisibilityTimeout(ctx context.Context, items Items, timeout time.Duration) ([]Result, error) {
+func (q *Queue) SetVisibilityTimeout(ctx context.Context, items Items, timeout time.Duration) ([]*Result, error) {
 	return q.client.settle(ctx, q.name, items, settlement{action: actionExtend, span: timeout})
 }
 
 // SetVisibleAt makes messages visible at a moment: up to 12 hours ahead.
-func (q *Queue) SetVisibleAt(ctx context.Context, items Items, at time.Time) ([]Result, error) {
+func (q *Queue) SetVisibleAt(ctx context.Context, items Items, at time.Time) ([]*Result, error) {
 	return q.client.settle(ctx, q.name, items, settlement{action: actionExtend, at: at})
 }
 
@@ -145,7 +145,7 @@ const (
 )
 
 // settle makes the unary call of a settlement. What it ends is no longer in the hands of the messages' consumers.
-func (c *Client) settle(ctx context.Context, queue string, items Items, s settlement) ([]Result, error) {
+func (c *Client) settle(ctx context.Context, queue string, items Items, s settlement) ([]*Result, error) {
 	operation, err := settleOperation(queue, items, s)
 	if err != nil {
 		return nil, err
@@ -167,7 +167,7 @@ func (c *Client) settle(ctx context.Context, queue string, items Items, s settle
 	if err != nil {
 		return nil, err
 	}
-	settled := results(response)
+	settled := response.GetResults()
 	for i, message := range items.messages {
 		message.consumer.settled(message, s, settled[i].Outcome)
 	}
@@ -203,10 +203,4 @@ func settleOperation(queue string, items Items, s settlement) (*pgmqv1.TransactO
 		operation.Operation = &pgmqv1.TransactOperation_SetVisibilityTimeout{SetVisibilityTimeout: request}
 	}
 	return operation, nil
-}
-
-func results(response interface{ GetResults() []*pgmqv1.ItemResult }) []Result {
-	return convert(response.GetResults(), func(r *pgmqv1.ItemResult) Result {
-		return Result{r.GetOutcome(), moment(r.GetVt())}
-	})
 }

@@ -77,21 +77,12 @@ type Sent struct {
 	Deduplicated bool
 }
 
-// TopicCopy is one copy of a message that was sent to a topic.
-type TopicCopy struct {
-	Queue string
-	MsgID int64
-	// MessageIndex tells which message of a batch it is a copy of.
-	MessageIndex int
-	Deduplicated bool
-}
+// TopicSent is what became of a message that was sent to a topic: a [TopicCopy] for each queue, ordered by queue. Where
+// Deduplicated is set there are copies, and an earlier send has stored all of them.
+type TopicSent = pgmqv1.SendTopicResponse
 
-// TopicSent is what became of a message that was sent to a topic: a copy for each queue, ordered by queue.
-type TopicSent struct {
-	Copies []TopicCopy
-	// Deduplicated tells that there are copies and that an earlier send has stored all of them.
-	Deduplicated bool
-}
+// TopicCopy is one copy of a message that was sent to a topic.
+type TopicCopy = pgmqv1.TopicCopy
 
 // Send sends one message, whose body is any value with a JSON form, or a [Text]. It is in the queue when Send returns.
 //
@@ -133,50 +124,37 @@ func (q *Queue) SendBatch(ctx context.Context, messages []OutgoingMessage) ([]Se
 	}
 	request := &pgmqv1.SendBatchRequest{Queue: q.name, Messages: encoded}
 	response, err := call(ctx, q.client, terms{repeatable: keyed}, q.client.raw.Queue.SendBatch, request)
-	return sent(response), err
+	return convert(response.GetResults(), func(r *pgmqv1.SendResult) Sent { return Sent{r.GetMsgId(), r.GetDeduplicated()} }), err
 }
 
 // SendTopic sends one message to every queue that is bound to a pattern which matches the routing key.
-func (c *Client) SendTopic(ctx context.Context, routingKey string, message any, options ...SendOption) (TopicSent, error) {
+func (c *Client) SendTopic(ctx context.Context, routingKey string, message any, options ...SendOption) (*TopicSent, error) {
 	return c.sendTopic(ctx, routingKey, outgoing(message, options), false)
 }
 
 // SendTopicMatching is SendTopic that fails with [ReasonNoRoute] where no queue matches.
-func (c *Client) SendTopicMatching(ctx context.Context, routingKey string, message any, options ...SendOption) (TopicSent, error) {
+func (c *Client) SendTopicMatching(ctx context.Context, routingKey string, message any, options ...SendOption) (*TopicSent, error) {
 	return c.sendTopic(ctx, routingKey, outgoing(message, options), true)
 }
 
-func (c *Client) sendTopic(ctx context.Context, routingKey string, message OutgoingMessage, requireMatch bool) (TopicSent, error) {
+func (c *Client) sendTopic(ctx context.Context, routingKey string, message OutgoingMessage, requireMatch bool) (*TopicSent, error) {
 	request, err := c.sendTopicRequest(routingKey, message, requireMatch)
 	if err != nil {
-		return TopicSent{}, err
+		return nil, err
 	}
-	response, err := call(ctx, c, terms{repeatable: request.DeduplicationId != ""}, c.raw.Topic.SendTopic, request)
-	return topicSent(response), err
+	return call(ctx, c, terms{repeatable: request.DeduplicationId != ""}, c.raw.Topic.SendTopic, request)
 }
 
 // SendTopicBatch sends several messages with one routing key: all copies of all messages, or none. With requireMatch
 // it fails with [ReasonNoRoute] where no queue matches.
-func (c *Client) SendTopicBatch(ctx context.Context, routingKey string, messages []OutgoingMessage, requireMatch bool) ([]TopicCopy, error) {
+func (c *Client) SendTopicBatch(ctx context.Context, routingKey string, messages []OutgoingMessage, requireMatch bool) ([]*TopicCopy, error) {
 	encoded, keyed, err := c.outgoingMessages(messages)
 	if err != nil {
 		return nil, err
 	}
 	request := &pgmqv1.SendTopicBatchRequest{RoutingKey: routingKey, Messages: encoded, RequireMatch: requireMatch}
 	response, err := call(ctx, c, terms{repeatable: keyed}, c.raw.Topic.SendTopicBatch, request)
-	return convert(response.GetCopies(), topicCopy), err
-}
-
-func sent(response *pgmqv1.SendBatchResponse) []Sent {
-	return convert(response.GetResults(), func(r *pgmqv1.SendResult) Sent { return Sent{r.GetMsgId(), r.GetDeduplicated()} })
-}
-
-func topicSent(response *pgmqv1.SendTopicResponse) TopicSent {
-	return TopicSent{convert(response.GetCopies(), topicCopy), response.GetDeduplicated()}
-}
-
-func topicCopy(c *pgmqv1.TopicCopy) TopicCopy {
-	return TopicCopy{c.GetQueue(), c.GetMsgId(), int(c.GetMessageIndex()), c.GetDeduplicated()}
+	return response.GetCopies(), err
 }
 
 // outgoingMessage gives a message the form of the contract.

@@ -51,7 +51,7 @@ type command struct {
 }
 
 type answer struct {
-	result  Result
+	result  *Result
 	failure *Error
 }
 
@@ -148,7 +148,7 @@ func (s *session) why() (*pgmqv1.Closing, *Error) {
 }
 
 // do settles a message over the stream. Where that is over before the answer, the code is Unavailable.
-func (s *session) do(ctx context.Context, receipt string, what settlement) (Result, *Error) {
+func (s *session) do(ctx context.Context, receipt string, what settlement) (*Result, *Error) {
 	answer := s.put(what, receipt)[0].wait(ctx)
 	return answer.result, answer.failure
 }
@@ -288,7 +288,7 @@ func (s *session) finish(result *pgmqv1.CommandResult) {
 	delete(s.pending, result.GetRequestId())
 	s.mu.Unlock()
 	if result.GetError() == nil {
-		for i, result := range results(result) {
+		for i, result := range result.GetResults() {
 			commands[i].answer <- answer{result: result}
 		}
 		return

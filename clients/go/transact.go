@@ -21,30 +21,16 @@ type Transaction struct {
 // Operation is one operation of a [Transaction].
 type Operation struct {
 	encode  func(*Client) (*pgmqv1.TransactOperation, error)
-	settled func(Outcome)
+	settled func()
 }
 
-// TransactResult is what an operation gave. Only the field that belongs to the operation is set.
-type TransactResult struct {
-	// Sent is of OpSend, with one item, and of OpSendBatch.
-	Sent []Sent
-	// Topic is of OpSendTopic.
-	Topic TopicSent
-	// Results is of the others.
-	Results []Result
-}
-
-// TransactResults are what a transaction gave, in the order of its operations.
-type TransactResults struct {
-	Results []TransactResult
-	// Deduplicated tells that an earlier transaction has the same deduplication id, and nothing was applied by this
-	// one.
-	Deduplicated bool
-}
+// TransactResults are what a transaction gave: for each operation, in their order, what the call of that name gives.
+// Where Deduplicated is set, an earlier transaction has the same deduplication id, and nothing was applied by this one.
+type TransactResults = pgmqv1.TransactResponse
 
 // Transact does several operations in one transaction of the database. A receipt that is stale or gone undoes all of
 // them: [ReasonStaleReceipt], [ReasonReceiptNotFound].
-func (c *Client) Transact(ctx context.Context, transaction Transaction) (TransactResults, error) {
+func (c *Client) Transact(ctx context.Context, transaction Transaction) (*TransactResults, error) {
 	request := &pgmqv1.TransactRequest{DeduplicationId: transaction.DeduplicationID}
 	if transaction.Idempotent && request.DeduplicationId == "" {
 		request.DeduplicationId = rand.Text()
@@ -52,42 +38,20 @@ func (c *Client) Transact(ctx context.Context, transaction Transaction) (Transac
 	for _, operation := range transaction.Operations {
 		encoded, err := operation.encode(c)
 		if err != nil {
-			return TransactResults{}, err
+			return nil, err
 		}
 		request.Operations = append(request.Operations, encoded)
 	}
 	response, err := call(ctx, c, terms{repeatable: request.DeduplicationId != ""}, c.raw.Queue.Transact, request)
 	if err != nil {
-		return TransactResults{}, err
+		return nil, err
 	}
 	for _, operation := range transaction.Operations {
 		if operation.settled != nil {
-			operation.settled(Done)
+			operation.settled()
 		}
 	}
-	return TransactResults{convert(response.GetResults(), transactResult), response.GetDeduplicated()}, nil
-}
-
-func transactResult(r *pgmqv1.TransactResult) TransactResult {
-	switch r := r.GetResult().(type) {
-	case *pgmqv1.TransactResult_Send:
-		return TransactResult{Sent: []Sent{{r.Send.GetMsgId(), r.Send.GetDeduplicated()}}}
-	case *pgmqv1.TransactResult_SendBatch:
-		return TransactResult{Sent: sent(r.SendBatch)}
-	case *pgmqv1.TransactResult_SendTopic:
-		return TransactResult{Topic: topicSent(r.SendTopic)}
-	case *pgmqv1.TransactResult_Delete:
-		return TransactResult{Results: results(r.Delete)}
-	case *pgmqv1.TransactResult_Archive:
-		return TransactResult{Results: results(r.Archive)}
-	case *pgmqv1.TransactResult_Release:
-		return TransactResult{Results: results(r.Release)}
-	case *pgmqv1.TransactResult_DeadLetter:
-		return TransactResult{Results: results(r.DeadLetter)}
-	case *pgmqv1.TransactResult_SetVisibilityTimeout:
-		return TransactResult{Results: results(r.SetVisibilityTimeout)}
-	}
-	return TransactResult{}
+	return response, nil
 }
 
 // OpSend is [Queue.Send] in a transaction.
@@ -150,9 +114,9 @@ func OpSetVisibleAt(queue string, items Items, at time.Time) Operation {
 
 func opSettle(queue string, items Items, s settlement) Operation {
 	encode := func(*Client) (*pgmqv1.TransactOperation, error) { return settleOperation(queue, items, s) }
-	settled := func(outcome Outcome) {
+	settled := func() {
 		for _, message := range items.messages {
-			message.consumer.settled(message, s, outcome)
+			message.consumer.settled(message, s, Done)
 		}
 	}
 	return Operation{encode, settled}

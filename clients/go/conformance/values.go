@@ -304,17 +304,9 @@ func sent(s pgmq.Sent) any {
 	return map[string]any{"msg_id": number(s.MsgID), "deduplicated": s.Deduplicated}
 }
 
-func topicCopy(c pgmq.TopicCopy) any {
-	return map[string]any{"queue": c.Queue, "msg_id": number(c.MsgID), "message_index": number(c.MessageIndex), "deduplicated": c.Deduplicated}
-}
-
-func topicSent(s pgmq.TopicSent) any {
-	return map[string]any{"copies": listOf(s.Copies, topicCopy), "deduplicated": s.Deduplicated}
-}
-
 func outcome(o pgmq.Outcome) any { return strings.TrimPrefix(o.String(), "OUTCOME_") }
 
-func result(r pgmq.Result) any { return outcome(r.Outcome) }
+func result(r *pgmq.Result) any { return outcome(r.Outcome) }
 
 // failed gives an error of the client as a map.
 func failed(err error) (any, bool) {
@@ -355,26 +347,35 @@ func codeName(name string) string {
 // generated makes a map of a generated message, by the contract's names.
 func generated[M proto.Message](m M) any {
 	fields := map[string]any{}
-	m.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		if field.IsList() {
-			list := []any{}
-			for i := range v.List().Len() {
-				list = append(list, plain(field, v.List().Get(i)))
-			}
-			fields[string(field.Name())] = list
-			return true
-		}
-		fields[string(field.Name())] = plain(field, v)
-		return true
-	})
 	all := m.ProtoReflect().Descriptor().Fields()
 	for i := range all.Len() {
 		field := all.Get(i)
-		if _, ok := fields[string(field.Name())]; !ok && !field.HasPresence() && !field.IsList() {
-			fields[string(field.Name())] = plain(field, field.Default())
+		if field.HasPresence() && !m.ProtoReflect().Has(field) {
+			continue
 		}
+		fields[string(field.Name())] = several(field, m.ProtoReflect().Get(field))
 	}
 	return fields
+}
+
+// several gives a field's value: a list, a map from texts, or a plain one.
+func several(field protoreflect.FieldDescriptor, v protoreflect.Value) any {
+	switch {
+	case field.IsList():
+		list := []any{}
+		for i := range v.List().Len() {
+			list = append(list, plain(field, v.List().Get(i)))
+		}
+		return list
+	case field.IsMap():
+		texts := map[string]any{}
+		v.Map().Range(func(key protoreflect.MapKey, one protoreflect.Value) bool {
+			texts[key.String()] = plain(field.MapValue(), one)
+			return true
+		})
+		return texts
+	}
+	return plain(field, v)
 }
 
 func plain(field protoreflect.FieldDescriptor, v protoreflect.Value) any {

@@ -96,7 +96,7 @@ func init() {
 			return listOf(results, result), err
 		},
 		"set_visibility_timeout": func(a *arguments) (any, error) {
-			var results []pgmq.Result
+			var results []*pgmq.Result
 			var err error
 			if _, ok := a.with["visible_at"]; ok {
 				results, err = a.queue().SetVisibleAt(a.ctx, a.items(), a.moment("visible_at"))
@@ -141,11 +141,11 @@ func init() {
 				send = a.client.SendTopicMatching
 			}
 			s, err := send(a.ctx, key, m.Message, options(m))
-			return topicSent(s), err
+			return generated(s), err
 		},
 		"send_topic_batch": func(a *arguments) (any, error) {
 			copies, err := a.client.SendTopicBatch(a.ctx, a.text("routing_key"), a.outgoings(), a.flag("require_match"))
-			return listOf(copies, topicCopy), err
+			return listOf(copies, generated), err
 		},
 		"list_messages": func(a *arguments) (any, error) {
 			return collect(a.queue().ListMessages(a.ctx, pgmq.ListMessagesOptions{
@@ -276,11 +276,9 @@ func settle(a *arguments) (any, error) {
 
 func transact(a *arguments) (any, error) {
 	transaction := pgmq.Transaction{DeduplicationID: a.text("deduplication_id"), Idempotent: a.flag("idempotent")}
-	var kinds []string
 	for _, operation := range a.list("operations") {
 		for kind, with := range operation.(map[string]any) {
 			o := a.sub(with)
-			kinds = append(kinds, kind)
 			transaction.Operations = append(transaction.Operations, o.operation(kind))
 			o.done()
 		}
@@ -289,22 +287,28 @@ func transact(a *arguments) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	results := []any{}
-	for i, r := range came.Results {
-		var one any
-		switch kinds[i] {
-		case "send":
-			one = sent(r.Sent[0])
-		case "send_batch":
-			one = listOf(r.Sent, sent)
-		case "send_topic":
-			one = topicSent(r.Topic)
-		default:
-			one = listOf(r.Results, result)
+	return map[string]any{"results": listOf(came.Results, transactResult), "deduplicated": came.Deduplicated}, nil
+}
+
+// transactResult gives what an operation gave, under its name.
+func transactResult(r *pgmqv1.TransactResult) any {
+	one := generated(r).(map[string]any)
+	for kind, given := range one {
+		if list, ok := given.(map[string]any)["results"]; ok {
+			one[kind] = list
 		}
-		results = append(results, map[string]any{kinds[i]: one})
+		for i, item := range asList(one[kind]) {
+			if outcome, ok := item.(map[string]any)["outcome"]; ok {
+				asList(one[kind])[i] = outcome
+			}
+		}
 	}
-	return map[string]any{"results": results, "deduplicated": came.Deduplicated}, nil
+	return one
+}
+
+func asList(v any) []any {
+	list, _ := v.([]any)
+	return list
 }
 
 func (a *arguments) operation(kind string) pgmq.Operation {

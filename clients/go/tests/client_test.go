@@ -320,11 +320,11 @@ func TestAnIdempotentTransactionIsAppliedOnce(t *testing.T) {
 		DeduplicationID: rand.Text(),
 	}
 	first, err := client.Transact(t.Context(), transaction)
-	if err != nil || first.Deduplicated || first.Results[1].Sent[0].MsgID != 2 {
+	if err != nil || first.Deduplicated || first.Results[1].GetSend().GetMsgId() != 2 {
 		t.Fatal(first, err)
 	}
 	second, err := client.Transact(t.Context(), transaction)
-	if err != nil || !second.Deduplicated || second.Results[1].Sent[0].MsgID != 2 {
+	if err != nil || !second.Deduplicated || second.Results[1].GetSend().GetMsgId() != 2 {
 		t.Error(second, err)
 	}
 	_, err = client.Transact(t.Context(), pgmq.Transaction{Operations: transaction.Operations, Idempotent: true})
