@@ -49,8 +49,9 @@ type Producer struct {
 	// Counts the sends under way, for Close.
 	sending sync.WaitGroup
 	queued  []*Sending
-	// Why there is no stream.
+	// Why there is no stream, and whether the next one is not tried yet.
 	trouble *Error
+	pausing bool
 }
 
 type sendAnswer struct {
@@ -232,14 +233,18 @@ func (s *Sending) attempt(keyed bool) sendAnswer {
 	}
 }
 
-// try puts the message on the stream.
+// try puts the message on the stream. It need not wait for a pause to end where it would be refused in it.
 func (s *Sending) try() {
 	s.trying = true
 	p := s.producer
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	s.written = false
+	if p.shared && p.pausing && (p.trouble.lasting() || s.message.DeduplicationId == "") {
+		s.answer <- p.trouble.refusal()
+		return
+	}
 	p.queued = append(p.queued, s)
-	p.mu.Unlock()
 	p.signal()
 }
 
@@ -307,6 +312,7 @@ func (p *Producer) run() {
 		p.queue.client.logger.Info("pgmq: a producer's stream has ended", "queue", p.queue.name, "reason", closing.GetReason(), "failure", failure)
 		sleep(p.ctx, span)
 		p.mu.Lock()
+		p.pausing = false
 		waiting := len(p.queued) > 0
 		p.mu.Unlock()
 		if waiting {
@@ -322,21 +328,26 @@ func (p *Producer) opened() {
 	p.mu.Unlock()
 }
 
-// refuse tells those who wait for the next stream that there will be none. Where one might come, a shared producer tells
-// only those whose calls would not be repeated for long, either.
+// refuse tells those who wait for a stream that none is to be had: all of them where none will come. Where one may come
+// they wait, but for messages without a deduplication id of a shared producer, which go by unary calls.
 func (p *Producer) refuse(failure *Error, begun bool) {
 	p.mu.Lock()
-	p.trouble = failure
+	p.trouble, p.pausing = failure, true
 	p.mu.Unlock()
 	lasting := failure.lasting()
 	if !lasting && (begun || !p.shared) {
 		return
 	}
 	for _, s := range p.take(lasting) {
-		own := *failure
-		own.OutcomeUnknown, own.noRepeat = false, true
-		s.answer <- sendAnswer{failure: &own, end: refusing}
+		s.answer <- failure.refusal()
 	}
+}
+
+// refusal is the answer to a message that waits for a stream which has failed to begin.
+func (e *Error) refusal() sendAnswer {
+	own := *e
+	own.OutcomeUnknown, own.noRepeat = false, true
+	return sendAnswer{failure: &own, end: refusing}
 }
 
 func (p *Producer) signal() {
