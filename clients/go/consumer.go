@@ -66,8 +66,8 @@ type Consumer struct {
 	visibilityTimeout time.Duration
 }
 
-// unseen is what becomes of messages that the application has not taken.
-var unseen = settlement{action: actionRelease, span: Zero}
+// unseen is what becomes of messages that the application has not taken: they do not count as delivered.
+var unseen = settlement{action: pgmqv1.SettleAction_SETTLE_ACTION_GIVE_BACK}
 
 // Consume consumes the queue's messages until the context ends or the consumer is stopped. It connects by itself, and
 // goes on until it is told that a repetition cannot help: the queue is missing, or an argument is wrong.
