@@ -79,9 +79,9 @@ export const PartitioningSchema: GenMessage<Partitioning> = /*@__PURE__*/
  * A message goes to the dead-letter queue when it was handed over `max_receives` times: at the moment in which it would
  * be read once more, or at its release, whichever comes first. It is one move: the message is in one of the two queues,
  * never in both. What was read for somebody who never got it does not count, but for what could not be given back: what
- * a server had read just before it was killed, or when it lost its connection. In a group (GROUPED_HEAD) the next
- * message follows at once. Only reads through this service look at the policy: Pop hands a message over once more, and
- * deletes it by that; so may plain SQL.
+ * a server had read just before it was killed, or when it lost its connection. Nor does what a consumer gave back itself
+ * (SETTLE_ACTION_GIVE_BACK). In a group (GROUPED_HEAD) the next message follows at once. Only reads through this service
+ * look at the policy: Pop hands a message over once more, and deletes it by that; so may plain SQL.
  *
  * A message that no reply can carry goes there too, and at once. DeadLetter does it on request.
  *
