@@ -1,48 +1,30 @@
 /** What the client does in a second, and what plain SQL does over node-postgres with as many at once. */
-import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Client, connect, type Queue } from "pgmq-grpc";
-import pg from "pg";
+import { connect, type Queue } from "pgmq-grpc";
+import { Server } from "../test/server.js";
 
 const AT_ONCE = 64;
 const SECONDS = 4;
 const BODY = { order: 12345, kind: "a" };
 
-const place = mkdtempSync(join(tmpdir(), "pgmq-bench-"));
-const [port, postgresPort] = [await freePort(), await freePort()];
-const server = await start();
-const client = connect(`127.0.0.1:${port}`);
-const pool = new pg.Pool({
-  host: "127.0.0.1",
-  port: postgresPort,
-  user: "pgmq",
-  database: "pgmq",
-  password: readFileSync(join(place, "password"), "utf8").trim(),
-  max: AT_ONCE,
-});
+const server = await Server.start();
+const client = connect(server.address);
+const pool = server.sql(AT_ONCE);
 try {
-  await answering(client);
   await measure();
 } finally {
   await client.close();
   await pool.end();
-  const ended = new Promise((resolve) => server.once("exit", resolve));
-  server.kill("SIGTERM");
-  await ended;
-  rmSync(place, { recursive: true, force: true });
+  await server.stop();
 }
 
 async function measure(): Promise<void> {
   const queue = client.queue(`bench_${process.pid}`);
   await queue.create();
   const producer = queue.producer();
-  const sends = await rate(() => producer.send(BODY));
+  const produced = await rate(() => producer.send(BODY));
   await producer.close();
-  const unary = await rate(() => queue.send(BODY));
+  const sends = await rate(() => queue.send(BODY));
   const lone = await median(() => queue.send(BODY));
   const sqlSends = await rate(() => pool.query("SELECT pgmq.send($1, $2::jsonb)", [queue.name, BODY]));
   const sqlLone = await median(() => pool.query("SELECT pgmq.send($1, $2::jsonb)", [queue.name, BODY]));
@@ -57,8 +39,8 @@ async function measure(): Promise<void> {
   const work = await consume(queue);
   await queue.drop();
 
-  print("sends/s, 64 at once, producer", sends, sqlSends, 3);
-  print("sends/s, 64 at once, unary", unary, sqlSends);
+  print("sends/s, 64 at once, queue.send", sends, sqlSends, 3);
+  print("sends/s, 64 at once, producer", produced, sqlSends, 3);
   print("consume and settle/s, 64 handlers", work, sqlWork, 6);
   console.log(`p50 of a lone send: ${lone.toFixed(2)} ms; node-postgres ${sqlLone.toFixed(2)} ms`);
 }
@@ -113,48 +95,10 @@ async function consume(queue: Queue): Promise<number> {
 /** Makes the queue hold so many messages. */
 async function fill(queue: Queue, messages: number): Promise<void> {
   const missing = messages - (await queue.metrics()).visibleLength;
+  if (missing <= 0) return;
   await pool.query("SELECT pgmq.send_batch($1, array_agg($2::jsonb)) FROM generate_series(1, $3)", [
     queue.name,
     BODY,
     missing,
   ]);
-}
-
-async function start(): Promise<ChildProcess> {
-  const program = process.env.PGMQ_GRPC_SERVER;
-  if (!program) throw new Error("PGMQ_GRPC_SERVER names no program");
-  const flags = [
-    "--listen",
-    `127.0.0.1:${port}`,
-    "--data-dir",
-    place,
-    "--postgres-port",
-    String(postgresPort),
-    "--log",
-    "error",
-  ];
-  // The embedded Postgres of root runs as another user, who has to reach the directory.
-  if (process.getuid?.() === 0) await import("node:fs").then(({ chmodSync }) => chmodSync(place, 0o755));
-  const child = spawn(program, flags, { stdio: "inherit" });
-  const first = connect(`127.0.0.1:${port}`);
-  await answering(first);
-  await first.close();
-  return child;
-}
-
-async function answering(of: Client): Promise<void> {
-  const end = Date.now() + 60_000;
-  for (;;) {
-    if (await of.getServerInfo({ timeoutMs: 1000 }).catch(() => undefined)) return;
-    if (Date.now() > end) throw new Error("the server does not answer");
-    await sleep(100);
-  }
-}
-
-async function freePort(): Promise<number> {
-  const one = createServer();
-  await new Promise<void>((resolve) => void one.listen(0, "127.0.0.1", resolve));
-  const { port } = one.address() as AddressInfo;
-  await new Promise((resolve) => void one.close(resolve));
-  return port;
 }

@@ -13,6 +13,7 @@ import { type JsonCodec, losslessJson } from "./json.js";
 import { outgoing } from "./message.js";
 import { pages } from "./pages.js";
 import { Queue } from "./queue.js";
+import { Sender } from "./sender.js";
 import { messagesIn, type Operation, type OperationResult, operationToWire, resultFromWire } from "./transact.js";
 import { type MetadataSource, open, type Sessions, type TlsOptions } from "./transport.js";
 import type * as types from "./types.js";
@@ -54,6 +55,8 @@ export function connect(target?: string, options: ConnectOptions = {}): Client {
 export class Client implements AsyncDisposable {
   /** @internal */
   readonly calls: Calls;
+  /** @internal */
+  readonly sender = new Sender(this);
   readonly raw: RawStubs;
   readonly #sessions: Sessions;
   readonly #open = new Set<AsyncDisposable>();
@@ -76,9 +79,9 @@ export class Client implements AsyncDisposable {
     };
   }
 
-  /** Stops what is open, and ends the connection. */
+  /** Waits for sends that are under way, stops what is open, and ends the connection. */
   async close(): Promise<void> {
-    await Promise.allSettled([...this.#open].map((part) => part[Symbol.asyncDispose]()));
+    await Promise.allSettled([this.sender.close(), ...[...this.#open].map((part) => part[Symbol.asyncDispose]())]);
     this.#sessions.abort();
   }
 

@@ -1,8 +1,8 @@
 /** Messages as they come, over a stream that survives restarts. */
 import { create } from "@bufbuild/protobuf";
-import { backoff, type CallOptions, cancelled } from "./calls.js";
+import { backoff, type CallOptions } from "./calls.js";
 import { milliseconds, toWire } from "./convert.js";
-import { errorFromCommand, PgmqError } from "./errors.js";
+import { errorFromCommand, type PgmqError } from "./errors.js";
 import type { Message as WireMessage } from "./gen/pgmq/v1/message_pb.js";
 import {
   type CommandResult,
@@ -20,6 +20,7 @@ import type { Queue } from "./queue.js";
 import { itemResult, settle } from "./settle.js";
 import { keepOpen, type Life, Outbox } from "./stream.js";
 import type { ItemResult, Ordering } from "./types.js";
+import { Waiter } from "./waiting.js";
 
 export interface ConsumeOptions {
   /** How many messages may be unsettled: 1 to 1,000. */
@@ -51,7 +52,7 @@ const HOUR_MS = 3_600_000;
 interface Batch {
   settlement: Settlement;
   receipts: string[];
-  waiters: { resolve(result: ItemResult): void; reject(error: PgmqError): void }[];
+  waiters: Pick<Waiter<ItemResult>, "resolve" | "reject">[];
 }
 
 type Command = NonNullable<ConsumeRequest["command"]>;
@@ -81,6 +82,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   #clock: NodeJS.Timeout | undefined;
   #saidSomething = false;
   #requestId = 0n;
+  #streamId = "";
   readonly #commands = new Map<bigint, Batch>();
   #batches = new Map<string, Batch>();
   #settling = 0;
@@ -126,7 +128,10 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
 
   /** @internal */
   async settle(message: Message, settlement: Settlement, options: CallOptions): Promise<ItemResult> {
-    const result = await this.#within(options, (waiter) => this.#enqueue(message.receipt, settlement, waiter));
+    const waiter = new Waiter<ItemResult>(this.#queue.client.calls.deadline(options), options);
+    if (!waiter.over) this.#enqueue(message.receipt, settlement, waiter);
+    waiter.left = true;
+    const result = await waiter.promise;
     if (settlement.action !== "EXTEND") this.settled(message);
     return result;
   }
@@ -174,6 +179,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
 
   #received(reply: ConsumeResponse, heartbeatMs: number | undefined): void {
     if (reply.started && heartbeatMs !== undefined) {
+      this.#streamId = reply.started.streamId;
       this.#maxInFlight = reply.started.maxInFlight;
       if (reply.started.visibilityTimeout) this.#visibilityTimeout = milliseconds(reply.started.visibilityTimeout);
       this.#outbox = this.#opened;
@@ -273,7 +279,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     if (!batch) return;
     this.#commands.delete(requestId);
     if (!error) return this.#resolve(batch, results.map(itemResult));
-    const failure = errorFromCommand(error);
+    const failure = errorFromCommand(error, this.#streamId);
     // The unary call waits, and tries again.
     if (failure.code === "UNAVAILABLE") void this.#settleUnary(batch, backoff(0, 1000, failure.retryDelay));
     else this.#reject(batch, failure);
@@ -297,9 +303,16 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     this.#tellChange();
   }
 
-  #reject(batch: Batch, error: PgmqError): void {
-    this.#settling -= batch.waiters.length;
-    for (const waiter of batch.waiters) waiter.reject(error);
+  #reject({ settlement, receipts, waiters }: Batch, error: PgmqError): void {
+    if (error.ofOne && receipts.length > 1) {
+      // Which one, it does not say: each is asked for alone, so that nobody has the error of another.
+      for (const [index, receipt] of receipts.entries()) {
+        this.#send({ settlement, receipts: [receipt], waiters: [waiters[index] as Batch["waiters"][number]] });
+      }
+      return;
+    }
+    this.#settling -= waiters.length;
+    for (const waiter of waiters) waiter.reject(error);
     this.#tellChange();
   }
 
@@ -343,24 +356,6 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     const limit = setTimeout(() => this.#tellChange(), timeoutMs);
     while (!holds() && Date.now() < end) await new Promise<void>((resolve) => this.#changed.push(resolve));
     clearTimeout(limit);
-  }
-
-  /** Gives a settlement no more time than the caller does. */
-  #within(options: CallOptions, begin: (waiter: Batch["waiters"][number]) => void): Promise<ItemResult> {
-    return new Promise((resolve, reject) => {
-      const { signal } = options;
-      if (signal?.aborted) return reject(cancelled(signal.reason, false));
-      const late = new PgmqError("DEADLINE_EXCEEDED", "there was no answer in time", { outcomeUnknown: true });
-      const limit = setTimeout(() => end(() => reject(late)), this.#queue.client.calls.deadline(options) - Date.now());
-      const giveUp = () => end(() => reject(cancelled(signal?.reason, true)));
-      const end = (then: () => void) => {
-        clearTimeout(limit);
-        signal?.removeEventListener("abort", giveUp);
-        then();
-      };
-      signal?.addEventListener("abort", giveUp, { once: true });
-      begin({ resolve: (result) => end(() => resolve(result)), reject: (error) => end(() => reject(error)) });
-    });
   }
 
   #log(message: string): void {

@@ -20,9 +20,14 @@ import {
   TimestampSchema,
 } from "@bufbuild/protobuf/wkt";
 
+/** What the seconds of a span may be on the wire. The server takes far less, and says so. */
+const LONGEST_MS = 2 ** 63 * 1000;
+
 /** A span of time in milliseconds, of which parts are kept to the nanosecond. */
 export function durationOf(milliseconds: number): Duration {
-  if (!Number.isFinite(milliseconds)) throw new RangeError(`not a span of time in milliseconds: ${milliseconds}`);
+  if (!(Math.abs(milliseconds) < LONGEST_MS)) {
+    throw new RangeError(`not a span of time in milliseconds: ${milliseconds}`);
+  }
   const seconds = Math.trunc(milliseconds / 1000);
   const nanos = Math.round((milliseconds - seconds * 1000) * 1e6);
   return create(DurationSchema, { seconds: BigInt(seconds), nanos });

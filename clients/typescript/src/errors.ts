@@ -50,6 +50,9 @@ const OPEN: ReadonlySet<string> = new Set([
   "INTERNAL",
 ]);
 
+/** Reasons that concern one message of several that are settled: others may be settled. */
+const OF_ONE: ReadonlySet<string> = new Set(["QUEUE_BUSY", "REFUSED_BY_DATABASE"]);
+
 /** Codes that leave it open where the reason is not known to this client. */
 const OPEN_CODES: ReadonlySet<GrpcCode> = new Set([
   "UNKNOWN",
@@ -102,6 +105,16 @@ export class PgmqError extends Error {
     return !FINAL.has(this.code);
   }
 
+  /** @internal Whether it says nothing about other messages that were settled by the same call. */
+  get ofOne(): boolean {
+    return OF_ONE.has(this.reason ?? "");
+  }
+
+  /** @internal The same error of a call that was to settle several messages. */
+  ofSeveral(): PgmqError {
+    return this.ofOne ? this.withOutcomeUnknown() : this;
+  }
+
   /** @internal The same error of a call an earlier try of which may have been applied. */
   withOutcomeUnknown(): PgmqError {
     return this.outcomeUnknown
@@ -134,13 +147,14 @@ export function errorFrom(thrown: unknown): PgmqError {
   });
 }
 
-/** The error of one message or command inside a reply that is otherwise good. */
-export function errorFromCommand(error: CommandError): PgmqError {
+/** The error of one message or command of a stream, which the server's log knows by the stream's id. */
+export function errorFromCommand(error: CommandError, streamId: string): PgmqError {
   const code = CODES[error.code] ?? "UNKNOWN";
   const reason = enumWord(ErrorReasonSchema, error.reason);
   return new PgmqError(code, error.message, {
     reason,
     metadata: error.metadata,
+    requestId: streamId,
     outcomeUnknown: isOpen(reason, code),
   });
 }

@@ -40,6 +40,6 @@ export class JsonText {
 
 /** The text of a value; "" of undefined, which the server takes for none. */
 export function textOf(value: unknown, codec: JsonCodec): string {
-  if (value instanceof JsonText) return value.text;
+  if (value instanceof JsonText) return String(value.text);
   return codec.stringify(value) ?? "";
 }

@@ -130,7 +130,13 @@ export function outgoing(message: OutgoingMessage, json: JsonCodec): wire.Outgoi
   if (message.visibleAt !== undefined) {
     result.schedule = { case: "visibleAt", value: timestampFromDate(message.visibleAt) };
   }
-  if (message.group !== undefined) result.group = message.group;
-  result.deduplicationId = message.deduplicationId ?? (message.idempotent ? randomUUID() : "");
+  // What cannot be written to the wire must not come to a stream that others share.
+  if (message.group !== undefined) result.group = String(message.group);
+  result.deduplicationId = String(message.deduplicationId ?? (message.idempotent ? randomUUID() : ""));
   return result;
+}
+
+/** About how much of a frame a message takes. */
+export function bytesOf({ message, headers, group, deduplicationId }: wire.OutgoingMessage): number {
+  return Buffer.byteLength(message) + Buffer.byteLength(headers) + group.length + deduplicationId.length;
 }

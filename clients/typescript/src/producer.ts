@@ -1,14 +1,15 @@
 /** Sends of many callers over one stream. */
 import { create } from "@bufbuild/protobuf";
-import { backoff, type CallOptions, cancelled } from "./calls.js";
+import { backoff, type CallOptions } from "./calls.js";
 import { errorFromCommand, PgmqError } from "./errors.js";
 import type { OutgoingMessage as WireMessage } from "./gen/pgmq/v1/message_pb.js";
 import { type ProduceRequest, ProduceRequestSchema, type ProduceResponse } from "./gen/pgmq/v1/queue_service_pb.js";
 import type { JsonText } from "./json.js";
-import { outgoing } from "./message.js";
+import { bytesOf, outgoing } from "./message.js";
 import type { Queue } from "./queue.js";
 import { keepOpen, type Life, Outbox } from "./stream.js";
 import type { SendResult, SendSettings } from "./types.js";
+import { Waiter } from "./waiting.js";
 
 export interface ProducerOptions {
   /** How many messages may be unanswered; further sends wait. As many as the server takes (10,000), and no more. */
@@ -23,20 +24,17 @@ export interface ProducerOptions {
 const REPEATS = 3;
 /** What the contract allows, until the stream itself says it. */
 const LIMITS = { maxInFlight: 10_000, maxFrameMessages: 1000, maxFrameBytes: 1 << 20 };
-const LOOK_MS = 250;
 /** How long the server may take to end the stream after its last message. */
 const FAREWELL_MS = 5000;
 
+/** A message that is not stored yet, and the caller who waits for that. */
 interface Pending {
-  message: WireMessage;
-  bytes: number;
-  deadline: number;
+  readonly message: WireMessage;
+  readonly bytes: number;
+  readonly caller: Waiter<SendResult>;
   failures: number;
-  /** Whether it has left at least once over a stream that has broken. */
+  /** Whether an earlier try has left it open whether the message is stored. */
   unknown: boolean;
-  settled: boolean;
-  resolve(result: SendResult): void;
-  reject(error: PgmqError): void;
 }
 
 /** Concurrent sends to one queue that share a stream. Each gets its own id, or its own error. */
@@ -48,7 +46,9 @@ export class Producer<T = unknown> implements AsyncDisposable {
   #waiting: Pending[] = [];
   readonly #frames = new Map<bigint, Pending[]>();
   #unanswered = 0;
+  #callers = 0;
   #sequence = 0n;
+  #streamId = "";
   #limits = LIMITS;
   /** The stream that was opened. Nothing is sent over it until the server has confirmed it, and it is the outbox. */
   #opened: Outbox<ProduceRequest> | undefined;
@@ -56,7 +56,6 @@ export class Producer<T = unknown> implements AsyncDisposable {
   #running: Promise<void> | undefined;
   #flushing = false;
   #closing = false;
-  #clock: NodeJS.Timeout | undefined;
   #idle: (() => void)[] = [];
 
   /** @internal */
@@ -66,37 +65,31 @@ export class Producer<T = unknown> implements AsyncDisposable {
   }
 
   /** Sends one message, and resolves once it is stored. While too many are unanswered, it waits. */
-  send(message: T | JsonText, options: SendSettings & CallOptions = {}): Promise<SendResult> {
-    if (this.#closing)
-      return Promise.reject(new PgmqError("CANCELLED", "the producer is closed", { outcomeUnknown: false }));
-    if (options.signal?.aborted) return Promise.reject(cancelled(options.signal.reason, false));
+  async send(message: T | JsonText, options: SendSettings & CallOptions = {}): Promise<SendResult> {
     const idempotent = options.idempotent ?? this.#options.idempotent;
-    const wire = outgoing({ ...options, idempotent, message }, this.#queue.json);
     const timeoutMs = options.timeoutMs ?? this.#options.timeoutMs;
-    return new Promise((resolve, reject) => {
-      const pending: Pending = {
-        message: wire,
-        bytes: Buffer.byteLength(wire.message) + Buffer.byteLength(wire.headers),
-        deadline: this.#queue.client.calls.deadline({ timeoutMs }),
-        failures: 0,
-        unknown: false,
-        settled: false,
-        resolve,
-        reject,
-      };
-      options.signal?.addEventListener("abort", () => this.#giveUp(pending, cancelled(options.signal?.reason, true)), {
-        once: true,
-      });
-      this.#waiting.push(pending);
-      this.#run();
-      this.#flushSoon();
+    const wire = outgoing({ ...options, idempotent, message }, this.#queue.json);
+    return this.enqueue(wire, { ...options, timeoutMs });
+  }
+
+  /** @internal */
+  enqueue(message: WireMessage, options: CallOptions): Promise<SendResult> {
+    if (this.#closing) throw new PgmqError("CANCELLED", "the producer is closed", { outcomeUnknown: false });
+    this.#callers++;
+    const caller = new Waiter<SendResult>(this.#queue.client.calls.deadline(options), options, () => {
+      this.#callers--;
+      this.#tellIdle();
     });
+    this.#waiting.push({ message, bytes: bytesOf(message), caller, failures: 0, unknown: false });
+    this.#run();
+    this.#flushSoon();
+    return caller.promise;
   }
 
   /** Takes no more, waits for what is under way, and ends the stream. */
   async close(): Promise<void> {
     this.#closing = true;
-    if (this.#busy) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    if (this.#callers > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
     if (this.#outbox) this.#outbox.end();
     else this.#end.abort();
     const limit = setTimeout(() => this.#end.abort(), FAREWELL_MS);
@@ -108,13 +101,8 @@ export class Producer<T = unknown> implements AsyncDisposable {
     return this.close();
   }
 
-  get #busy(): boolean {
-    return this.#waiting.length > 0 || this.#unanswered > 0;
-  }
-
-  /** Starts a stream when there is none, and looks after deadlines meanwhile. */
+  /** Keeps a stream open from the first message on. */
   #run(): void {
-    this.#clock ??= setInterval(() => this.#look(), LOOK_MS);
     if (this.#running) return;
     const { calls, raw } = this.#queue.client;
     const untrack = this.#queue.client.track(this);
@@ -126,23 +114,26 @@ export class Producer<T = unknown> implements AsyncDisposable {
       },
       received: (reply) => this.#received(reply),
       ended: (error, planned) => this.#ended(error, planned),
-      wanted: () => !this.#end.signal.aborted && (!this.#closing || this.#busy),
+      wanted: () => !this.#end.signal.aborted && (!this.#closing || this.#callers > 0),
     };
     this.#running = keepOpen(life, this.#end.signal, calls.logger)
-      .catch((error: unknown) => this.#failAll(error as PgmqError))
+      .catch((error: unknown) => {
+        for (const pending of this.#waiting.splice(0)) this.#fail(pending, error as PgmqError);
+      })
       .finally(() => {
         untrack();
         this.#running = undefined;
-        if (this.#waiting.length > 0) this.#run();
+        if (this.#waiting.some(({ caller }) => !caller.over)) this.#run();
       });
   }
 
   #received(reply: ProduceResponse): void {
     if (reply.started) {
-      const { maxInFlight, maxFrameMessages, maxFrameBytes } = reply.started;
+      const { streamId, maxInFlight, maxFrameMessages, maxFrameBytes } = reply.started;
+      this.#streamId = streamId;
       this.#limits = { maxInFlight, maxFrameMessages, maxFrameBytes };
       this.#outbox = this.#opened;
-      if (this.#closing && !this.#busy) this.#outbox?.end();
+      if (this.#closing && this.#callers === 0) this.#outbox?.end();
     }
     if (reply.closing) {
       // No new frames; what the server has read, it answers.
@@ -161,25 +152,26 @@ export class Producer<T = unknown> implements AsyncDisposable {
     const failures = new Map(reply.failures.map(({ index, error }) => [index, error]));
     for (const [index, pending] of frame.entries()) {
       const failure = failures.get(index);
-      if (failure) this.#refused(pending, errorFromCommand(failure));
-      else this.#resolve(pending, { msgId: reply.msgIds[index] as string, deduplicated: known.has(index) });
+      if (failure) this.#refused(pending, errorFromCommand(failure, this.#streamId));
+      else pending.caller.resolve({ msgId: reply.msgIds[index] as string, deduplicated: known.has(index) });
     }
-    this.#tellIdle();
   }
 
   /** What the server could not take for the moment is sent again, and everything else is the caller's. */
   #refused(pending: Pending, error: PgmqError): void {
-    const pause = backoff(pending.failures, 2000, error.retryDelay);
-    const again = error.code === "UNAVAILABLE" && pending.failures < REPEATS && Date.now() + pause < pending.deadline;
-    if (!again) return this.#giveUp(pending, pending.unknown ? error.withOutcomeUnknown() : error);
-    pending.failures++;
+    const { caller } = pending;
     pending.unknown ||= error.outcomeUnknown;
+    caller.left = pending.unknown;
+    const pause = backoff(pending.failures, 2000, error.retryDelay);
+    const inTime = pending.failures < REPEATS && Date.now() + pause < caller.deadline;
+    if (error.code !== "UNAVAILABLE" || !inTime) return this.#fail(pending, error);
+    pending.failures++;
     this.#unanswered++;
     setTimeout(() => {
       this.#unanswered--;
-      if (!pending.settled) this.#waiting.push(pending);
+      this.#waiting.push(pending);
+      this.#run();
       this.#flush();
-      this.#tellIdle();
     }, pause);
   }
 
@@ -189,21 +181,15 @@ export class Producer<T = unknown> implements AsyncDisposable {
     const unanswered = [...this.#frames.values()].flat();
     this.#frames.clear();
     this.#unanswered -= unanswered.length;
-    const again = unanswered.filter((pending) => {
+    for (const pending of unanswered) {
       // After a planned end, what has no answer was not read.
-      if (planned || pending.message.deduplicationId !== "") return !pending.settled;
-      this.#giveUp(
-        pending,
-        new PgmqError("UNAVAILABLE", `the stream has broken: ${error.message}`, {
-          cause: error,
-          outcomeUnknown: true,
-        }),
-      );
-      return false;
-    });
-    if (!planned) for (const pending of again) pending.unknown = true;
-    this.#waiting = [...again, ...this.#waiting];
-    this.#tellIdle();
+      pending.unknown ||= !planned;
+      pending.caller.left = pending.unknown;
+      if (planned || pending.message.deduplicationId !== "") continue;
+      const message = `the stream has broken: ${error.message}`;
+      pending.caller.reject(new PgmqError("UNAVAILABLE", message, { cause: error, outcomeUnknown: true }));
+    }
+    this.#waiting = [...unanswered, ...this.#waiting].filter(({ caller }) => !caller.over);
   }
 
   /** Lets the sends of this turn of the event loop travel together. */
@@ -225,6 +211,7 @@ export class Producer<T = unknown> implements AsyncDisposable {
       this.#sequence += BigInt(frame.length);
       this.#unanswered += frame.length;
       this.#frames.set(firstSequence, frame);
+      for (const { caller } of frame) caller.left = true;
       const messages = frame.map((pending) => pending.message);
       this.#outbox.push(create(ProduceRequestSchema, { queue: this.#queue.name, firstSequence, messages }));
     }
@@ -240,44 +227,14 @@ export class Producer<T = unknown> implements AsyncDisposable {
       if (count === most || (count > 0 && bytes > this.#limits.maxFrameBytes)) break;
       count++;
     }
-    return this.#waiting.splice(0, count).filter((pending) => !pending.settled);
+    return this.#waiting.splice(0, count).filter(({ caller }) => !caller.over);
   }
 
-  #look(): void {
-    for (const pending of this.#waiting) this.#giveUpLate(pending, pending.unknown);
-    for (const pending of [...this.#frames.values()].flat()) this.#giveUpLate(pending, true);
-    this.#waiting = this.#waiting.filter((pending) => !pending.settled);
-    this.#tellIdle();
-  }
-
-  #giveUpLate(pending: Pending, outcomeUnknown: boolean): void {
-    if (pending.deadline > Date.now()) return;
-    this.#giveUp(pending, new PgmqError("DEADLINE_EXCEEDED", "the message was not stored in time", { outcomeUnknown }));
-  }
-
-  #resolve(pending: Pending, result: SendResult): void {
-    if (pending.settled) return;
-    pending.settled = true;
-    pending.resolve(result);
-  }
-
-  #giveUp(pending: Pending, error: PgmqError): void {
-    if (pending.settled) return;
-    pending.settled = true;
-    pending.reject(error);
-  }
-
-  #failAll(error: PgmqError): void {
-    for (const pending of this.#waiting.splice(0)) {
-      this.#giveUp(pending, pending.unknown ? error.withOutcomeUnknown() : error);
-    }
-    this.#tellIdle();
+  #fail({ caller, unknown }: Pending, error: PgmqError): void {
+    caller.reject(unknown ? error.withOutcomeUnknown() : error);
   }
 
   #tellIdle(): void {
-    if (this.#busy) return;
-    clearInterval(this.#clock);
-    this.#clock = undefined;
-    for (const resolve of this.#idle.splice(0)) resolve();
+    if (this.#callers === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 }

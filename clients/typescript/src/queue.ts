@@ -7,12 +7,12 @@ import { Consumer, type ConsumeOptions } from "./consumer.js";
 import { toWire } from "./convert.js";
 import { AdminService } from "./gen/pgmq/v1/admin_service_pb.js";
 import type { Message as WireMessage } from "./gen/pgmq/v1/message_pb.js";
-import { QueueService, SetVisibilityTimeoutRequestSchema } from "./gen/pgmq/v1/queue_service_pb.js";
+import { QueueService } from "./gen/pgmq/v1/queue_service_pb.js";
 import { type JsonCodec, type JsonText, textOf } from "./json.js";
 import { Message, outgoing, type Settlement, type Settler } from "./message.js";
 import { pages } from "./pages.js";
 import { Producer, type ProducerOptions } from "./producer.js";
-import { itemResult, messagesOf, named, settle, type Targets } from "./settle.js";
+import { messagesOf, named, settle, type Targets } from "./settle.js";
 import type * as types from "./types.js";
 import type { Watcher } from "./watcher.js";
 import { Worker, type WorkOptions } from "./worker.js";
@@ -73,13 +73,9 @@ export class Queue<T = unknown> implements Settler {
     return (await this.#call(AdminService.method.setQueueLayout, slow)).queue as types.QueueInfo;
   }
 
-  /** Sends one message, and resolves once it is stored. */
+  /** Sends one message, and resolves once it is stored. Sends that are under way at once share a stream. */
   async send(message: T | JsonText, options: types.SendSettings & CallOptions = {}): Promise<types.SendResult> {
-    const { $typeName: _, ...body } = outgoing({ ...options, message }, this.json);
-    const keyed = { keyed: body.deduplicationId !== "" };
-    const request = { ...body, queue: this.name };
-    const { msgId, deduplicated } = await this.client.calls.unary(QueueService.method.send, request, options, keyed);
-    return { msgId, deduplicated };
+    return this.client.sender.send(this.name, outgoing({ ...options, message }, this.json), options);
   }
 
   /** Sends up to 1,000 messages: all of them, in order, or none. */
@@ -94,7 +90,7 @@ export class Queue<T = unknown> implements Settler {
     return results.map(({ msgId, deduplicated }) => ({ msgId, deduplicated }));
   }
 
-  /** A stream that concurrent sends share: the fast way to send. Close it in the end. */
+  /** A stream of sends with settings of its own. Close it in the end. */
   producer(options: ProducerOptions = {}): Producer<T> {
     return new Producer(this, options);
   }
@@ -159,15 +155,13 @@ export class Queue<T = unknown> implements Settler {
   }
 
   /** Sets when messages become visible: in so many milliseconds, or at a moment. */
-  async setVisibilityTimeout(
+  setVisibilityTimeout(
     targets: Targets<T>,
     visibility: number | Date,
     options: CallOptions = {},
   ): Promise<types.ItemResult[]> {
     const visible = visibility instanceof Date ? { visibleAt: visibility } : { visibilityTimeout: visibility };
-    const request = toWire(SetVisibilityTimeoutRequestSchema, { queue: this.name, ...named(targets), ...visible });
-    const { results } = await this.client.calls.unary(QueueService.method.setVisibilityTimeout, request, options);
-    return results.map(itemResult);
+    return settle(this.client.calls, this.name, named(targets), { action: "EXTEND", ...visible }, options);
   }
 
   /** The messages that are in the queue, by their ids. It reads none: they have no receipts. */

@@ -1,8 +1,10 @@
 /** Settling by unary calls: which messages are meant, and what becomes of them. */
-import { type CallOptions, type Calls } from "./calls.js";
-import { fromWire, toWire } from "./convert.js";
+import type { DescMethodUnary } from "@bufbuild/protobuf";
+import type { CallOptions, Calls } from "./calls.js";
+import { fromWire } from "./convert.js";
+import type { PgmqError } from "./errors.js";
 import { ItemResultSchema, type ItemResult as WireResult } from "./gen/pgmq/v1/message_pb.js";
-import { QueueService, SetVisibilityTimeoutRequestSchema } from "./gen/pgmq/v1/queue_service_pb.js";
+import { QueueService } from "./gen/pgmq/v1/queue_service_pb.js";
 import { Message, type Settlement } from "./message.js";
 import type { ItemResult, MessageId } from "./types.js";
 
@@ -35,37 +37,27 @@ export function itemResult(result: WireResult): ItemResult {
   return fromWire(ItemResultSchema, result) as unknown as ItemResult;
 }
 
+const METHODS = {
+  DELETE: QueueService.method.delete,
+  ARCHIVE: QueueService.method.archive,
+  RELEASE: QueueService.method.release,
+  DEAD_LETTER: QueueService.method.deadLetter,
+  EXTEND: QueueService.method.setVisibilityTimeout,
+} as const;
+
 export async function settle(
   calls: Calls,
   queue: string,
-  { msgIds, receipts }: Named,
-  { action, delay, reason, visibilityTimeout }: Settlement & { visibleAt?: Date },
+  targets: Named,
+  { action, ...details }: Settlement & { visibleAt?: Date },
   options: CallOptions,
 ): Promise<ItemResult[]> {
-  const { results } = await (() => {
-    switch (action) {
-      case "DELETE":
-        return calls.unary(QueueService.method.delete, { queue, msgIds, receipts }, options);
-      case "ARCHIVE":
-        return calls.unary(QueueService.method.archive, { queue, msgIds, receipts }, options);
-      case "RELEASE":
-        return calls.unary(
-          QueueService.method.release,
-          toWire(QueueService.method.release.input, { queue, receipts, delay }),
-          options,
-        );
-      case "DEAD_LETTER":
-        return calls.unary(QueueService.method.deadLetter, { queue, receipts, reason: reason ?? "" }, options);
-      case "EXTEND": {
-        const request = toWire(SetVisibilityTimeoutRequestSchema, {
-          queue,
-          msgIds,
-          receipts,
-          visibilityTimeout,
-        });
-        return calls.unary(QueueService.method.setVisibilityTimeout, request, options);
-      }
-    }
-  })();
-  return results.map(itemResult);
+  const method: DescMethodUnary = METHODS[action];
+  try {
+    const reply = await calls.plain(method, { queue, ...targets, ...details }, options);
+    return reply.results as ItemResult[];
+  } catch (error) {
+    const several = targets.msgIds.length + targets.receipts.length > 1;
+    throw several ? (error as PgmqError).ofSeveral() : error;
+  }
 }

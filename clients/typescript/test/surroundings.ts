@@ -77,6 +77,11 @@ export class Way {
     this.cutOff(...this.#sockets);
   }
 
+  /** Lets nothing more through the connections that are there. */
+  hold(): void {
+    for (const socket of this.#sockets) socket.unpipe();
+  }
+
   /** Breaks all connections, and takes none until the answer is called. */
   async close(): Promise<() => Promise<void>> {
     const address = this.#server.address();

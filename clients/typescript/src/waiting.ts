@@ -1,0 +1,58 @@
+/** Answers that callers wait for, no longer than they want to. */
+import { type CallOptions, cancelled } from "./calls.js";
+import { PgmqError } from "./errors.js";
+
+/** The longest time that a timer of Node.js takes. */
+const LONGEST_MS = 2 ** 31 - 1;
+
+/** A caller who waits. Only the first answer counts. */
+export class Waiter<Answer> {
+  /** Whether there is an answer. */
+  over = false;
+  /** Whether what was asked for may have been done, should nothing more be heard of it. */
+  left = false;
+  readonly promise: Promise<Answer>;
+  readonly #signal: AbortSignal | undefined;
+  readonly #limit: NodeJS.Timeout;
+  #resolve!: (answer: Answer) => void;
+  #reject!: (error: PgmqError) => void;
+
+  /** `deadline` is by the clock of `Date.now`. `ended` is told once, when the caller waits no more. */
+  constructor(
+    readonly deadline: number,
+    { signal }: CallOptions,
+    private readonly ended: () => void = () => undefined,
+  ) {
+    this.promise = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    this.#limit = setTimeout(() => this.#late(), Math.min(deadline - Date.now(), LONGEST_MS));
+    this.#signal = signal;
+    signal?.addEventListener("abort", this.#cancel, { once: true });
+    if (signal?.aborted) this.#cancel();
+  }
+
+  resolve(answer: Answer): void {
+    if (this.#end()) this.#resolve(answer);
+  }
+
+  reject(error: PgmqError): void {
+    if (this.#end()) this.#reject(error);
+  }
+
+  #late(): void {
+    this.reject(new PgmqError("DEADLINE_EXCEEDED", "there was no answer in time", { outcomeUnknown: this.left }));
+  }
+
+  readonly #cancel = (): void => this.reject(cancelled(this.#signal?.reason, this.left));
+
+  #end(): boolean {
+    if (this.over) return false;
+    this.over = true;
+    clearTimeout(this.#limit);
+    this.#signal?.removeEventListener("abort", this.#cancel);
+    this.ended();
+    return true;
+  }
+}
