@@ -131,7 +131,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     const waiter = new Waiter<ItemResult>(this.#queue.client.calls.deadline(options), options);
     if (!waiter.over) this.#enqueue(message.receipt, settlement, waiter);
     waiter.left = true;
-    const result = await waiter.promise;
+    const result = await waiter.answer();
     if (settlement.action !== "EXTEND") this.settled(message);
     return result;
   }

@@ -90,7 +90,7 @@ export class PgmqError extends Error {
   readonly outcomeUnknown: boolean;
 
   constructor(code: GrpcCode, message: string, facts: Facts) {
-    super(message, { cause: facts.cause });
+    super(message, facts.cause === undefined ? undefined : { cause: facts.cause });
     this.code = code;
     this.reason = facts.reason;
     this.metadata = facts.metadata ?? {};
@@ -143,7 +143,8 @@ export function errorFrom(thrown: unknown): PgmqError {
     requestId: error.metadata.get("x-request-id") ?? undefined,
     retryDelay: retry?.retryDelay ? milliseconds(retry.retryDelay) : pushback ? Number(pushback) : undefined,
     outcomeUnknown: reason === undefined ? !isUnsent(error) : isOpen(reason, code),
-    cause: error.cause ?? thrown,
+    // What the server has said is all there is to know.
+    cause: reason === undefined ? (error.cause ?? thrown) : undefined,
   });
 }
 

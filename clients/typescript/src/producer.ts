@@ -83,7 +83,7 @@ export class Producer<T = unknown> implements AsyncDisposable {
     this.#waiting.push({ message, bytes: bytesOf(message), caller, failures: 0, unknown: false });
     this.#run();
     this.#flushSoon();
-    return caller.promise;
+    return caller.answer();
   }
 
   /** Takes no more, waits for what is under way, and ends the stream. */

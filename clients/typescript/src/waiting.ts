@@ -11,7 +11,7 @@ export class Waiter<Answer> {
   over = false;
   /** Whether what was asked for may have been done, should nothing more be heard of it. */
   left = false;
-  readonly promise: Promise<Answer>;
+  readonly #promise: Promise<Answer>;
   readonly #signal: AbortSignal | undefined;
   readonly #limit: NodeJS.Timeout;
   #resolve!: (answer: Answer) => void;
@@ -23,7 +23,7 @@ export class Waiter<Answer> {
     { signal }: CallOptions,
     private readonly ended: () => void = () => undefined,
   ) {
-    this.promise = new Promise((resolve, reject) => {
+    this.#promise = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
@@ -31,6 +31,16 @@ export class Waiter<Answer> {
     this.#signal = signal;
     signal?.addEventListener("abort", this.#cancel, { once: true });
     if (signal?.aborted) this.#cancel();
+  }
+
+  /** The answer. Its error tells where the caller waits, not where the stream has told it. */
+  async answer(): Promise<Answer> {
+    try {
+      return await this.#promise;
+    } catch (error) {
+      Error.captureStackTrace(error as PgmqError);
+      throw error;
+    }
   }
 
   resolve(answer: Answer): void {

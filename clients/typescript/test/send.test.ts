@@ -22,11 +22,12 @@ function spy(): { calls: string[]; ended: () => number; intercept: Interceptor }
 }
 
 async function errorOf(send: Promise<SendResult>): Promise<Partial<PgmqError>> {
-  const { code, reason, field, metadata, outcomeUnknown, message, requestId } = await send.then(
+  const { code, reason, field, metadata, outcomeUnknown, message, requestId, stack } = await send.then(
     () => assert.fail("the send has succeeded"),
     (error: unknown) => error as PgmqError,
   );
   assert.match(requestId ?? "", /^[\da-f-]{36}$/);
+  assert.match(stack ?? "", /errorOf/, "the stack tells who has sent");
   return { code, reason, field, metadata, outcomeUnknown, message };
 }
 
