@@ -5,6 +5,7 @@ import type { Transport } from "@connectrpc/connect";
 import { fromWire, toWire } from "./convert.js";
 import { errorFrom, PgmqError } from "./errors.js";
 import type { JsonCodec } from "./json.js";
+import type { Plain } from "./types.js";
 
 /** What can be said of every call. */
 export interface CallOptions {
@@ -25,34 +26,20 @@ export interface Logger {
 const REPEATS = 3;
 
 /** What the contract's service config lets a client repeat on UNAVAILABLE, whoever says so. */
-export const REPEATABLE: ReadonlySet<string> = new Set([
-  "CreateQueue",
-  "GetQueue",
-  "ListQueues",
-  "GetQueueMetrics",
-  "ListQueueMetrics",
-  "Delete",
-  "Archive",
-  "Release",
-  "DeadLetter",
-  "ValidateName",
-  "GetServerInfo",
-  "BindTopic",
-  "UnbindTopic",
-  "ListTopicBindings",
-  "TestRouting",
-  "UpdateQueue",
-  "ListMessages",
-  "ListArchivedMessages",
-  "ListNotifications",
-  "ListClients",
-]);
+export const REPEATABLE: ReadonlySet<string> = new Set(
+  `CreateQueue GetQueue ListQueues GetQueueMetrics ListQueueMetrics Delete Archive Release DeadLetter ValidateName
+  GetServerInfo BindTopic UnbindTopic ListTopicBindings TestRouting UpdateQueue ListMessages ListArchivedMessages
+  ListNotifications ListClients`.split(/\s+/),
+);
 
 /** The pause before the next try: growing, jittered, and never shorter than what the server asks for. */
 export function backoff(failures: number, maximum: number, asked = 0): number {
   const grown = Math.min(maximum, 100 * 2 ** failures);
   return Math.max(grown * (0.5 + Math.random() / 2), asked);
 }
+
+/** What the server has answered, which sets every field. */
+export type Reply<O extends DescMessage> = Required<Plain<MessageShape<O>>>;
 
 export class Calls {
   constructor(
@@ -72,9 +59,9 @@ export class Calls {
     method: DescMethodUnary<I, O>,
     request: object,
     options: CallOptions,
-  ): Promise<Record<string, unknown>> {
+  ): Promise<Reply<O>> {
     const reply = await this.unary(method, toWire(method.input, request), options);
-    return fromWire(method.output, reply);
+    return fromWire(method.output, reply) as unknown as Reply<O>;
   }
 
   /** Makes a call. `keyed`: its messages have deduplication ids, so it may be repeated. */
@@ -102,6 +89,19 @@ export class Calls {
         await pauseFor(pause, options.signal, unknown);
       }
     }
+  }
+
+  /** Asks for a list with plain values. The next page is asked for when it is needed. */
+  async *pages<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    request: CallOptions & Record<string, unknown>,
+  ): AsyncGenerator<MessageShape<O>> {
+    const next = { ...toWire(method.input, request), pageToken: "" };
+    do {
+      const page = await this.unary(method, next, request);
+      yield page;
+      next.pageToken = (page as unknown as { nextPageToken: string }).nextPageToken;
+    } while (next.pageToken !== "");
   }
 }
 

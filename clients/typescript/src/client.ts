@@ -1,17 +1,16 @@
 /** The client: one connection, and everything that is said over it. */
 import { randomUUID } from "node:crypto";
 import { debuglog } from "node:util";
-import type { DescMethodUnary } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethodUnary } from "@bufbuild/protobuf";
 import { type Client as Stub, createClient, type Interceptor } from "@connectrpc/connect";
-import { type CallOptions, Calls, type Logger } from "./calls.js";
-import { fromWire, toWire } from "./convert.js";
+import { type CallOptions, Calls, type Logger, type Reply } from "./calls.js";
+import { fromWire } from "./convert.js";
 import { AdminService } from "./gen/pgmq/v1/admin_service_pb.js";
 import { QueueService } from "./gen/pgmq/v1/queue_service_pb.js";
 import { TopicService } from "./gen/pgmq/v1/topic_service_pb.js";
 import { TransactionService } from "./gen/pgmq/v1/transaction_service_pb.js";
 import { type JsonCodec, losslessJson } from "./json.js";
 import { outgoing } from "./message.js";
-import { pages } from "./pages.js";
 import { Queue } from "./queue.js";
 import { Sender } from "./sender.js";
 import { messagesIn, type Operation, type OperationResult, operationToWire, resultFromWire } from "./transact.js";
@@ -178,7 +177,7 @@ export class Client implements AsyncDisposable {
     const request = { ...body, routingKey, requireMatch: options.requireMatch ?? false };
     const keyed = { keyed: body.deduplicationId !== "" };
     const { sendTopic } = TopicService.method;
-    return fromWire(sendTopic.output, await this.calls.unary(sendTopic, request, options, keyed)) as never;
+    return fromWire(sendTopic.output, await this.calls.unary(sendTopic, request, options, keyed));
   }
 
   /** Sends copies of up to 1,000 messages with one routing key: all of them or none. */
@@ -192,17 +191,17 @@ export class Client implements AsyncDisposable {
     const keyed = { keyed: batch.every((message) => message.deduplicationId !== "") };
     const { sendTopicBatch } = TopicService.method;
     const reply = await this.calls.unary(sendTopicBatch, request, options, keyed);
-    return fromWire(sendTopicBatch.output, reply).copies as types.TopicCopy[];
+    return fromWire(sendTopicBatch.output, reply).copies;
   }
 
   /** Makes a queue receive what is sent to topics that match. Tells whether it did not before. */
   async bindTopic(pattern: string, queue: string, options: CallOptions = {}): Promise<boolean> {
-    return (await this.#call(TopicService.method.bindTopic, { pattern, queue }, options)).created as boolean;
+    return (await this.#call(TopicService.method.bindTopic, { pattern, queue }, options)).created;
   }
 
   /** Tells whether there was such a binding. */
   async unbindTopic(pattern: string, queue: string, options: CallOptions = {}): Promise<boolean> {
-    return (await this.#call(TopicService.method.unbindTopic, { pattern, queue }, options)).removed as boolean;
+    return (await this.#call(TopicService.method.unbindTopic, { pattern, queue }, options)).removed;
   }
 
   listTopicBindings(
@@ -213,7 +212,7 @@ export class Client implements AsyncDisposable {
 
   /** Which bindings match a routing key. Sends nothing. */
   async testRouting(routingKey: string, options: CallOptions = {}): Promise<types.TopicBinding[]> {
-    return (await this.#call(TopicService.method.testRouting, { routingKey }, options)).matches as types.TopicBinding[];
+    return (await this.#call(TopicService.method.testRouting, { routingKey }, options)).matches;
   }
 
   /** Throws when a name of a queue, a routing key or a pattern is not well-formed. */
@@ -224,8 +223,8 @@ export class Client implements AsyncDisposable {
     await this.#call(QueueService.method.validateName, name, options);
   }
 
-  async getServerInfo(options: CallOptions = {}): Promise<types.ServerInfo> {
-    return (await this.#call(QueueService.method.getServerInfo, {}, options)) as never;
+  getServerInfo(options: CallOptions = {}): Promise<types.ServerInfo> {
+    return this.#call(QueueService.method.getServerInfo, {}, options);
   }
 
   /** Creates the index of grouped reads: for one queue, or for all. */
@@ -249,16 +248,14 @@ export class Client implements AsyncDisposable {
     queue: string,
     options: CallOptions & { throttleInterval?: number | undefined } = {},
   ): Promise<types.NotificationSettings> {
-    const reply = await this.#call(AdminService.method.enableNotifications, { ...options, queue }, options);
-    return reply.settings as types.NotificationSettings;
+    return (await this.#call(AdminService.method.enableNotifications, { ...options, queue }, options)).settings;
   }
 
   async updateNotifications(
     queue: string,
     options: CallOptions & { throttleInterval?: number | undefined } = {},
   ): Promise<types.NotificationSettings> {
-    const reply = await this.#call(AdminService.method.updateNotifications, { ...options, queue }, options);
-    return reply.settings as types.NotificationSettings;
+    return (await this.#call(AdminService.method.updateNotifications, { ...options, queue }, options)).settings;
   }
 
   async disableNotifications(queue: string, options: CallOptions = {}): Promise<void> {
@@ -279,17 +276,21 @@ export class Client implements AsyncDisposable {
   }
 
   /** Installs pgmq in the database, or upgrades it. */
-  async installPgmq(options: CallOptions = {}): Promise<{ previousVersion: string; pgmqVersion: string }> {
-    return (await this.#call(AdminService.method.installPgmq, {}, options)) as never;
+  installPgmq(options: CallOptions = {}): Promise<{ previousVersion: string; pgmqVersion: string }> {
+    return this.#call(AdminService.method.installPgmq, {}, options);
   }
 
-  #call(method: DescMethodUnary, request: object, options: CallOptions): Promise<Record<string, unknown>> {
+  #call<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    request: object,
+    options: CallOptions,
+  ): Promise<Reply<O>> {
     return this.calls.plain(method, request, options);
   }
 
   async *#list<T>(method: DescMethodUnary, items: string, options: types.PageOptions): AsyncGenerator<T> {
-    for await (const page of pages(this.calls, method, toWire(method.input, options), options)) {
-      yield* fromWire(method.output, page)[items] as T[];
+    for await (const page of this.calls.pages(method, { ...options })) {
+      yield* (fromWire(method.output, page) as unknown as Record<string, T[]>)[items] as T[];
     }
   }
 }

@@ -18,9 +18,9 @@ import { type JsonCodec, textOf } from "./json.js";
 import { Message, type Settlement, type Settler } from "./message.js";
 import type { Queue } from "./queue.js";
 import { itemResult, settle } from "./settle.js";
-import { keepOpen, type Life, Outbox } from "./stream.js";
+import { Line } from "./stream.js";
 import type { ItemResult, Ordering } from "./types.js";
-import { Waiter } from "./waiting.js";
+import { Change, Waiter } from "./waiting.js";
 
 export interface ConsumeOptions {
   /** How many messages may be unsettled: 1 to 1,000. */
@@ -40,10 +40,10 @@ export interface ConsumeOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** What becomes of a message that was not handed over. */
+const GIVE_BACK: Settlement = { action: "RELEASE", delay: 0 };
 /** How many receipts a command takes. */
 const MOST_RECEIPTS = 1000;
-/** How long the server may take to end the stream after the last command. */
-const FAREWELL_MS = 5000;
 const PATIENCE_MS = 30_000;
 /** How long a message is extended after a broken stream, where nothing else is said. */
 const HOUR_MS = 3_600_000;
@@ -66,7 +66,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   readonly #queue: Queue<T>;
   readonly #options: ConsumeOptions;
   readonly #inbox = new Inbox<Message<T>>();
-  readonly #end = new AbortController();
+  readonly #line: Line<ConsumeRequest, ConsumeResponse>;
   /** What has come and waits until fewer messages are in hand. */
   #arrived: Message<T>[] = [];
   /** Handed over, or about to be, and not settled: by receipt. */
@@ -75,10 +75,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   readonly #carried = new Map<string, number>();
   #maxInFlight = 100;
   #visibilityTimeout = 30_000;
-  /** The stream that was opened; the outbox once the server has confirmed it. */
-  #opened: Outbox<ConsumeRequest> | undefined;
-  #outbox: Outbox<ConsumeRequest> | undefined;
-  #running: Promise<void> | undefined;
+  #begun = false;
   #clock: NodeJS.Timeout | undefined;
   #saidSomething = false;
   #requestId = 0n;
@@ -87,12 +84,22 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   #batches = new Map<string, Batch>();
   #settling = 0;
   #stopped: Promise<void> | undefined;
-  #changed: (() => void)[] = [];
+  readonly #change = new Change();
 
   /** @internal */
   constructor(queue: Queue<T>, options: ConsumeOptions) {
     this.#queue = queue;
     this.#options = options;
+    this.#line = new Line(queue.client, {
+      name: `consumer of ${queue.name}`,
+      open: (outbox, signal) => {
+        outbox.push(this.#start());
+        return queue.client.raw.queues.consume(outbox, { signal });
+      },
+      received: (reply, heartbeatMs) => this.#received(reply, heartbeatMs),
+      ended: () => this.#ended(),
+      wanted: () => !this.#stopped,
+    });
     options.signal?.addEventListener("abort", () => void this.stop(), { once: true });
     if (options.signal?.aborted) void this.stop();
   }
@@ -103,7 +110,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   }
 
   [Symbol.asyncIterator](): AsyncIterator<Message<T>, undefined> {
-    this.#running ??= this.#stopped ? Promise.resolve() : this.#run();
+    this.#begin();
     return {
       next: () => this.#inbox.next(),
       return: async () => {
@@ -141,29 +148,13 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     this.#forget(message.receipt);
   }
 
-  async #run(): Promise<void> {
-    const { client } = this.#queue;
-    const untrack = client.track(this);
-    const life: Life<ConsumeResponse> = {
-      name: `consumer of ${this.#queue.name}`,
-      open: (signal) => {
-        const outbox = new Outbox<ConsumeRequest>();
-        this.#opened = outbox;
-        outbox.push(this.#start());
-        return client.raw.queues.consume(outbox, { signal });
-      },
-      received: (reply, heartbeatMs) => this.#received(reply, heartbeatMs),
-      ended: () => this.#ended(),
-      wanted: () => !this.#stopped && !this.#end.signal.aborted,
-    };
-    try {
-      await keepOpen(life, this.#end.signal, client.calls.logger);
-      this.#inbox.end();
-    } catch (error) {
-      this.#inbox.end(error as PgmqError);
-    } finally {
-      untrack();
-    }
+  #begin(): void {
+    if (this.#begun || this.#stopped) return;
+    this.#begun = true;
+    this.#line.run(this).then(
+      () => this.#inbox.end(),
+      (error: unknown) => this.#inbox.end(error as PgmqError),
+    );
   }
 
   #start(): ConsumeRequest {
@@ -182,7 +173,6 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
       this.#streamId = reply.started.streamId;
       this.#maxInFlight = reply.started.maxInFlight;
       if (reply.started.visibilityTimeout) this.#visibilityTimeout = milliseconds(reply.started.visibilityTimeout);
-      this.#outbox = this.#opened;
       this.#clock = setInterval(() => this.#tick(), Math.min(heartbeatMs, this.#visibilityTimeout / 2));
       this.#keepCarried();
       if (this.#stopped) this.#command({ case: "stop", value: { $typeName: "pgmq.v1.Stop" } });
@@ -211,7 +201,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     for (const message of [...this.#inbox.drain(), ...this.#arrived.splice(0)]) {
       this.#forget(message.receipt);
       const failed = (error: PgmqError) => this.#log(`a message was not given back: ${error.message}`);
-      this.#enqueue(message.receipt, { action: "RELEASE", delay: 0 }, { resolve: () => undefined, reject: failed });
+      this.#enqueue(message.receipt, GIVE_BACK, { resolve: () => undefined, reject: failed });
     }
   }
 
@@ -219,7 +209,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     this.#held.delete(receipt);
     this.#carried.delete(receipt);
     this.#handOver();
-    this.#tellChange();
+    this.#change.tell();
   }
 
   /** Shows the server that the client lives, and keeps what is in hand of earlier streams. */
@@ -263,7 +253,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   }
 
   #send(batch: Batch): void {
-    if (!this.#outbox) return void this.#settleUnary(batch);
+    if (!this.#line.outbox) return void this.#settleUnary(batch);
     const requestId = ++this.#requestId;
     this.#commands.set(requestId, batch);
     this.#command(commandOf(batch), requestId);
@@ -271,7 +261,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
 
   #command(command: Command, requestId = 0n): void {
     this.#saidSomething = true;
-    this.#outbox?.push({ $typeName: "pgmq.v1.ConsumeRequest", requestId, command });
+    this.#line.outbox?.push({ $typeName: "pgmq.v1.ConsumeRequest", requestId, command });
   }
 
   #answered({ requestId, results, error }: CommandResult): void {
@@ -300,7 +290,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   #resolve(batch: Batch, results: ItemResult[]): void {
     this.#settling -= batch.waiters.length;
     for (const [index, waiter] of batch.waiters.entries()) waiter.resolve(results[index] as ItemResult);
-    this.#tellChange();
+    this.#change.tell();
   }
 
   #reject({ settlement, receipts, waiters }: Batch, error: PgmqError): void {
@@ -313,12 +303,11 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     }
     this.#settling -= waiters.length;
     for (const waiter of waiters) waiter.reject(error);
-    this.#tellChange();
+    this.#change.tell();
   }
 
   /** A stream is over. What is in hand stays valid, and what was to be settled over it is settled by unary calls. */
   #ended(): void {
-    this.#outbox = undefined;
     clearInterval(this.#clock);
     const { autoExtend = true, maxExtension = HOUR_MS } = this.#options;
     const until = Date.now() + (autoExtend ? maxExtension : this.#visibilityTimeout);
@@ -336,26 +325,9 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     this.#inbox.end();
     this.#command({ case: "stop", value: { $typeName: "pgmq.v1.Stop" } });
     this.#giveBack();
-    await this.#until(() => this.#held.size === 0, timeoutMs);
-    await this.#until(() => this.#settling === 0, PATIENCE_MS);
-    if (this.#outbox) this.#outbox.end();
-    else this.#end.abort();
-    const limit = setTimeout(() => this.#end.abort(), FAREWELL_MS);
-    await this.#running;
-    clearTimeout(limit);
-  }
-
-  /** Lets those who wait for something look again. */
-  #tellChange(): void {
-    for (const look of this.#changed.splice(0)) look();
-  }
-
-  /** Waits until something holds, or the time is over. */
-  async #until(holds: () => boolean, timeoutMs: number): Promise<void> {
-    const end = Date.now() + timeoutMs;
-    const limit = setTimeout(() => this.#tellChange(), timeoutMs);
-    while (!holds() && Date.now() < end) await new Promise<void>((resolve) => this.#changed.push(resolve));
-    clearTimeout(limit);
+    await this.#change.until(() => this.#held.size === 0, timeoutMs);
+    await this.#change.until(() => this.#settling === 0, PATIENCE_MS);
+    await this.#line.leave();
   }
 
   #log(message: string): void {

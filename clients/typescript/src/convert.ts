@@ -19,6 +19,7 @@ import {
   timestampFromDate,
   TimestampSchema,
 } from "@bufbuild/protobuf/wkt";
+import type { Plain } from "./types.js";
 
 /** What the seconds of a span may be on the wire. The server takes far less, and says so. */
 const LONGEST_MS = 2 ** 63 * 1000;
@@ -82,7 +83,7 @@ export function enumWord(schema: DescEnum, number: number): string {
 }
 
 /** The plain values of a reply. Fields that are unset are left out. */
-export function fromWire<D extends DescMessage>(schema: D, message: MessageShape<D>): Record<string, unknown> {
+export function fromWire<D extends DescMessage>(schema: D, message: MessageShape<D>): Plain<MessageShape<D>> {
   const plain: Record<string, unknown> = {};
   for (const field of schema.fields) {
     const value = valueOf(message, field);
@@ -91,7 +92,7 @@ export function fromWire<D extends DescMessage>(schema: D, message: MessageShape
       ? value.map((item) => fieldFromWire(field, item))
       : fieldFromWire(field, value);
   }
-  return plain;
+  return plain as Plain<MessageShape<D>>;
 }
 
 function valueOf(message: Message, field: DescField): unknown {

@@ -7,9 +7,9 @@ import { type ProduceRequest, ProduceRequestSchema, type ProduceResponse } from 
 import type { JsonText } from "./json.js";
 import { bytesOf, outgoing } from "./message.js";
 import type { Queue } from "./queue.js";
-import { keepOpen, type Life, Outbox } from "./stream.js";
+import { Line } from "./stream.js";
 import type { SendResult, SendSettings } from "./types.js";
-import { Waiter } from "./waiting.js";
+import { Change, Waiter } from "./waiting.js";
 
 export interface ProducerOptions {
   /** How many messages may be unanswered; further sends wait. As many as the server takes (10,000), and no more. */
@@ -24,8 +24,6 @@ export interface ProducerOptions {
 const REPEATS = 3;
 /** What the contract allows, until the stream itself says it. */
 const LIMITS = { maxInFlight: 10_000, maxFrameMessages: 1000, maxFrameBytes: 1 << 20 };
-/** How long the server may take to end the stream after its last message. */
-const FAREWELL_MS = 5000;
 
 /** A message that is not stored yet, and the caller who waits for that. */
 interface Pending {
@@ -41,7 +39,7 @@ interface Pending {
 export class Producer<T = unknown> implements AsyncDisposable {
   readonly #queue: Queue<T>;
   readonly #options: ProducerOptions;
-  readonly #end = new AbortController();
+  readonly #line: Line<ProduceRequest, ProduceResponse>;
   /** What waits for a place, then the frames that are unanswered. */
   #waiting: Pending[] = [];
   readonly #frames = new Map<bigint, Pending[]>();
@@ -50,18 +48,21 @@ export class Producer<T = unknown> implements AsyncDisposable {
   #sequence = 0n;
   #streamId = "";
   #limits = LIMITS;
-  /** The stream that was opened. Nothing is sent over it until the server has confirmed it, and it is the outbox. */
-  #opened: Outbox<ProduceRequest> | undefined;
-  #outbox: Outbox<ProduceRequest> | undefined;
-  #running: Promise<void> | undefined;
   #flushing = false;
   #closing = false;
-  #idle: (() => void)[] = [];
+  readonly #change = new Change();
 
   /** @internal */
   constructor(queue: Queue<T>, options: ProducerOptions) {
     this.#queue = queue;
     this.#options = options;
+    this.#line = new Line(queue.client, {
+      name: `producer of ${queue.name}`,
+      open: (outbox, signal) => queue.client.raw.queues.produce(outbox, { signal }),
+      received: (reply) => this.#received(reply),
+      ended: (error, planned) => this.#ended(error, planned),
+      wanted: () => !this.#closing || this.#callers > 0,
+    });
   }
 
   /** Sends one message, and resolves once it is stored. While too many are unanswered, it waits. */
@@ -78,7 +79,7 @@ export class Producer<T = unknown> implements AsyncDisposable {
     this.#callers++;
     const caller = new Waiter<SendResult>(this.#queue.client.calls.deadline(options), options, () => {
       this.#callers--;
-      this.#tellIdle();
+      this.#change.tell();
     });
     this.#waiting.push({ message, bytes: bytesOf(message), caller, failures: 0, unknown: false });
     this.#run();
@@ -89,12 +90,8 @@ export class Producer<T = unknown> implements AsyncDisposable {
   /** Takes no more, waits for what is under way, and ends the stream. */
   async close(): Promise<void> {
     this.#closing = true;
-    if (this.#callers > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
-    if (this.#outbox) this.#outbox.end();
-    else this.#end.abort();
-    const limit = setTimeout(() => this.#end.abort(), FAREWELL_MS);
-    await this.#running;
-    clearTimeout(limit);
+    await this.#change.until(() => this.#callers === 0);
+    await this.#line.leave();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -103,26 +100,13 @@ export class Producer<T = unknown> implements AsyncDisposable {
 
   /** Keeps a stream open from the first message on. */
   #run(): void {
-    if (this.#running) return;
-    const { calls, raw } = this.#queue.client;
-    const untrack = this.#queue.client.track(this);
-    const life: Life<ProduceResponse> = {
-      name: `producer of ${this.#queue.name}`,
-      open: (signal) => {
-        this.#opened = new Outbox<ProduceRequest>();
-        return raw.queues.produce(this.#opened, { signal });
-      },
-      received: (reply) => this.#received(reply),
-      ended: (error, planned) => this.#ended(error, planned),
-      wanted: () => !this.#end.signal.aborted && (!this.#closing || this.#callers > 0),
-    };
-    this.#running = keepOpen(life, this.#end.signal, calls.logger)
+    if (this.#line.running) return;
+    void this.#line
+      .run(this)
       .catch((error: unknown) => {
         for (const pending of this.#waiting.splice(0)) this.#fail(pending, error as PgmqError);
       })
-      .finally(() => {
-        untrack();
-        this.#running = undefined;
+      .then(() => {
         if (this.#waiting.some(({ caller }) => !caller.over)) this.#run();
       });
   }
@@ -132,13 +116,12 @@ export class Producer<T = unknown> implements AsyncDisposable {
       const { streamId, maxInFlight, maxFrameMessages, maxFrameBytes } = reply.started;
       this.#streamId = streamId;
       this.#limits = { maxInFlight, maxFrameMessages, maxFrameBytes };
-      this.#outbox = this.#opened;
-      if (this.#closing && this.#callers === 0) this.#outbox?.end();
+      if (this.#closing && this.#callers === 0) this.#line.outbox?.end();
     }
     if (reply.closing) {
       // No new frames; what the server has read, it answers.
-      this.#outbox?.end();
-      this.#outbox = undefined;
+      this.#line.outbox?.end();
+      this.#line.outbox = undefined;
     }
     const frame = this.#frames.get(reply.firstSequence);
     if (frame && reply.msgIds.length > 0) this.#answer(frame, reply);
@@ -177,7 +160,6 @@ export class Producer<T = unknown> implements AsyncDisposable {
 
   /** A stream is over: what was not answered is sent again where that is safe. */
   #ended(error: PgmqError, planned: boolean): void {
-    this.#outbox = undefined;
     const unanswered = [...this.#frames.values()].flat();
     this.#frames.clear();
     this.#unanswered -= unanswered.length;
@@ -204,7 +186,7 @@ export class Producer<T = unknown> implements AsyncDisposable {
 
   #flush(): void {
     const window = Math.min(this.#options.maxUnanswered ?? Infinity, this.#limits.maxInFlight);
-    while (this.#outbox && this.#waiting.length > 0 && this.#unanswered < window) {
+    while (this.#line.outbox && this.#waiting.length > 0 && this.#unanswered < window) {
       const frame = this.#frame(window - this.#unanswered);
       if (frame.length === 0) continue;
       const firstSequence = this.#sequence;
@@ -213,7 +195,7 @@ export class Producer<T = unknown> implements AsyncDisposable {
       this.#frames.set(firstSequence, frame);
       for (const { caller } of frame) caller.left = true;
       const messages = frame.map((pending) => pending.message);
-      this.#outbox.push(create(ProduceRequestSchema, { queue: this.#queue.name, firstSequence, messages }));
+      this.#line.outbox.push(create(ProduceRequestSchema, { queue: this.#queue.name, firstSequence, messages }));
     }
   }
 
@@ -232,9 +214,5 @@ export class Producer<T = unknown> implements AsyncDisposable {
 
   #fail({ caller, unknown }: Pending, error: PgmqError): void {
     caller.reject(unknown ? error.withOutcomeUnknown() : error);
-  }
-
-  #tellIdle(): void {
-    if (this.#callers === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 }

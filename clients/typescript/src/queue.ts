@@ -1,8 +1,8 @@
 /** A queue: a name with methods. */
-import type { DescMethodUnary } from "@bufbuild/protobuf";
-import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import type { DescMessage, DescMethodUnary } from "@bufbuild/protobuf";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
 import type { Client } from "./client.js";
-import type { CallOptions } from "./calls.js";
+import type { CallOptions, Reply } from "./calls.js";
 import { Consumer, type ConsumeOptions } from "./consumer.js";
 import { toWire } from "./convert.js";
 import { AdminService } from "./gen/pgmq/v1/admin_service_pb.js";
@@ -10,7 +10,6 @@ import type { Message as WireMessage } from "./gen/pgmq/v1/message_pb.js";
 import { QueueService } from "./gen/pgmq/v1/queue_service_pb.js";
 import { type JsonCodec, type JsonText, textOf } from "./json.js";
 import { Message, outgoing, type Settlement, type Settler } from "./message.js";
-import { pages } from "./pages.js";
 import { Producer, type ProducerOptions } from "./producer.js";
 import { messagesOf, named, settle, type Targets } from "./settle.js";
 import type * as types from "./types.js";
@@ -61,11 +60,11 @@ export class Queue<T = unknown> implements Settler {
 
   /** Removes all messages for good, and tells how many. The archive stays. */
   async purge(options: CallOptions = {}): Promise<number> {
-    return (await this.#call(QueueService.method.purgeQueue, options)).purgedCount as number;
+    return (await this.#call(QueueService.method.purgeQueue, options)).purgedCount;
   }
 
   async metrics(options: CallOptions & { includeArchive?: boolean | undefined } = {}): Promise<types.QueueMetrics> {
-    return (await this.#call(QueueService.method.getQueueMetrics, options)).metrics as types.QueueMetrics;
+    return (await this.#call(QueueService.method.getQueueMetrics, options)).metrics;
   }
 
   async setLayout(layout: types.QueueLayout, options: CallOptions = {}): Promise<types.QueueInfo> {
@@ -168,8 +167,7 @@ export class Queue<T = unknown> implements Settler {
   async *listMessages(
     options: types.PageOptions & { state?: types.MessageState; msgIds?: readonly types.MessageId[] } = {},
   ): AsyncGenerator<Message<T>> {
-    const request = toWire(AdminService.method.listMessages.input, { ...options, queue: this.name });
-    const list = pages(this.client.calls, AdminService.method.listMessages, request, options);
+    const list = this.client.calls.pages(AdminService.method.listMessages, { ...options, queue: this.name });
     for await (const page of list) yield* this.#messages(page.messages);
   }
 
@@ -177,16 +175,11 @@ export class Queue<T = unknown> implements Settler {
   async *listArchivedMessages(
     options: types.PageOptions & types.ArchiveFilter = {},
   ): AsyncGenerator<{ message: Message<T>; archivedAt: Date }> {
-    const { input } = AdminService.method.listArchivedMessages;
-    const request = toWire(input, { ...options, queue: this.name, filter: options });
-    for await (const page of pages(this.client.calls, AdminService.method.listArchivedMessages, request, options)) {
+    const request = { ...options, queue: this.name, filter: options };
+    for await (const page of this.client.calls.pages(AdminService.method.listArchivedMessages, request)) {
       for (const { message, archivedAt } of page.messages) {
-        if (!message) continue;
-        const at = archivedAt ?? timestampFromDate(new Date(0));
-        yield {
-          message: new Message(this.name, message, this),
-          archivedAt: new Date(Number(at.seconds) * 1000 + at.nanos / 1e6),
-        };
+        if (!message || !archivedAt) continue;
+        yield { message: new Message(this.name, message, this), archivedAt: timestampDate(archivedAt) };
       }
     }
   }
@@ -196,7 +189,7 @@ export class Queue<T = unknown> implements Settler {
     options: types.ArchiveFilter & CallOptions & { maxMessages?: number | undefined } = {},
   ): Promise<Moved> {
     const reply = await this.#call(AdminService.method.deleteArchivedMessages, { ...options, filter: options });
-    return { count: reply.deletedCount as number, more: reply.more as boolean };
+    return { count: reply.deletedCount, more: reply.more };
   }
 
   /** Moves archived messages back into the queue, or into another one: those of the filter, and without one all. */
@@ -205,7 +198,7 @@ export class Queue<T = unknown> implements Settler {
       CallOptions & { targetQueue?: string | undefined; maxMessages?: number | undefined } = {},
   ): Promise<Moved> {
     const reply = await this.#call(AdminService.method.replayArchivedMessages, { ...options, filter: options });
-    return { count: reply.replayedCount as number, more: reply.more as boolean };
+    return { count: reply.replayedCount, more: reply.more };
   }
 
   /** Moves the messages of this dead-letter queue back to where they came from, or into another queue. */
@@ -218,7 +211,7 @@ export class Queue<T = unknown> implements Settler {
   ): Promise<Moved> {
     const request = { ...options, deadLetterQueue: this.name };
     const reply = await this.#call(AdminService.method.redriveMessages, request);
-    return { count: reply.movedCount as number, more: reply.more as boolean };
+    return { count: reply.movedCount, more: reply.more };
   }
 
   /** Makes the queue receive what is sent to topics that match. Tells whether it did not before. */
@@ -249,7 +242,10 @@ export class Queue<T = unknown> implements Settler {
     return messages.map((message) => new Message<T>(this.name, message, this));
   }
 
-  #call(method: DescMethodUnary, request: object): Promise<Record<string, unknown>> {
+  #call<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    request: object,
+  ): Promise<Reply<O>> {
     return this.client.calls.plain(method, { ...request, queue: this.name }, request);
   }
 }

@@ -7,6 +7,7 @@ import { QueueService } from "./gen/pgmq/v1/queue_service_pb.js";
 import { bytesOf } from "./message.js";
 import type { Producer } from "./producer.js";
 import type { SendResult } from "./types.js";
+import { Change } from "./waiting.js";
 
 /** How long a stream stays open after the last send. */
 const IDLE_MS = 10_000;
@@ -23,7 +24,7 @@ export class Sender {
   readonly #shared = new Map<string, Shared>();
   #underWay = 0;
   #closed = false;
-  #idle: (() => void)[] = [];
+  readonly #change = new Change();
 
   constructor(private readonly client: Client) {}
 
@@ -35,14 +36,14 @@ export class Sender {
       return await this.#unary(queue, message, options);
     } finally {
       this.#underWay--;
-      if (this.#underWay === 0) for (const resolve of this.#idle.splice(0)) resolve();
+      this.#change.tell();
     }
   }
 
   /** Takes no more, waits for what is under way, and ends the streams. */
   async close(): Promise<void> {
     this.#closed = true;
-    if (this.#underWay > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    await this.#change.until(() => this.#underWay === 0);
     await Promise.all([...this.#shared.keys()].map((name) => this.#end(name)));
   }
 

@@ -1,5 +1,4 @@
 /** Settling by unary calls: which messages are meant, and what becomes of them. */
-import type { DescMethodUnary } from "@bufbuild/protobuf";
 import type { CallOptions, Calls } from "./calls.js";
 import { fromWire } from "./convert.js";
 import type { PgmqError } from "./errors.js";
@@ -34,7 +33,7 @@ export function messagesOf(targets: Targets<unknown>): readonly Message[] | unde
 }
 
 export function itemResult(result: WireResult): ItemResult {
-  return fromWire(ItemResultSchema, result) as unknown as ItemResult;
+  return fromWire(ItemResultSchema, result);
 }
 
 const METHODS = {
@@ -52,10 +51,10 @@ export async function settle(
   { action, ...details }: Settlement & { visibleAt?: Date },
   options: CallOptions,
 ): Promise<ItemResult[]> {
-  const method: DescMethodUnary = METHODS[action];
+  // They all answer alike.
+  const method = METHODS[action] as typeof METHODS.DELETE;
   try {
-    const reply = await calls.plain(method, { queue, ...targets, ...details }, options);
-    return reply.results as ItemResult[];
+    return (await calls.plain(method, { queue, ...targets, ...details }, options)).results;
   } catch (error) {
     const several = targets.msgIds.length + targets.receipts.length > 1;
     throw several ? (error as PgmqError).ofSeveral() : error;

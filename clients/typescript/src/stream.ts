@@ -1,6 +1,7 @@
 /** Streams that are opened again when they break: what consumers, producers and watchers have in common. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { backoff, type Logger } from "./calls.js";
+import { backoff } from "./calls.js";
+import type { Client } from "./client.js";
 import { milliseconds } from "./convert.js";
 import { errorFrom, PgmqError } from "./errors.js";
 import type { Closing } from "./gen/pgmq/v1/message_pb.js";
@@ -39,14 +40,14 @@ export interface Notices {
   closing?: Closing | undefined;
 }
 
-/** What is done over a stream, each time that there is one. */
-export interface Life<Reply extends Notices> {
+/** What is done over a line, each time that there is a stream. */
+export interface Life<Request, Reply extends Notices> {
   /** For the log. */
   readonly name: string;
-  open(signal: AbortSignal): AsyncIterable<Reply>;
+  open(outbox: Outbox<Request>, signal: AbortSignal): AsyncIterable<Reply>;
   received(reply: Reply, heartbeatMs: number | undefined): void;
   /** The stream is over. `planned`: the server has announced that, and answered all that it had read. */
-  ended(error: PgmqError, planned: boolean): void;
+  ended?(error: PgmqError, planned: boolean): void;
   /** Whether another stream is wanted after this one. */
   wanted(): boolean;
 }
@@ -54,67 +55,112 @@ export interface Life<Reply extends Notices> {
 /** How long a stream may take until its first reply. */
 const OPENING_MS = 30_000;
 const LONGEST_PAUSE_MS = 5000;
+/** How long the server may take to end a stream after its last command. */
+const FAREWELL_MS = 5000;
 
-/**
- * Keeps a stream open until it is no longer wanted. Rejects with an error that no repetition cures. The signal ends the
- * stream, and the pauses between two.
- */
-export async function keepOpen<Reply extends Notices>(
-  life: Life<Reply>,
-  signal: AbortSignal,
-  logger: Logger,
-): Promise<void> {
-  for (let failures = 0; life.wanted(); failures++) {
-    const outcome = await once(life, signal);
-    if (outcome.started) failures = 0;
-    life.ended(outcome.error, outcome.planned !== undefined);
-    if (signal.aborted || !life.wanted()) return;
-    if (!outcome.error.curable) throw outcome.error;
-    const pause = outcome.planned ?? backoff(failures, LONGEST_PAUSE_MS, outcome.error.retryDelay);
-    logger.info(`${life.name}: opened again in ${Math.round(pause)} ms: ${outcome.error.message}`);
-    await sleep(pause, undefined, { signal }).catch(() => undefined);
-  }
-}
-
-interface OneStream {
+/** How one stream has ended. */
+interface End {
   started: boolean;
   error: PgmqError;
   /** After a planned end, how long the server asks to wait. */
-  planned: number | undefined;
+  planned?: number | undefined;
 }
 
-async function once<Reply extends Notices>(life: Life<Reply>, signal: AbortSignal): Promise<OneStream> {
-  const attempt = new AbortController();
-  const giveUp = () => attempt.abort(signal.reason);
-  signal.addEventListener("abort", giveUp, { once: true });
-  if (signal.aborted) giveUp();
-  const silence = setTimeout(() => attempt.abort(new Error("the stream is silent")), OPENING_MS);
-  let started = false;
-  let closing: Closing | undefined;
-  let watch = silence;
-  try {
-    for await (const reply of life.open(attempt.signal)) {
-      let heartbeatMs: number | undefined;
-      if (reply.started) {
-        started = true;
-        heartbeatMs = milliseconds(reply.started.heartbeatInterval as Duration);
-        clearTimeout(watch);
-        // Twice the longest silence means that nobody is there.
-        watch = setTimeout(() => attempt.abort(new Error("the stream is silent")), 2 * heartbeatMs).unref();
-      } else watch.refresh();
-      closing ??= reply.closing;
-      life.received(reply, heartbeatMs);
+/** A stream that is opened again when it breaks. */
+export class Line<Request, Reply extends Notices> {
+  /** Where commands go, while there is a stream that the server has confirmed. */
+  outbox: Outbox<Request> | undefined;
+  readonly #client: Client;
+  readonly #life: Life<Request, Reply>;
+  readonly #end = new AbortController();
+  #running: Promise<void> | undefined;
+
+  constructor(client: Client, life: Life<Request, Reply>) {
+    this.#client = client;
+    this.#life = life;
+  }
+
+  /** Whether it is open, or about to be. */
+  get running(): boolean {
+    return this.#running !== undefined;
+  }
+
+  /**
+   * Keeps a stream open until it is no longer wanted, and its owner is stopped with the client until then. Rejects with
+   * an error that no repetition cures.
+   */
+  run(owner: AsyncDisposable): Promise<void> {
+    if (this.#running) return this.#running;
+    const untrack = this.#client.track(owner);
+    this.#running = this.#keepOpen().finally(() => {
+      untrack();
+      this.#running = undefined;
+    });
+    return this.#running;
+  }
+
+  /** Ends at once whatever there is. */
+  abort(): void {
+    this.#end.abort();
+  }
+
+  /** Ends the stream once everything is sent and answered. */
+  async leave(): Promise<void> {
+    if (this.outbox) this.outbox.end();
+    else this.abort();
+    const limit = setTimeout(() => this.abort(), FAREWELL_MS);
+    await this.#running?.catch(() => undefined);
+    clearTimeout(limit);
+  }
+
+  async #keepOpen(): Promise<void> {
+    const { signal } = this.#end;
+    const wanted = () => !signal.aborted && this.#life.wanted();
+    for (let failures = 0; wanted(); failures++) {
+      const { started, error, planned } = await this.#once();
+      if (started) failures = 0;
+      this.outbox = undefined;
+      this.#life.ended?.(error, planned !== undefined);
+      if (!wanted()) return;
+      if (!error.curable) throw error;
+      const pause = planned ?? backoff(failures, LONGEST_PAUSE_MS, error.retryDelay);
+      const { logger } = this.#client.calls;
+      logger.info(`${this.#life.name}: opened again in ${Math.round(pause)} ms: ${error.message}`);
+      await sleep(pause, undefined, { signal }).catch(() => undefined);
     }
-    const planned = closing && (closing.retryDelay ? milliseconds(closing.retryDelay) : 0);
-    const error = new PgmqError("UNAVAILABLE", "the server has ended the stream", { outcomeUnknown: !closing });
-    return { started, error, planned };
-  } catch (thrown) {
-    const error = attempt.signal.aborted
-      ? new PgmqError("UNAVAILABLE", String(attempt.signal.reason), { outcomeUnknown: true })
-      : errorFrom(thrown);
-    return { started, error, planned: undefined };
-  } finally {
-    clearTimeout(watch);
-    signal.removeEventListener("abort", giveUp);
+  }
+
+  async #once(): Promise<End> {
+    const attempt = new AbortController();
+    const signal = AbortSignal.any([attempt.signal, this.#end.signal]);
+    const silent = () => attempt.abort(new Error("the stream is silent"));
+    const outbox = new Outbox<Request>();
+    let watch = setTimeout(silent, OPENING_MS);
+    let started = false;
+    let closing: Closing | undefined;
+    try {
+      for await (const reply of this.#life.open(outbox, signal)) {
+        let heartbeatMs: number | undefined;
+        if (reply.started) {
+          started = true;
+          this.outbox = outbox;
+          heartbeatMs = milliseconds(reply.started.heartbeatInterval as Duration);
+          clearTimeout(watch);
+          // Twice the longest silence means that nobody is there.
+          watch = setTimeout(silent, 2 * heartbeatMs).unref();
+        } else watch.refresh();
+        closing ??= reply.closing;
+        this.#life.received(reply, heartbeatMs);
+      }
+      const error = new PgmqError("UNAVAILABLE", "the server has ended the stream", { outcomeUnknown: !closing });
+      return { started, error, planned: closing && (closing.retryDelay ? milliseconds(closing.retryDelay) : 0) };
+    } catch (thrown) {
+      const error = signal.aborted
+        ? new PgmqError("UNAVAILABLE", String(signal.reason), { outcomeUnknown: true })
+        : errorFrom(thrown);
+      return { started, error };
+    } finally {
+      clearTimeout(watch);
+    }
   }
 }

@@ -1,8 +1,12 @@
 /** What goes into calls and comes out of them. Spans are milliseconds, moments are `Date`, ids are strings of digits. */
+import type { Message } from "@bufbuild/protobuf";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import type * as admin from "./gen/pgmq/v1/admin_service_pb.js";
 import type * as message from "./gen/pgmq/v1/message_pb.js";
 import type * as queue from "./gen/pgmq/v1/queue_service_pb.js";
+import type * as topic from "./gen/pgmq/v1/topic_service_pb.js";
 import type { CallOptions } from "./calls.js";
+import type { ErrorReason } from "./errors.js";
 import type { JsonText } from "./json.js";
 
 type Word<E> = Exclude<keyof E, "UNSPECIFIED"> & string;
@@ -16,6 +20,40 @@ export type SettleAction = Word<typeof queue.SettleAction>;
 export type QueueEventKind = Word<typeof queue.QueueEventKind>;
 export type MessageState = Word<typeof admin.MessageState>;
 export type ClientRole = Word<typeof admin.ClientRole>;
+
+type Value<V> = V extends undefined
+  ? never
+  : V extends bigint | Duration
+    ? number
+    : V extends Timestamp
+      ? Date
+      : V extends queue.QueuePolicy
+        ? QueuePolicy
+        : V extends Message
+          ? Plain<V>
+          : V extends readonly (infer Item)[]
+            ? Value<Item>[]
+            : V extends number
+              ? NumberOrWord<V>
+              : V;
+
+/** Enumerations are words. TypeScript tells them from numbers, which it lets pass for them, only as texts. */
+type NumberOrWord<V extends number> = `${number}` extends `${V}`
+  ? V
+  : V extends message.Outcome
+    ? Outcome
+    : V extends queue.QueueKind
+      ? QueueKind
+      : V extends queue.QueueLayout
+        ? QueueLayout
+        : V extends queue.QueueEventKind
+          ? QueueEventKind
+          : V extends admin.ClientRole
+            ? ClientRole
+            : ErrorReason;
+
+/** A message of the contract in plain values. What its fields mean is written there. */
+export type Plain<M> = { [Field in keyof M as Field extends `$${string}` ? never : Field]: Value<M[Field]> };
 
 /** An id as it is taken: the client gives ids out as strings, because they may be beyond 2^53. */
 export type MessageId = string | number | bigint;
@@ -40,28 +78,14 @@ export interface OutgoingMessage<T = unknown> extends SendSettings {
   message: T | JsonText;
 }
 
-export interface SendResult {
-  msgId: string;
-  /** Whether an earlier message with the same deduplication id is meant. */
-  deduplicated: boolean;
-}
+export type SendResult = Plain<message.SendResult>;
 
-export interface TopicCopy extends SendResult {
-  queue: string;
-  /** Which message of the call this is a copy of. */
-  messageIndex: number;
-}
+export type TopicCopy = Plain<topic.TopicCopy>;
 
-export interface TopicResult {
-  copies: TopicCopy[];
-  deduplicated: boolean;
-}
+export type TopicResult = Plain<topic.SendTopicResponse>;
 
-export interface ItemResult {
-  outcome: Outcome;
-  /** When the message becomes visible, where the call has set that. */
-  vt?: Date;
-}
+/** What became of one message, and when it becomes visible, where the call has set that. */
+export type ItemResult = Plain<message.ItemResult>;
 
 export interface ReadOptions extends CallOptions {
   /** 1 to 1,000; 1 without it. */
@@ -127,59 +151,15 @@ export interface CreateQueueOptions extends CallOptions {
   failIfExists?: boolean | undefined;
 }
 
-export interface QueueMetrics {
-  queue: string;
-  queueLength: number;
-  visibleLength: number;
-  inFlightLength: number;
-  delayedLength: number;
-  newestMessageAge?: number;
-  oldestMessageAge?: number;
-  oldestVisibleMessageAge?: number;
-  totalMessages: number;
-  defaultPartitionLength?: number;
-  archiveLength?: number;
-  scrapedAt?: Date;
-  deadLetteredCount: number;
-  redrivenCount: number;
-  replayedCount: number;
-  /** Why this queue cannot be measured, in a list. */
-  error?: { code: number; reason: string; message: string; metadata: Record<string, string> };
-}
+export type QueueMetrics = Plain<queue.QueueMetrics>;
 
-export interface TopicBinding {
-  pattern: string;
-  queue: string;
-  boundAt?: Date;
-  compiledRegex: string;
-}
+export type TopicBinding = Plain<topic.TopicBinding>;
 
-export interface NotificationSettings {
-  queue: string;
-  throttleInterval: number;
-  lastNotifiedAt?: Date;
-}
+export type NotificationSettings = Plain<admin.NotificationSettings>;
 
-export interface ClientInfo {
-  name: string;
-  role: ClientRole;
-  queue: string;
-  address: string;
-  replica: string;
-  inFlight: number;
-  since: Date;
-  lastSeen: Date;
-}
+export type ClientInfo = Required<Plain<admin.Client>>;
 
-export interface ServerInfo {
-  serverVersion: string;
-  replica: string;
-  pgmqVersion: string;
-  pgmqInstalledBy: string;
-  postgresVersion: string;
-  capabilities: string[];
-  state: Record<string, unknown>;
-}
+export type ServerInfo = Plain<queue.GetServerInfoResponse>;
 
 /** Which messages of an archive are meant: those that meet all conditions. None means the whole archive. */
 export interface ArchiveFilter {
@@ -188,11 +168,7 @@ export interface ArchiveFilter {
   archivedBefore?: Date | undefined;
 }
 
-export interface QueueEvent {
-  queue: string;
-  kind: QueueEventKind;
-  at: Date;
-}
+export type QueueEvent = Required<Plain<queue.QueueEvent>>;
 
 export interface PageOptions extends CallOptions {
   /** How many to ask the server for at a time. */

@@ -1,4 +1,4 @@
-/** Answers that callers wait for, no longer than they want to. */
+/** Waiting: for answers, no longer than the caller wants to, and for what is to be. */
 import { type CallOptions, cancelled } from "./calls.js";
 import { PgmqError } from "./errors.js";
 
@@ -64,5 +64,23 @@ export class Waiter<Answer> {
     this.#signal?.removeEventListener("abort", this.#cancel);
     this.ended();
     return true;
+  }
+}
+
+/** Something that changes, and those who wait until it is as they want it. */
+export class Change {
+  #waiting: (() => void)[] = [];
+
+  /** Lets those who wait look again. */
+  tell(): void {
+    for (const look of this.#waiting.splice(0)) look();
+  }
+
+  /** Waits until something holds, or the time is over. */
+  async until(holds: () => boolean, timeoutMs = LONGEST_MS): Promise<void> {
+    const end = Date.now() + timeoutMs;
+    const limit = setTimeout(() => this.tell(), timeoutMs);
+    while (!holds() && Date.now() < end) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    clearTimeout(limit);
   }
 }

@@ -4,7 +4,7 @@ import { fromWire } from "./convert.js";
 import type { PgmqError } from "./errors.js";
 import { QueueEventSchema, type WatchResponse } from "./gen/pgmq/v1/queue_service_pb.js";
 import { Inbox } from "./inbox.js";
-import { keepOpen, type Life } from "./stream.js";
+import { Line } from "./stream.js";
 import type { QueueEvent } from "./types.js";
 
 /**
@@ -12,32 +12,38 @@ import type { QueueEvent } from "./types.js";
  * happens while the stream is away is not told, but for messages that are visible when it is back.
  */
 export class Watcher implements AsyncIterable<QueueEvent>, AsyncDisposable {
-  readonly #client: Client;
   readonly #inbox = new Inbox<QueueEvent>();
-  readonly #end = new AbortController();
-  readonly #queues: readonly string[];
-  #running: Promise<void> | undefined;
+  readonly #line: Line<never, WatchResponse>;
+  #running: Promise<PgmqError | undefined> | undefined;
   #started!: () => void;
   readonly #ready = new Promise<void>((resolve) => (this.#started = resolve));
 
   /** @internal */
   constructor(client: Client, queues: readonly string[], signal: AbortSignal | undefined) {
-    this.#client = client;
-    this.#queues = queues;
+    this.#line = new Line(client, {
+      name: `watch of ${queues.join(", ")}`,
+      open: (_, signal) => client.raw.queues.watch({ queues: [...queues] }, { signal }),
+      received: (reply) => {
+        if (reply.started) this.#started();
+        for (const event of reply.events) this.#inbox.push(fromWire(QueueEventSchema, event) as QueueEvent);
+      },
+      wanted: () => true,
+    });
     signal?.addEventListener("abort", () => void this.stop(), { once: true });
     if (signal?.aborted) void this.stop();
   }
 
   /** Resolves once the server has confirmed that it watches: what happens from then on is told. */
   async ready(): Promise<this> {
-    await Promise.race([this.#ready, this.#run()]);
+    const error = await Promise.race([this.#ready, this.#run()]);
+    if (error) throw error;
     return this;
   }
 
   /** Ends the watch. */
   async stop(): Promise<void> {
-    this.#end.abort();
-    await this.#running?.catch(() => undefined);
+    this.#line.abort();
+    await this.#running;
     this.#inbox.end();
   }
 
@@ -56,31 +62,18 @@ export class Watcher implements AsyncIterable<QueueEvent>, AsyncDisposable {
     };
   }
 
-  #run(): Promise<void> {
-    this.#running ??= this.#watch();
+  /** Watches from the first call on. Resolves at the end, with the error that it is. */
+  #run(): Promise<PgmqError | undefined> {
+    this.#running ??= this.#line
+      .run(this)
+      .then(
+        () => undefined,
+        (error: unknown) => error as PgmqError,
+      )
+      .then((error) => {
+        this.#inbox.end(error);
+        return error;
+      });
     return this.#running;
-  }
-
-  async #watch(): Promise<void> {
-    const untrack = this.#client.track(this);
-    const life: Life<WatchResponse> = {
-      name: `watch of ${this.#queues.join(", ")}`,
-      open: (signal) => this.#client.raw.queues.watch({ queues: [...this.#queues] }, { signal }),
-      received: (reply) => {
-        if (reply.started) this.#started();
-        for (const event of reply.events) this.#inbox.push(fromWire(QueueEventSchema, event) as unknown as QueueEvent);
-      },
-      ended: () => undefined,
-      wanted: () => !this.#end.signal.aborted,
-    };
-    try {
-      await keepOpen(life, this.#end.signal, this.#client.calls.logger);
-      this.#inbox.end();
-    } catch (error) {
-      this.#inbox.end(error as PgmqError);
-      throw error;
-    } finally {
-      untrack();
-    }
   }
 }
