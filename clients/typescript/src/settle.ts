@@ -41,6 +41,8 @@ const METHODS = {
   ARCHIVE: QueueService.method.archive,
   RELEASE: QueueService.method.release,
   DEAD_LETTER: QueueService.method.deadLetter,
+  // Only over a stream does the delivery not count.
+  GIVE_BACK: QueueService.method.release,
   EXTEND: QueueService.method.setVisibilityTimeout,
 } as const;
 
@@ -51,10 +53,10 @@ export async function settle(
   { action, ...details }: Settlement & { visibleAt?: Date },
   options: CallOptions,
 ): Promise<ItemResult[]> {
-  // They all answer alike.
-  const method = METHODS[action] as typeof METHODS.DELETE;
+  const request = { queue, ...targets, ...details, ...(action === "GIVE_BACK" && { delay: 0 }) };
   try {
-    return (await calls.plain(method, { queue, ...targets, ...details }, options)).results;
+    // They all answer alike.
+    return (await calls.plain(METHODS[action] as typeof METHODS.DELETE, request, options)).results;
   } catch (error) {
     const several = targets.msgIds.length + targets.receipts.length > 1;
     throw several ? (error as PgmqError).ofSeveral() : error;
