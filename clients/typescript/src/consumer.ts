@@ -1,7 +1,7 @@
 /** Messages as they come, over a stream that survives restarts. */
 import { create } from "@bufbuild/protobuf";
 import { backoff, type CallOptions } from "./calls.js";
-import { milliseconds, toWire } from "./convert.js";
+import { durationOf, milliseconds, toWire } from "./convert.js";
 import { errorFromCommand, type PgmqError } from "./errors.js";
 import type { Message as WireMessage } from "./gen/pgmq/v1/message_pb.js";
 import {
@@ -90,10 +90,11 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   constructor(queue: Queue<T>, options: ConsumeOptions) {
     this.#queue = queue;
     this.#options = options;
+    const start = startOf(queue.name, queue.json, options);
     this.#line = new Line(queue.client, {
       name: `consumer of ${queue.name}`,
       open: (outbox, signal) => {
-        outbox.push(this.#start());
+        outbox.push(start);
         return queue.client.raw.queues.consume(outbox, { signal });
       },
       received: (reply, heartbeatMs) => this.#received(reply, heartbeatMs),
@@ -135,6 +136,8 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
 
   /** @internal */
   async settle(message: Message, settlement: Settlement, options: CallOptions): Promise<ItemResult> {
+    // What cannot be written fails here, and not in a command that others share.
+    durationOf(settlement.delay ?? settlement.visibilityTimeout ?? 0);
     const waiter = new Waiter<ItemResult>(this.#queue.client.calls.deadline(options), options);
     if (!waiter.over) this.#enqueue(message.receipt, settlement, waiter);
     waiter.left = true;
@@ -155,17 +158,6 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
       () => this.#inbox.end(),
       (error: unknown) => this.#inbox.end(error as PgmqError),
     );
-  }
-
-  #start(): ConsumeRequest {
-    const { conditional, autoExtend = true, signal: _, ...options } = this.#options;
-    const value = toWire(ConsumeStartSchema, {
-      ...options,
-      queue: this.#queue.name,
-      conditional: textOf(conditional, this.json),
-      autoExtend,
-    });
-    return create(ConsumeRequestSchema, { command: { case: "start", value } });
   }
 
   #received(reply: ConsumeResponse, heartbeatMs: number | undefined): void {
@@ -333,6 +325,13 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   #log(message: string): void {
     this.#queue.client.calls.logger.info(`consumer of ${this.#queue.name}: ${message}`);
   }
+}
+
+function startOf(queue: string, json: JsonCodec, options: ConsumeOptions): ConsumeRequest {
+  const { conditional, autoExtend = true } = options;
+  const plain = { ...options, queue, conditional: textOf(conditional, json), autoExtend };
+  const value = toWire(ConsumeStartSchema, plain);
+  return create(ConsumeRequestSchema, { command: { case: "start", value } });
 }
 
 function commandOf({ settlement, receipts }: Batch): Command {

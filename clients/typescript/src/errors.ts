@@ -135,7 +135,7 @@ export function errorFrom(thrown: unknown): PgmqError {
   const [info] = error.findDetails(ErrorInfoSchema).filter((detail) => detail.domain === "pgmq.v1");
   const [retry] = error.findDetails(RetryInfoSchema);
   const reason = info?.reason ?? error.metadata.get("pgmq-reason") ?? undefined;
-  const code = CODES[error.code] as GrpcCode;
+  const code = isUnwritable(error) ? "INVALID_ARGUMENT" : (CODES[error.code] as GrpcCode);
   const pushback = error.metadata.get("grpc-retry-pushback-ms");
   return new PgmqError(isTransport(error, code) ? "UNAVAILABLE" : code, error.rawMessage, {
     reason,

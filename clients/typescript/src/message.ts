@@ -95,7 +95,7 @@ export class Message<T = unknown> {
 
   /** Moves the message to the queue's dead-letter queue. */
   deadLetter(options: CallOptions & { reason?: string | undefined } = {}): Promise<Outcome> {
-    return this.#settle({ action: "DEAD_LETTER", reason: options.reason }, options);
+    return this.#settle({ action: "DEAD_LETTER", reason: String(options.reason ?? "") }, options);
   }
 
   /** Keeps the message for so many milliseconds from now; without a number, for the visibility timeout once more. */

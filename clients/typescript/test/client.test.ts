@@ -202,5 +202,7 @@ test("a watcher tells what happens, and goes on when the connection breaks", asy
 
   assert.ok((await next).value);
   await watcher.stop();
-  assert.equal((await failure(shared.watch(["nowhere_at_all"]).ready())).reason, "QUEUE_NOT_FOUND");
+  const missing = { reason: "QUEUE_NOT_FOUND" };
+  await assert.rejects(shared.watch(["nowhere_at_all"]).ready(), missing);
+  await assert.rejects(shared.watch(["nowhere_at_all"])[Symbol.asyncIterator]().next(), missing);
 });

@@ -88,6 +88,25 @@ test("an error that no repetition cures ends the loop", async () => {
   await assert.rejects(missing.consume(() => undefined).finished, { reason: "QUEUE_NOT_FOUND" });
 });
 
+test("what cannot be sent is refused at once, and spoils nothing", async () => {
+  const orders = await queue<number>(shared);
+  await orders.sendBatch([{ message: 1 }, { message: 2 }]);
+  assert.throws(() => orders.consume({ visibilityTimeout: NaN }), RangeError);
+  assert.throws(() => orders.consume({ ordering: "NONE" as "GROUPED" }), TypeError);
+  const broken = orders.consume({ maxInFlight: 1.5 })[Symbol.asyncIterator]();
+  await assert.rejects(broken.next(), { code: "INVALID_ARGUMENT", outcomeUnknown: false });
+
+  await using consumer = orders.consume();
+  const messages = consumer[Symbol.asyncIterator]();
+  const [first, second] = [await messages.next(), await messages.next()].map(({ value }) => value);
+  const settled = await Promise.allSettled([first?.delete(), second?.release({ delay: NaN }), second?.archive()]);
+
+  assert.deepEqual(
+    settled.map((one) => (one.status === "fulfilled" ? one.value : (one.reason as Error).name)),
+    ["DONE", "RangeError", "DONE"],
+  );
+});
+
 test("a handler's success archives, its exception releases, and its own settling stands", async () => {
   const lines: string[] = [];
   const say = (line: string) => lines.push(line);
