@@ -45,13 +45,9 @@ test("messages with an id are sent again after a broken stream, once each", asyn
   const sends = Array.from({ length: 40 }, async (_, caller) => {
     for (let n = 0; n < 25; n++) {
       await producer.send({ caller, n });
-      stored++;
+      if (++stored % 250 === 0) way.cut();
     }
   });
-  for (const mark of [200, 400, 600]) {
-    await eventually(`${mark} are stored`, () => stored >= mark);
-    way.cut();
-  }
 
   await Promise.all(sends);
 
