@@ -25,6 +25,11 @@ need_modules() {
 
 compile() {
   need_modules
+  # What was built of a source that is gone would be published, too.
+  local built
+  for built in dist/*.js; do
+    [[ -e src/$(basename "$built" .js).ts ]] || rm -rf dist target/build.tsbuildinfo
+  done
   node_modules/.bin/tsc -p tsconfig.build.json --incremental --tsBuildInfoFile target/build.tsbuildinfo
 }
 
