@@ -41,7 +41,7 @@ export interface ConsumeOptions {
 }
 
 /** What becomes of a message that was not handed over. */
-const GIVE_BACK: Settlement = { action: "RELEASE", delay: 0 };
+const GIVE_BACK: Settlement = { action: "GIVE_BACK" };
 /** How many receipts a command takes. */
 const MOST_RECEIPTS = 1000;
 const PATIENCE_MS = 30_000;
@@ -188,7 +188,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     }
   }
 
-  /** Releases at once what was not handed over. */
+  /** Gives back what was not handed over: it is visible at once, and the delivery does not count. */
   #giveBack(): void {
     for (const message of [...this.#inbox.drain(), ...this.#arrived.splice(0)]) {
       this.#forget(message.receipt);

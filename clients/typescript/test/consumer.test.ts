@@ -16,8 +16,12 @@ test("leaving the loop gives back at once what was not handed over", async () =>
 
   const again = await orders.read({ maxMessages: 10 });
   assert.deepEqual(
-    again.map((message) => message.message),
-    [3, 4, 5],
+    again.map(({ message, readCt }) => [message, readCt]),
+    [
+      [3, 1],
+      [4, 1],
+      [5, 1],
+    ],
   );
 });
 
