@@ -22,6 +22,9 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # With these reasons the server does not know whether the call was applied. All others mean that it was not.
 _UNKNOWN = frozenset({"OUTCOME_UNKNOWN", "OUTCOME_UNKNOWN_RETRY_SAFE", "DEADLINE_EXCEEDED", "INTERNAL"})
 
+# What settles several messages has settled some of them, perhaps, when it fails with these.
+UNDONE_IN_PART = frozenset({"QUEUE_BUSY", "REFUSED_BY_DATABASE"})
+
 # What gRPC says of a call for which there was no connection: it has not left this process.
 _NOT_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution failure")
 

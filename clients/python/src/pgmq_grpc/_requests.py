@@ -102,6 +102,11 @@ def settling(request: Settling, items: list[Item]) -> Settling:
     return request
 
 
+def settles_several(asked: object) -> bool:
+    """Tell whether a request settles more than one message, each by itself."""
+    return isinstance(asked, Settling.__constraints__) and len(asked.receipts) + len(getattr(asked, "msg_ids", ())) > 1
+
+
 def outcome(result: message_pb2.ItemResult) -> Outcome:
     """Read an outcome. One that is unknown here is a text of its own, which is none of those that mean success."""
     return cast("Outcome", word(message_pb2.Outcome.DESCRIPTOR, result.outcome) or "STALE")

@@ -1,8 +1,9 @@
-"""One stream, from its opening to its end."""
+"""What is known of streams."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,8 +12,20 @@ if TYPE_CHECKING:
     from pgmq_grpc.v1 import message_pb2
 
 
+class Streams:
+    """What is under way on one channel. The channel of another process, or of another event loop, has its own."""
+
+    def __init__(self) -> None:
+        self.closing = False
+        self.links: set[Any] = set()
+        self.lanes: dict[str, Any] = {}
+        self.no_lanes_until = 0.0
+        # Adding to it and taking from it needs no lock.
+        self.sends: deque[None] = deque()
+
+
 class Session:
-    """What is known of one stream: how it lives, and when it is to be left.
+    """One stream, from its opening to its end: how it lives, and when it is to be left.
 
     Silence for two heartbeat intervals means that it is dead. After `closing` it goes on for the delay that the server
     asks for, with results of what is under way, and is left then.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
@@ -15,10 +16,10 @@ from pgmq_grpc._async.queue import AsyncQueue
 from pgmq_grpc._async.transaction import AsyncTransaction
 from pgmq_grpc._async.watcher import AsyncWatcher
 from pgmq_grpc._convert import Span, request, result, seconds
-from pgmq_grpc._errors import PgmqError
+from pgmq_grpc._errors import UNDONE_IN_PART, PgmqError
 from pgmq_grpc._json import JsonLibrary
 from pgmq_grpc._options import Attempts, Metadata, Options, Tls
-from pgmq_grpc._requests import batch, described, may_repeat, outgoing
+from pgmq_grpc._requests import batch, described, may_repeat, outgoing, settles_several
 from pgmq_grpc._types import (
     ClientInfo,
     CreatedQueue,
@@ -42,7 +43,7 @@ from pgmq_grpc.v1 import topic_service_pb2 as topic
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from pgmq_grpc._async.link import AsyncLink
+    from pgmq_grpc._session import Streams
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -85,7 +86,6 @@ class AsyncClient:
     ) -> None:
         self._options = Options.of(target, tls, name, metadata, seconds(timeout), json, channel_options)
         self._connection = io.Connection(self._options, interceptors)
-        self._links: set[AsyncLink] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,9 +97,14 @@ class AsyncClient:
         return f"<{type(self).__name__} of {self._options.target}>"
 
     async def close(self) -> None:
-        """End all consumers, producers and watchers, with what is under way, and then the connection."""
-        for link in self._links.copy():
+        """End all consumers, producers, watchers and sends, with what is under way, and then the connection."""
+        streams = self._connection.streams
+        streams.closing = True
+        for link in streams.links.copy():
             await link.close()
+        deadline = time.monotonic() + self.timeout
+        while streams.sends and time.monotonic() < deadline:
+            await io.pause(0.01)
         await self._connection.close()
 
     def with_timeout(self, timeout: Span) -> Self:
@@ -340,6 +345,10 @@ class AsyncClient:
                 return await method(asked, timeout=attempts.remaining(), metadata=self.metadata())
             except grpc.RpcError as error:
                 failure = PgmqError.from_rpc(error)
+            except PgmqError as error:
+                failure = error
+            if failure.reason in UNDONE_IN_PART and settles_several(asked):
+                failure.outcome_unknown = True
             pause = attempts.pause_after(failure)
             if pause is None:
                 raise failure
@@ -355,13 +364,10 @@ class AsyncClient:
             if not following.page_token:
                 return
 
-    def add_link(self, link: AsyncLink) -> None:
-        """Know a stream, which ends with the client."""
-        self._links.add(link)
-
-    def remove_link(self, link: AsyncLink) -> None:
-        """Forget a stream that has ended."""
-        self._links.discard(link)
+    def streams(self) -> Streams:
+        """Give what is under way on the channel, which is opened if it is not there."""
+        self._connection.stubs()
+        return self._connection.streams
 
     def _long(self) -> float:
         return 0 if self._options.timeout_given else _AN_HOUR

@@ -13,7 +13,7 @@ from pgmq_grpc._async import io
 from pgmq_grpc._async.link import AsyncSubscription
 from pgmq_grpc._async.message import AsyncMessage
 from pgmq_grpc._convert import duration, seconds
-from pgmq_grpc._errors import PgmqError
+from pgmq_grpc._errors import UNDONE_IN_PART, PgmqError
 from pgmq_grpc._options import backoff
 from pgmq_grpc._requests import outcome
 from pgmq_grpc._types import Outcome, SettleAction
@@ -41,6 +41,7 @@ class Command:
     waiter: io.Future[Outcome] | None = None
     since: float = field(default_factory=time.monotonic)
     attempts: int = 0
+    alone: bool = False
 
     def done(self, result: Outcome) -> None:
         """Tell what was done."""
@@ -116,7 +117,7 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         """Take no more messages. It does not wait, and may be called from anywhere, such as a handler of signals."""
         super().stop()
         for message in self._items.drain():
-            self._settle(message, "RELEASE", delay=0)
+            self._give_back(message)
 
     async def settle_one(
         self, message: AsyncMessage, action: SettleAction, *, delay: Span | None = None, reason: str = ""
@@ -150,6 +151,10 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         if not message.settled:
             message.mark_settled()
             self._submit(Command(message, (action, None if delay is None else seconds(delay), "")))
+
+    def _give_back(self, message: AsyncMessage) -> None:
+        """Let others have a message that was not given out."""
+        self._settle(message, "RELEASE", delay=0)
 
     async def _work(self, handler: io.Handler[AsyncMessage], action: SettleAction, retry_delay: Span | None) -> None:
         while (message := await self.receive()) is not None:
@@ -199,14 +204,12 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
             if session.ended:
                 self._commands.put_back(commands)
                 return []
-            alike: dict[Kind, list[Command]] = {}
-            for command in commands:
-                alike.setdefault(command.kind, []).append(command)
             written = []
-            for kind, group in alike.items():
+            for group in _alike(commands):
                 self._last_id += 1
                 self._sent[self._last_id] = group
-                written.append(_request(self._last_id, kind, [command.message.receipt for command in group]))
+                receipts = [command.message.receipt for command in group]
+                written.append(_request(self._last_id, group[0].kind, receipts))
             return written
 
     def _signs_of_life(self, session: Session) -> list[contract.ConsumeRequest]:
@@ -234,7 +237,7 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
                 if not self._stopping:
                     self._items.put(message)
                     continue
-            self._settle(message, "RELEASE", delay=0)
+            self._give_back(message)
         for result in response.command_results:
             with self._lock:
                 commands = self._sent.pop(result.request_id, ())
@@ -247,6 +250,11 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
     def _refused(self, commands: Sequence[Command], error: PgmqError) -> None:
         """Do again what the server says may be done again, after a pause, and tell of the rest."""
         again = []
+        if _is_of_one(error, commands):
+            for command in commands:
+                command.alone = True
+            self._commands.put_back(commands)
+            return
         for command in commands:
             command.attempts += 1
             if error.may_repeat and self._is_young(command) and not self._closing:
@@ -285,14 +293,16 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
 
     async def _call(self, commands: list[Command], *, keep: bool = False) -> list[Command]:
         """Do without a stream what is to be done. With `keep`, returns what can wait for the next stream instead."""
-        alike: dict[Kind, list[Command]] = {}
-        for command in commands:
-            alike.setdefault(command.kind, []).append(command)
         kept: list[Command] = []
-        for kind, group in alike.items():
+        groups = _alike(commands)
+        while groups:
+            group = groups.pop(0)
             try:
-                results = await self._queue.settle(*kind, [command.message for command in group])
+                results = await self._queue.settle(*group[0].kind, [command.message for command in group])
             except PgmqError as error:
+                if _is_of_one(error, group):
+                    groups += [[command] for command in group]
+                    continue
                 for command in group:
                     if keep and error.is_temporary and self._is_young(command):
                         kept.append(command)
@@ -305,6 +315,19 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
 
     def _is_young(self, command: Command) -> bool:
         return time.monotonic() < command.since + self._client.timeout
+
+
+def _alike(commands: Sequence[Command]) -> list[list[Command]]:
+    """Put together what is to be done alike, but for what is to be done alone."""
+    groups: dict[tuple[Kind, Command | None], list[Command]] = {}
+    for command in commands:
+        groups.setdefault((command.kind, command if command.alone else None), []).append(command)
+    return list(groups.values())
+
+
+def _is_of_one(error: PgmqError, commands: Sequence[Command]) -> bool:
+    """Tell whether an error may be that of one message among several, so that each is to have its own answer."""
+    return error.reason in UNDONE_IN_PART and len(commands) > 1
 
 
 def _request(request_id: int, kind: Kind, receipts: list[str]) -> contract.ConsumeRequest:

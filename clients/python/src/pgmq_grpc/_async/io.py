@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from pgmq_grpc._options import Options
+from pgmq_grpc._session import Streams
 from pgmq_grpc.v1.admin_service_pb2_grpc import AdminServiceStub
 from pgmq_grpc.v1.queue_service_pb2_grpc import QueueServiceStub
 from pgmq_grpc.v1.topic_service_pb2_grpc import TopicServiceStub
@@ -36,6 +37,7 @@ Future = asyncio.Future
 Lock = nullcontext[None]
 Semaphore = asyncio.Semaphore
 Cancelled = asyncio.CancelledError
+TimedOut = asyncio.TimeoutError
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Connection:
         self._options = options
         self._interceptors = list(interceptors)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._streams = Streams()
         self._closed = False
 
     def stubs(self) -> Stubs:
@@ -70,8 +73,14 @@ class Connection:
                 AdminServiceStub(self._channel),
                 TransactionServiceStub(self._channel),
             )
+            self._streams = Streams()
             self._loop = loop
         return self._stubs
+
+    @property
+    def streams(self) -> Streams:
+        """What is under way on the running event loop's channel, if there is one."""
+        return self._streams if self._loop is asyncio.get_running_loop() else Streams()
 
     async def close(self) -> None:
         """Close the channel. What is under way on it ends."""
@@ -111,9 +120,20 @@ def future() -> Future[Any]:
     return asyncio.get_running_loop().create_future()
 
 
-async def outcome(of: Future[T]) -> T:
-    """Wait for a result that comes later."""
-    return await of
+async def outcome(of: Future[T], timeout: float | None = None) -> T:
+    """Wait for a result that comes later. After the time, there is to be none."""
+    if timeout is None:
+        return await of
+    timer = asyncio.get_running_loop().call_later(timeout, _expire, of)
+    try:
+        return await of
+    finally:
+        timer.cancel()
+
+
+def claim(of: Future[Any]) -> bool:
+    """Tell whether somebody wants the result, who from now on has to wait for it."""
+    return not of.done()
 
 
 class Task:
@@ -208,6 +228,11 @@ class Mailbox(Generic[T]):
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+
+def _expire(waiter: asyncio.Future[Any]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimedOut())
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
+from pgmq_grpc._async import lane
 from pgmq_grpc._async.consumer import AsyncConsumer
 from pgmq_grpc._async.message import AsyncMessage
 from pgmq_grpc._async.producer import AsyncProducer
@@ -120,15 +121,14 @@ class AsyncQueue:
         deduplication_id: str | None = None,
         idempotent: bool = False,
     ) -> SendResult:
-        """Send one message: a value that becomes JSON, or JsonText.
+        """Send one message: a value that becomes JSON, or JsonText. Sends at the same time share a stream.
 
         With a deduplication id, or with `idempotent`, which makes one, the call is repeated after failures whose
         outcome is unknown, and the message is stored once all the same.
         """
         given = described(message, headers, delay, visible_at, group, deduplication_id)
-        sent = outgoing(contract.SendRequest(queue=self.name), given, self._client.json, idempotent=idempotent)
-        reply = await self._client.call(self._client.raw.queue.Send, sent, repeat=bool(sent.deduplication_id))
-        return SendResult(reply.msg_id, reply.deduplicated)
+        written = outgoing(message_pb2.OutgoingMessage(), given, self._client.json, idempotent=idempotent)
+        return await lane.send(self._client, self.name, written)
 
     async def send_batch(self, messages: Iterable[object], *, idempotent: bool = False) -> list[SendResult]:
         """Send 1 to 1,000 messages in order, all or none: values, or OutgoingMessage where there is more to say."""

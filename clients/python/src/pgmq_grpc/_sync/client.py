@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import grpc
 
 from pgmq_grpc._convert import Span, request, result, seconds
-from pgmq_grpc._errors import PgmqError
+from pgmq_grpc._errors import UNDONE_IN_PART, PgmqError
 from pgmq_grpc._json import JsonLibrary
 from pgmq_grpc._options import Attempts, Metadata, Options, Tls
-from pgmq_grpc._requests import batch, described, may_repeat, outgoing
+from pgmq_grpc._requests import batch, described, may_repeat, outgoing, settles_several
 from pgmq_grpc._sync import io
 from pgmq_grpc._sync.queue import Queue
 from pgmq_grpc._sync.transaction import Transaction
@@ -43,7 +44,7 @@ from pgmq_grpc.v1 import topic_service_pb2 as topic
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from pgmq_grpc._sync.link import Link
+    from pgmq_grpc._session import Streams
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -86,7 +87,6 @@ class Client:
     ) -> None:
         self._options = Options.of(target, tls, name, metadata, seconds(timeout), json, channel_options)
         self._connection = io.Connection(self._options, interceptors)
-        self._links: set[Link] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +98,14 @@ class Client:
         return f"<{type(self).__name__} of {self._options.target}>"
 
     def close(self) -> None:
-        """End all consumers, producers and watchers, with what is under way, and then the connection."""
-        for link in self._links.copy():
+        """End all consumers, producers, watchers and sends, with what is under way, and then the connection."""
+        streams = self._connection.streams
+        streams.closing = True
+        for link in streams.links.copy():
             link.close()
+        deadline = time.monotonic() + self.timeout
+        while streams.sends and time.monotonic() < deadline:
+            io.pause(0.01)
         self._connection.close()
 
     def with_timeout(self, timeout: Span) -> Self:
@@ -337,6 +342,10 @@ class Client:
                 return method(asked, timeout=attempts.remaining(), metadata=self.metadata())
             except grpc.RpcError as error:
                 failure = PgmqError.from_rpc(error)
+            except PgmqError as error:
+                failure = error
+            if failure.reason in UNDONE_IN_PART and settles_several(asked):
+                failure.outcome_unknown = True
             pause = attempts.pause_after(failure)
             if pause is None:
                 raise failure
@@ -352,13 +361,10 @@ class Client:
             if not following.page_token:
                 return
 
-    def add_link(self, link: Link) -> None:
-        """Know a stream, which ends with the client."""
-        self._links.add(link)
-
-    def remove_link(self, link: Link) -> None:
-        """Forget a stream that has ended."""
-        self._links.discard(link)
+    def streams(self) -> Streams:
+        """Give what is under way on the channel, which is opened if it is not there."""
+        self._connection.stubs()
+        return self._connection.streams
 
     def _long(self) -> float:
         return 0 if self._options.timeout_given else _AN_HOUR

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import grpc
 
 from pgmq_grpc._options import Options
+from pgmq_grpc._session import Streams
 from pgmq_grpc.v1.admin_service_pb2_grpc import AdminServiceStub
 from pgmq_grpc.v1.queue_service_pb2_grpc import QueueServiceStub
 from pgmq_grpc.v1.topic_service_pb2_grpc import TopicServiceStub
@@ -35,6 +36,7 @@ Handler = Callable[[T], object]
 Future = futures.Future
 Lock = threading.RLock
 Semaphore = threading.Semaphore
+TimedOut = futures.TimeoutError
 
 
 class Cancelled(BaseException):
@@ -59,6 +61,7 @@ class Connection:
         self._interceptors = list(interceptors)
         self._lock = threading.Lock()
         self._stubs: Stubs | None = None
+        self.streams = Streams()
         self._closed = False
         _connections.add(self)
 
@@ -80,6 +83,7 @@ class Connection:
         if self._stubs is not None:
             _of_parents.append(self._channel)
         self._stubs = None
+        self.streams = Streams()
 
     def _open(self) -> Stubs:
         given = self._options
@@ -130,9 +134,18 @@ def future() -> Future[Any]:
     return futures.Future()
 
 
-def outcome(of: Future[T]) -> T:
-    """Wait for a result that comes later."""
-    return of.result()
+def outcome(of: Future[T], timeout: float | None = None) -> T:
+    """Wait for a result that comes later. After the time, there is to be none."""
+    try:
+        return of.result(timeout)
+    except TimedOut:
+        of.cancel()
+        raise
+
+
+def claim(of: Future[Any]) -> bool:
+    """Tell whether somebody wants the result, who from now on has to wait for it."""
+    return of.running() or of.set_running_or_notify_cancel()
 
 
 class Task:

@@ -12,7 +12,7 @@ import grpc
 from pgmq_grpc._convert import seconds
 from pgmq_grpc._errors import PgmqError
 from pgmq_grpc._options import backoff
-from pgmq_grpc._session import Session
+from pgmq_grpc._session import Session, Streams
 from pgmq_grpc._sync import io
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Link:
         self._subject = subject
         self._lock = io.Lock()
         self._session = Session()
+        self._streams = Streams()
         self._tasks: list[io.Task] = []
         self._stopping = False
         self._closing = False
@@ -49,21 +50,23 @@ class Link:
 
     def close(self) -> None:
         """End the stream, once what is under way has its results."""
-        self._stopping = self._closing = True
+        with self._lock:
+            self._stopping = self._closing = True
         self._wake()
         for task in self._tasks:
             stuck = self._session.abandoned and not self._session.can_be_cancelled
             if not task.join(0 if stuck else self._client.timeout) and not stuck:
                 self._session.abandon()
                 task.join()
-        self._client.remove_link(self)
+        self._streams.links.discard(self)
 
     def _start(self) -> None:
         if self._tasks:
             return
         with self._lock:
             if not self._tasks and not self._stopping:
-                self._client.add_link(self)
+                self._streams = self._client.streams()
+                self._streams.links.add(self)
                 self._tasks = [io.Task(self._run), io.Task(self._attend)]
 
     def _wake(self) -> None:

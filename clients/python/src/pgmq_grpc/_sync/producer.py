@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pgmq_grpc._sync.client import Client
 
 # A frame has at most 1,000 messages of 1 MiB together.
-_FRAME_MESSAGES = 1000
+FRAME_MESSAGES = 1000
 _FRAME_BYTES = 1_000_000
 _ATTEMPTS = 4
 
@@ -39,9 +39,99 @@ class Sending:
     waiter: io.Future[SendResult]
     since: float = field(default_factory=time.monotonic)
     attempts: int = 0
+    has_left: bool = False
 
 
-class Producer(Link):
+class SendStream(Link):
+    """Carries messages in frames, and takes the answer to each."""
+
+    def __init__(self, client: Client, queue: str, subject: str) -> None:
+        super().__init__(client, subject)
+        self._queue = queue
+        self._waiting: io.Mailbox[Sending] = io.Mailbox()
+        self._unanswered: dict[int, list[Sending]] = {}
+        self._next_sequence = 1
+
+    def _frames(self, session: Session) -> Iterator[contract.ProduceRequest]:
+        """Give what goes over the stream."""
+        raise NotImplementedError
+
+    def _refused(self, refused: Sequence[tuple[Sending, PgmqError]]) -> None:
+        """Take the messages of a frame that were not stored."""
+        raise NotImplementedError
+
+    def _done(self) -> None:
+        """Note that nothing more will come of a message."""
+
+    def _fail(self, sending: Sending, error: Exception) -> None:
+        self._done()
+        if not sending.waiter.done():
+            sending.waiter.set_exception(error)
+
+    def _wake(self) -> None:
+        super()._wake()
+        self._waiting.wake()
+
+    def _open(self, session: Session) -> Any:
+        return self._client.raw.queue.Produce(self._frames(session), metadata=self._client.metadata())
+
+    def _written(self, session: Session, sendings: list[Sending]) -> list[contract.ProduceRequest]:
+        """Write messages into frames, but for those whose results nobody wants any more."""
+        with self._lock:
+            if session.ended or session.closing:
+                self._waiting.put_back(sendings)
+                return []
+            for sending in sendings:
+                sending.has_left = io.claim(sending.waiter)
+            frames = []
+            for part in _parts([sending for sending in sendings if sending.has_left]):
+                self._unanswered[self._next_sequence] = part
+                messages = [sending.message for sending in part]
+                frames.append(
+                    contract.ProduceRequest(queue=self._queue, first_sequence=self._next_sequence, messages=messages)
+                )
+                self._next_sequence += len(part)
+        for sending in sendings:
+            if not sending.has_left:
+                self._done()
+        return frames
+
+    def _receive(self, session: Session, response: contract.ProduceResponse) -> None:
+        if not response.msg_ids:
+            return
+        with self._lock:
+            sendings = self._unanswered.pop(response.first_sequence, [])
+        failures = {failure.index: failure.error for failure in response.failures}
+        known = frozenset(response.deduplicated)
+        refused = []
+        for index, (sending, msg_id) in enumerate(zip(sendings, response.msg_ids, strict=True)):
+            if index in failures:
+                refused.append((sending, PgmqError.from_command(failures[index])))
+                continue
+            self._done()
+            if not sending.waiter.done():
+                sending.waiter.set_result(SendResult(msg_id, index in known))
+        if refused:
+            self._refused(refused)
+        if self._closing:
+            self._wake()
+
+    def _lost(self, session: Session, failure: Exception | None) -> None:
+        with self._lock:
+            sendings = [sending for frame in self._unanswered.values() for sending in frame]
+            self._unanswered.clear()
+        # Frames that the server had not read when it announced the end were not applied.
+        unapplied = session.closing
+        if isinstance(failure, PgmqError):
+            unapplied = not failure.outcome_unknown and failure.is_temporary
+        self._unheard(sendings, None if unapplied else failure or _no_answer())
+
+    def _unheard(self, sendings: Sequence[Sending], failure: Exception | None) -> None:
+        """Take messages that will get no answer: they may have been stored, unless there is no failure."""
+        raise NotImplementedError
+
+
+class Producer(SendStream):
     """Sends to one queue, for many callers at once, over a stream that survives restarts.
 
         with client.queue("orders").producer() as producer:
@@ -53,14 +143,10 @@ class Producer(Link):
     """
 
     def __init__(self, client: Client, queue: str, *, idempotent: bool, max_outstanding: int) -> None:
-        super().__init__(client, f"producer of {queue!r}")
-        self._queue = queue
+        super().__init__(client, queue, f"producer of {queue!r}")
         self._idempotent = idempotent
         self._places = io.Semaphore(max_outstanding)
-        self._waiting: io.Mailbox[Sending] = io.Mailbox()
-        self._unanswered: dict[int, list[Sending]] = {}
         self._repeating = 0
-        self._next_sequence = 1
 
     def send(
         self,
@@ -89,64 +175,25 @@ class Producer(Link):
                 self._places.release()
                 raise RuntimeError("the producer is closed")
             self._waiting.put(Sending(written, waiter))
-        self._start()
+            self._start()
         return waiter
 
-    def _wake(self) -> None:
-        super()._wake()
-        self._waiting.wake()
+    def _done(self) -> None:
+        self._places.release()
 
     def _is_wanted(self) -> bool:
         return not self._closing or bool(self._waiting or self._unanswered or self._repeating)
-
-    def _open(self, session: Session) -> Any:
-        return self._client.raw.queue.Produce(self._frames(session), metadata=self._client.metadata())
 
     def _frames(self, session: Session) -> Iterator[contract.ProduceRequest]:
         def is_due() -> bool:
             return session.is_over or session.closing or (self._closing and not self._repeating)
 
         while not session.is_over and not session.closing:
-            sendings = self._waiting.take(_FRAME_MESSAGES, None, is_due)
+            sendings = self._waiting.take(FRAME_MESSAGES, None, is_due)
             for frame in self._written(session, sendings):
                 yield frame
             if not sendings and self._closing and not self._repeating:
                 return
-
-    def _written(self, session: Session, sendings: list[Sending]) -> list[contract.ProduceRequest]:
-        with self._lock:
-            if session.ended or session.closing:
-                self._waiting.put_back(sendings)
-                return []
-            frames = []
-            for part in _parts(sendings):
-                self._unanswered[self._next_sequence] = part
-                messages = [sending.message for sending in part]
-                frames.append(
-                    contract.ProduceRequest(queue=self._queue, first_sequence=self._next_sequence, messages=messages)
-                )
-                self._next_sequence += len(part)
-            return frames
-
-    def _receive(self, session: Session, response: contract.ProduceResponse) -> None:
-        if not response.msg_ids:
-            return
-        with self._lock:
-            sendings = self._unanswered.pop(response.first_sequence, [])
-        failures = {failure.index: failure.error for failure in response.failures}
-        known = frozenset(response.deduplicated)
-        refused = []
-        for index, (sending, msg_id) in enumerate(zip(sendings, response.msg_ids, strict=True)):
-            if index in failures:
-                refused.append((sending, PgmqError.from_command(failures[index])))
-            else:
-                self._places.release()
-                if not sending.waiter.done():
-                    sending.waiter.set_result(SendResult(msg_id, index in known))
-        if refused:
-            self._refused(refused)
-        if self._closing:
-            self._wake()
 
     def _refused(self, refused: Sequence[tuple[Sending, PgmqError]]) -> None:
         """Send again what the server says may be sent again, after a pause, and tell of the rest."""
@@ -168,21 +215,12 @@ class Producer(Link):
             self._waiting.put_back(sendings)
             self._repeating -= 1
 
-    def _lost(self, session: Session, failure: Exception | None) -> None:
-        # Frames that the server had not read when it announced the end were not applied.
-        if isinstance(failure, PgmqError):
-            unapplied = not failure.outcome_unknown and failure.is_temporary
-        else:
-            unapplied = session.closing
-        with self._lock:
-            sendings = [sending for frame in self._unanswered.values() for sending in frame]
-            self._unanswered.clear()
-            again = [sending for sending in sendings if unapplied or sending.message.deduplication_id]
-            self._waiting.put_back(again)
-        error = failure or PgmqError(grpc.StatusCode.UNAVAILABLE, "the stream ended without an answer")
+    def _unheard(self, sendings: Sequence[Sending], failure: Exception | None) -> None:
+        again = [sending for sending in sendings if failure is None or sending.message.deduplication_id]
+        self._waiting.put_back(again)
         for sending in sendings:
-            if not unapplied and not sending.message.deduplication_id:
-                self._fail(sending, error)
+            if failure is not None and not sending.message.deduplication_id:
+                self._fail(sending, failure)
 
     def _give_up(self, failure: Exception) -> bool:
         # Nobody is to wait for a stream that the server refuses. The next send tries again.
@@ -200,10 +238,9 @@ class Producer(Link):
             self._waiting.put_back([sending for sending in sendings if sending.since >= oldest])
         super()._between(seconds, failure)
 
-    def _fail(self, sending: Sending, error: Exception) -> None:
-        self._places.release()
-        if not sending.waiter.done():
-            sending.waiter.set_exception(error)
+
+def _no_answer() -> PgmqError:
+    return PgmqError(grpc.StatusCode.UNAVAILABLE, "the stream ended without an answer")
 
 
 def _parts(sendings: list[Sending]) -> list[list[Sending]]:

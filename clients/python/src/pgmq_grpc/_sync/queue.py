@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pgmq_grpc._convert import Span, duration, moment, request, result, seconds, timestamp
 from pgmq_grpc._json import text_of
 from pgmq_grpc._requests import Items, batch, described, items_of, may_repeat, outcomes, outgoing, settling
+from pgmq_grpc._sync import lane
 from pgmq_grpc._sync.consumer import Consumer
 from pgmq_grpc._sync.message import Message
 from pgmq_grpc._sync.producer import Producer
@@ -121,15 +122,14 @@ class Queue:
         deduplication_id: str | None = None,
         idempotent: bool = False,
     ) -> SendResult:
-        """Send one message: a value that becomes JSON, or JsonText.
+        """Send one message: a value that becomes JSON, or JsonText. Sends at the same time share a stream.
 
         With a deduplication id, or with `idempotent`, which makes one, the call is repeated after failures whose
         outcome is unknown, and the message is stored once all the same.
         """
         given = described(message, headers, delay, visible_at, group, deduplication_id)
-        sent = outgoing(contract.SendRequest(queue=self.name), given, self._client.json, idempotent=idempotent)
-        reply = self._client.call(self._client.raw.queue.Send, sent, repeat=bool(sent.deduplication_id))
-        return SendResult(reply.msg_id, reply.deduplicated)
+        written = outgoing(message_pb2.OutgoingMessage(), given, self._client.json, idempotent=idempotent)
+        return lane.send(self._client, self.name, written)
 
     def send_batch(self, messages: Iterable[object], *, idempotent: bool = False) -> list[SendResult]:
         """Send 1 to 1,000 messages in order, all or none: values, or OutgoingMessage where there is more to say."""

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.descriptor_pb2 import MethodOptions
 
+from pgmq_grpc._async import lane as async_lane
 from pgmq_grpc._options import backoff
-from pgmq_grpc.v1 import admin_service_pb2, queue_service_pb2, topic_service_pb2, transaction_service_pb2
+from pgmq_grpc._sync import lane
+from pgmq_grpc.v1 import admin_service_pb2, message_pb2, queue_service_pb2, topic_service_pb2, transaction_service_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message as Request
@@ -69,14 +71,24 @@ def method_of(request: Request) -> Method:
     return _METHODS[request.DESCRIPTOR.full_name]
 
 
+def _outgoing(request: queue_service_pb2.SendRequest) -> message_pb2.OutgoingMessage:
+    return message_pb2.OutgoingMessage(
+        **{field.name: value for field, value in request.ListFields() if field.name != "queue"}
+    )
+
+
 def call(client: Client, request: Request) -> Any:
-    """Make a call of its own."""
+    """Make a call of its own; sends at the same time share a stream."""
+    if isinstance(request, queue_service_pb2.SendRequest):
+        return lane.send(client, request.queue, _outgoing(request))
     method = method_of(request)
     return client.call(method.of(client), request, repeat=method.may_repeat, patience=method.patience(request))
 
 
 async def async_call(client: AsyncClient, request: Request) -> Any:
-    """Make a call of its own."""
+    """Make a call of its own; sends at the same time share a stream."""
+    if isinstance(request, queue_service_pb2.SendRequest):
+        return await async_lane.send(client, request.queue, _outgoing(request))
     method = method_of(request)
     return await client.call(method.of(client), request, repeat=method.may_repeat, patience=method.patience(request))
 
