@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from harness import Proxy
+from harness import Proxy, server_with_postgres
 
 from pgmq_grpc import AsyncClient, Client
 
@@ -14,6 +14,13 @@ def proxy() -> Iterator[Proxy]:
     proxy = Proxy()
     yield proxy
     proxy.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[tuple[str, dict[str, str]]]:
+    """Another server, and how its Postgres is reached."""
+    with server_with_postgres() as addresses:
+        yield addresses
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,16 @@
 
 import os
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pgmq_grpc import Client, PgmqError
 
 TARGET = os.environ["PGMQ_GRPC_TARGET"]
 
@@ -15,6 +22,50 @@ def eventually(condition: Callable[[], object], within: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it has not become true"
         time.sleep(0.02)
+
+
+def run_program(program: str) -> str:
+    """Runs a program of Python in a process of its own, where no other test has been, and gives what it prints."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def server_with_postgres() -> Iterator[tuple[str, dict[str, str]]]:
+    """Runs a server, and gives its target and the address of its Postgres."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        target, port, data = f"127.0.0.1:{free_port()}", str(free_port()), f"{place}/data"
+        process = subprocess.Popen(  # noqa: S603 -- the server under test
+            [os.environ["PGMQ_GRPC_SERVER"], "--listen", target, "--data-dir", data, "--postgres-port", port],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with Client(target) as client:
+                eventually(lambda: has_pgmq(client), within=120)
+            password = Path(data, "password").read_text().strip()
+            yield (
+                target,
+                {"host": "127.0.0.1", "port": port, "database": "pgmq", "username": "pgmq", "password": password},
+            )
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def has_pgmq(client: Client) -> bool:
+    try:
+        return bool(client.get_server_info().pgmq_version)
+    except PgmqError:
+        return False
 
 
 class Proxy:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pgmq_grpc._convert import moment
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from pgmq_grpc._json import JsonLibrary
     from pgmq_grpc.v1 import message_pb2
@@ -59,8 +60,8 @@ class MessageFields:
 
     @property
     def visibility_timeout(self) -> timedelta:
-        """How long it was made invisible by the read that gave it."""
-        return self.vt - (self.last_read_at or self.enqueued_at)
+        """How long it was made invisible by the read that gave it, in whole seconds."""
+        return timedelta(seconds=round((self.vt - (self.last_read_at or self.enqueued_at)).total_seconds()))
 
     @property
     def message(self) -> Any:

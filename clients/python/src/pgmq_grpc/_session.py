@@ -85,6 +85,10 @@ class Session:
         """Give how much of the delay is left that the server asked for by `closing`."""
         return max(self._leave_at - time.monotonic(), 0) if self.closing else 0
 
+    def leave(self) -> None:
+        """Send nothing more, and take what the server has to say still."""
+        self._leave_at = time.monotonic()
+
     def abandon(self) -> None:
         """Leave it at once."""
         self.abandoned = True

@@ -3,55 +3,21 @@
 import asyncio
 import dataclasses
 import inspect
-import os
-import socket
-import subprocess
-import tempfile
-import time
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import pgmq
 import pytest
 
-from pgmq_grpc import Client, PgmqError, pgmqueue
+from pgmq_grpc import pgmqueue
 
 NAME = "against_pgmq"
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def addresses():
-    """A server of its own, with the Postgres of which pgmq-py gets the address."""
-    with tempfile.TemporaryDirectory() as place:
-        Path(place).chmod(0o755)
-        target, port, data = f"127.0.0.1:{free_port()}", str(free_port()), f"{place}/data"
-        process = subprocess.Popen(  # noqa: S603 -- the server under test
-            [os.environ["PGMQ_GRPC_SERVER"], "--listen", target, "--data-dir", data, "--postgres-port", port],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            with Client(target) as client:
-                end = time.monotonic() + 120
-                while True:
-                    try:
-                        assert client.get_server_info().pgmq_version
-                        break
-                    except (AssertionError, PgmqError):
-                        assert time.monotonic() < end
-                        time.sleep(0.1)
-            password = Path(data, "password").read_text().strip()
-            postgres = {"host": "127.0.0.1", "port": port, "database": "pgmq", "username": "pgmq", "password": password}
-            yield target, {**postgres, "init_extension": False}
-        finally:
-            process.terminate()
-            process.wait()
+@pytest.fixture
+def addresses(postgres):
+    """A server, and its Postgres as pgmq-py gets its address."""
+    target, address = postgres
+    return target, {**address, "init_extension": False}
 
 
 def soon(seconds):

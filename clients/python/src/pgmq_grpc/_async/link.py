@@ -59,6 +59,18 @@ class AsyncLink:
                 await task.join()
         self._streams.links.discard(self)
 
+    async def rest(self, seconds: float) -> None:
+        """End the stream that is there, with answers to what is under way, and wait for that. Another one follows."""
+        session = self._session
+        if session.call is None:
+            return
+        session.leave()
+        self._wake()
+        for _ in range(2):
+            await self._pauses.take(1, seconds, lambda: session.ended)
+            if not session.ended:
+                session.abandon()
+
     def _start(self) -> None:
         if self._tasks:
             return

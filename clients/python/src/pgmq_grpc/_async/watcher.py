@@ -53,7 +53,7 @@ class AsyncWatcher(AsyncSubscription[QueueEvent]):
     def _wake(self) -> None:
         super()._wake()
         self._confirmed.wake()
-        if self._closing:
+        if self._closing or self._session.is_over:
             self._session.abandon()
 
     def _lost(self, session: Session, failure: Exception | None) -> None:

@@ -67,6 +67,7 @@ class Connection:
 
     def stubs(self) -> Stubs:
         """Give the stubs of this process's channel."""
+        _may_call.wait()
         return self._stubs or self._open()
 
     def close(self) -> None:
@@ -108,15 +109,37 @@ class Connection:
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 _of_parents: list[grpc.Channel] = []
+# Set, but while a fork is under way.
+_may_call = threading.Event()
+_may_call.set()
+
+# So long, at most, does a fork wait for a stream to end.
+_FORK_SECONDS = 1.0
 
 
-def _forget_all() -> None:
+def _before_fork() -> None:
+    """End all streams, and let nobody begin a call: gRPC does not survive a fork that finds it at work."""
+    _may_call.clear()
+    for connection in list(_connections):
+        for link in connection.streams.links.copy():
+            link.rest(_FORK_SECONDS)
+
+
+def _after_fork() -> None:
+    _may_call.set()
+
+
+def _after_fork_in_child() -> None:
+    global _may_call
+    # A thread that is not here any more may have been using it.
+    _may_call = threading.Event()
     for connection in list(_connections):
         connection.forget()
+    _after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def responses(call: Iterable[R]) -> Iterator[R]:
