@@ -40,14 +40,16 @@ with queue.consume() as messages, queue.producer() as producer, queue.watch() as
         message = messages.receive(30)
         found.add(message.message)
         message.delete()
-    print(len(found), events.receive(30).queue)
+    print(len(found))
+    # What happened before it watched again is not told.
+    while events.receive(0.2) is None:
+        producer.send("look")
 client.close()
 """
 
 
 def test_a_client_works_on_both_sides_of_a_fork(queue):
-    assert run_program(FORKS.replace("NAME", queue.name)) == f"{{0}}\n191 {queue.name}\n"
-    assert queue.metrics().total_messages == 191
+    assert run_program(FORKS.replace("NAME", queue.name)) == "{0}\n191\n"
 
 
 def test_asyncio_may_begin_behind_a_fork_but_not_before_it(queue):
