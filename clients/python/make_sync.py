@@ -15,7 +15,6 @@ WORDS = [
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
     (r"\b_async\b", "_sync"),
     (r"asyncio\.gather\(\*\((.*)\)\)", r"[\1]"),
-    (r"io\.Call\[Any, Any\]", "io.Call[Any]"),
 ]
 NOTICE = "# Made of _async/{} by make_sync.py: change it there.\n"
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from pgmq_grpc._convert import duration, result, timestamp
+from pgmq_grpc._convert import request, result
 from pgmq_grpc._requests import Items, batch, described, items_of, outcomes, outgoing, settling
 from pgmq_grpc._types import Outcome, SendResult, TopicResult
 from pgmq_grpc.v1 import queue_service_pb2 as contract
@@ -112,9 +112,8 @@ class AsyncTransaction:
 
     def release(self, queue: str, items: Items, delay: Span | None = None) -> None:
         """Give messages or receipts back. Gives outcomes."""
-        later = None if delay is None else duration(delay)
-        sent = settling(contract.ReleaseRequest(queue=queue, delay=later), items_of(items))
-        self._settle(items, release=sent)
+        sent = request(contract.ReleaseRequest, queue=queue, delay=delay)
+        self._settle(items, release=settling(sent, items_of(items)))
 
     def dead_letter(self, queue: str, items: Items, reason: str = "") -> None:
         """Move messages or receipts to the dead-letter queue. Gives outcomes."""
@@ -130,11 +129,8 @@ class AsyncTransaction:
         visible_at: datetime | None = None,
     ) -> None:
         """Set when messages, receipts or ids become visible. Gives outcomes."""
-        sent = settling(contract.SetVisibilityTimeoutRequest(queue=queue), items_of(items))
-        if visibility_timeout is not None:
-            sent.visibility_timeout.CopyFrom(duration(visibility_timeout))
-        if visible_at is not None:
-            sent.visible_at.CopyFrom(timestamp(visible_at))
+        span = {"visibility_timeout": visibility_timeout, "visible_at": visible_at}
+        sent = settling(request(contract.SetVisibilityTimeoutRequest, queue=queue, **span), items_of(items))
         self._add(lambda reply: outcomes(reply.results), set_visibility_timeout=sent)
 
     def _settle(self, items: Items, **operation: Any) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pgmq_grpc._convert import Span, duration, moment, request, result, seconds, timestamp
+from pgmq_grpc._convert import Span, moment, request, result, seconds
 from pgmq_grpc._json import text_of
 from pgmq_grpc._requests import Items, batch, described, items_of, may_repeat, outcomes, outgoing, settling
-from pgmq_grpc._sync import lane
+from pgmq_grpc._sync import io, lane
 from pgmq_grpc._sync.consumer import Consumer
 from pgmq_grpc._sync.message import Message
 from pgmq_grpc._sync.producer import Producer
@@ -205,44 +205,34 @@ class Queue:
 
     def delete(self, items: Items) -> list[Outcome]:
         """Delete messages: by messages or receipts what the caller still holds, by ids whoever holds it."""
-        given = items_of(items)
-        sent = settling(contract.DeleteRequest(queue=self.name), given)
-        reply = self._client.call(self._client.raw.queue.Delete, sent, repeat=True)
-        return outcomes(reply.results, given)
+        return self._settle(self._client.raw.queue.Delete, contract.DeleteRequest(queue=self.name), items)
 
     def archive(self, items: Items) -> list[Outcome]:
         """Move messages, named as for `delete`, to the archive."""
-        given = items_of(items)
-        sent = settling(contract.ArchiveRequest(queue=self.name), given)
-        reply = self._client.call(self._client.raw.queue.Archive, sent, repeat=True)
-        return outcomes(reply.results, given)
+        return self._settle(self._client.raw.queue.Archive, contract.ArchiveRequest(queue=self.name), items)
 
     def release(self, items: Items, delay: Span | None = None) -> list[Outcome]:
         """Give messages or receipts back, after `delay`, or without one as the queue's policy says, or at once."""
-        given = items_of(items)
-        later = None if delay is None else duration(delay)
-        sent = settling(contract.ReleaseRequest(queue=self.name, delay=later), given)
-        reply = self._client.call(self._client.raw.queue.Release, sent, repeat=True)
-        return outcomes(reply.results, given)
+        asked = request(contract.ReleaseRequest, queue=self.name, delay=delay)
+        return self._settle(self._client.raw.queue.Release, asked, items)
 
     def dead_letter(self, items: Items, reason: str = "") -> list[Outcome]:
         """Move messages or receipts to the dead-letter queue of the queue's policy."""
-        given = items_of(items)
-        sent = settling(contract.DeadLetterRequest(queue=self.name, reason=reason), given)
-        reply = self._client.call(self._client.raw.queue.DeadLetter, sent, repeat=True)
-        return outcomes(reply.results, given)
+        asked = contract.DeadLetterRequest(queue=self.name, reason=reason)
+        return self._settle(self._client.raw.queue.DeadLetter, asked, items)
 
     def set_visibility_timeout(
         self, items: Items, visibility_timeout: Span | None = None, *, visible_at: datetime | None = None
     ) -> list[Outcome]:
         """Set when messages, named as for `delete`, become visible: after a span from now, or at a moment."""
-        sent = settling(contract.SetVisibilityTimeoutRequest(queue=self.name), items_of(items))
-        if visibility_timeout is not None:
-            sent.visibility_timeout.CopyFrom(duration(visibility_timeout))
-        if visible_at is not None:
-            sent.visible_at.CopyFrom(timestamp(visible_at))
-        reply = self._client.call(self._client.raw.queue.SetVisibilityTimeout, sent)
-        return outcomes(reply.results)
+        span = {"visibility_timeout": visibility_timeout, "visible_at": visible_at}
+        asked = settling(request(contract.SetVisibilityTimeoutRequest, queue=self.name, **span), items_of(items))
+        return outcomes((self._client.call(self._client.raw.queue.SetVisibilityTimeout, asked)).results)
+
+    def _settle(self, method: io.UnaryMethod[Any, Any], asked: Any, items: Items) -> list[Outcome]:
+        given = items_of(items)
+        reply = self._client.call(method, settling(asked, given), repeat=True)
+        return outcomes(reply.results, given)
 
     def settle(
         self, action: SettleAction | Literal["EXTEND"], span: Span | None, reason: str, items: Items
