@@ -152,6 +152,30 @@ def test_stop_finishes_what_is_in_hand_and_gives_the_rest_back(queue):
     assert queue.metrics().queue_length == 28
 
 
+def test_a_handler_that_would_do_nothing_is_refused(queue):
+    async def handle(message):
+        pass
+
+    queue.send(1)
+    with pytest.raises(TypeError, match="no handler for a Consumer"):
+        queue.consume().run(handle)
+    assert queue.metrics().visible_length == 1
+
+
+async def test_a_plain_function_handles_for_asyncio_too(aio, name):
+    queue, seen = aio.queue(name), []
+    await queue.send(1)
+    consumer = queue.consume()
+
+    def handle(message):
+        seen.append(message.message)
+        consumer.stop()
+
+    await consumer.run(handle)
+    assert seen == [1]
+    assert (await queue.metrics()).queue_length == 0
+
+
 async def test_async_handlers_run_at_the_same_time(aio, name):
     queue = aio.queue(name)
     await queue.send_batch(range(8))

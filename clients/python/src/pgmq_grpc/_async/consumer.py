@@ -96,6 +96,8 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         it raises, the message is released: visible after `retry_delay`, or without one after the backoff of the queue's
         policy. `concurrency` handlers run at a time.
         """
+        if not io.suits(handler):
+            raise TypeError(f"{handler!r} is no handler for a {type(self).__name__}")
         self._start()
         workers = [io.Task(self._work, handler, action, retry_delay) for _ in range(concurrency)]
         try:
@@ -159,7 +161,7 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
     async def _work(self, handler: io.Handler[AsyncMessage], action: SettleAction, retry_delay: Span | None) -> None:
         while (message := await self.receive()) is not None:
             try:
-                await handler(message)
+                await io.handle(handler, message)
             except Exception:
                 logger.exception("the handler of %r failed", message)
                 self._settle(message, "RELEASE", delay=retry_delay)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -108,6 +109,17 @@ async def responses(call: AsyncIterable[R]) -> AsyncIterator[R]:
     """Give what a stream brings."""
     async for response in call:
         yield response
+
+
+async def handle(handler: Callable[[T], object], message: T) -> None:
+    """Let a handler do its work. A plain function may be one, too."""
+    if inspect.isawaitable(result := handler(message)):
+        await result
+
+
+def suits(handler: object) -> bool:
+    """Tell whether a handler can be one here."""
+    return callable(handler)
 
 
 async def pause(seconds: float) -> None:

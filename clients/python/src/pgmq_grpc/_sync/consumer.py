@@ -97,6 +97,8 @@ class Consumer(Subscription[Message]):
         it raises, the message is released: visible after `retry_delay`, or without one after the backoff of the queue's
         policy. `concurrency` handlers run at a time.
         """
+        if not io.suits(handler):
+            raise TypeError(f"{handler!r} is no handler for a {type(self).__name__}")
         self._start()
         workers = [io.Task(self._work, handler, action, retry_delay) for _ in range(concurrency)]
         try:
@@ -158,7 +160,7 @@ class Consumer(Subscription[Message]):
     def _work(self, handler: io.Handler[Message], action: SettleAction, retry_delay: Span | None) -> None:
         while (message := self.receive()) is not None:
             try:
-                handler(message)
+                io.handle(handler, message)
             except Exception:
                 logger.exception("the handler of %r failed", message)
                 self._settle(message, "RELEASE", delay=retry_delay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import time
@@ -145,6 +146,16 @@ if hasattr(os, "register_at_fork"):
 def responses(call: Iterable[R]) -> Iterator[R]:
     """Give what a stream brings."""
     yield from call
+
+
+def handle(handler: Handler[T], message: T) -> None:
+    """Let a handler do its work."""
+    handler(message)
+
+
+def suits(handler: object) -> bool:
+    """Tell whether a handler can be one here: what only makes a coroutine would do nothing."""
+    return callable(handler) and not inspect.iscoroutinefunction(handler)
 
 
 def pause(seconds: float) -> None:
