@@ -158,6 +158,17 @@ def test_the_stream_ends_when_nobody_sends_and_comes_again(sender, watched, monk
     assert sender.metrics().queue_length == 20
 
 
+def test_beyond_so_many_queues_sends_are_calls(sender, watched, monkeypatch):
+    monkeypatch.setattr("pgmq_grpc._sync.lane._MOST_LANES", 1)
+    other = sender._client.queue(f"{sender.name}_other")
+    other.create()
+    for queue in (sender, other):
+        for future in at_once(queue, range(10)):
+            future.result()
+    assert watched.methods.count("Produce") == 1
+    assert (sender.metrics().queue_length, other.metrics().queue_length) == (10, 10)
+
+
 def test_where_streams_fail_sends_are_calls(sender, watched):
     watched.streams_fail = True
     assert len({future.result().msg_id for future in at_once(sender, range(10))}) == 10
