@@ -1,9 +1,11 @@
 """Settles of several messages, of which the database refuses one."""
 
 import asyncio
+import threading
 
 import psycopg
 import pytest
+from harness import eventually
 
 from pgmq_grpc import AsyncClient, Client, PgmqError
 
@@ -19,6 +21,11 @@ CREATE TRIGGER refuse BEFORE DELETE ON pgmq.q_refusing FOR EACH ROW EXECUTE FUNC
 """
 
 
+def connected(address):
+    names = {"database": "dbname", "username": "user"}
+    return psycopg.connect(**{names.get(name, name): value for name, value in address.items()})
+
+
 @pytest.fixture
 def refusing(postgres):
     """The target of a server with a queue that holds three messages, of which one cannot be deleted."""
@@ -26,8 +33,7 @@ def refusing(postgres):
     with Client(target) as client:
         queue = client.queue("refusing")
         queue.create()
-        names = {"database": "dbname", "username": "user"}
-        with psycopg.connect(**{names.get(name, name): value for name, value in address.items()}) as database:
+        with connected(address) as database:
             database.execute(REFUSAL)
         queue.send_batch(["first", "kept", "last"])
         yield target
@@ -77,3 +83,26 @@ async def test_each_message_has_its_own_outcome_when_there_is_no_stream_any_more
     assert {first, last} <= {"DONE", "NOT_FOUND"}
     assert kept.reason == "REFUSED_BY_DATABASE"
     assert left(refusing) == ["kept"]
+
+
+def test_what_a_handler_has_done_is_settled_once_its_lock_is_free(postgres):
+    target, address = postgres
+    with Client(target) as client, connected(address) as database:
+        queue = client.queue("locked")
+        queue.create()
+        queue.send("done")
+        consumer, handled = queue.consume(), []
+
+        def handle(message):
+            database.execute("SELECT FROM pgmq.q_locked FOR UPDATE")
+            handled.append(message.message)
+            # The server waits for a lock for two seconds.
+            threading.Timer(3, database.rollback).start()
+
+        runner = threading.Thread(target=consumer.run, args=(handle,))
+        runner.start()
+        eventually(lambda: queue.metrics().queue_length == 0)
+        consumer.stop()
+        runner.join(30)
+        queue.drop()
+    assert handled == ["done"]

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import grpc
+
 from pgmq_grpc._async import io
 from pgmq_grpc._async.link import AsyncSubscription
 from pgmq_grpc._async.message import AsyncMessage
@@ -259,7 +261,9 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
             return
         for command in commands:
             command.attempts += 1
-            if error.may_repeat and self._is_young(command) and not self._closing:
+            # Who waits for a result may decide about locks and conflicts; what a handler has done is to be settled.
+            may_repeat = error.may_repeat or (command.waiter is None and error.code is grpc.StatusCode.ABORTED)
+            if may_repeat and self._is_young(command) and not self._closing:
                 again.append(command)
             else:
                 command.failed(error)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import grpc
+
 from pgmq_grpc._convert import duration, seconds
 from pgmq_grpc._errors import UNDONE_IN_PART, PgmqError
 from pgmq_grpc._options import backoff
@@ -258,7 +260,9 @@ class Consumer(Subscription[Message]):
             return
         for command in commands:
             command.attempts += 1
-            if error.may_repeat and self._is_young(command) and not self._closing:
+            # Who waits for a result may decide about locks and conflicts; what a handler has done is to be settled.
+            may_repeat = error.may_repeat or (command.waiter is None and error.code is grpc.StatusCode.ABORTED)
+            if may_repeat and self._is_young(command) and not self._closing:
                 again.append(command)
             else:
                 command.failed(error)
