@@ -124,6 +124,9 @@ async def test_who_is_cancelled_harms_no_other(aio, name):
     results = await asyncio.gather(*sends, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results[::2])
     assert len({result.msg_id for result in results[1::2]}) == 50
+    # The first one is a call. The others were cancelled before they could leave.
+    stored = {each.message async for each in queue.list_messages(page_size=100)}
+    assert stored - {0} == set(range(1, 100, 2))
 
 
 async def test_sends_under_way_are_answered_before_the_client_closes(client, name):
@@ -133,6 +136,13 @@ async def test_sends_under_way_are_answered_before_the_client_closes(client, nam
     assert len({send.result().msg_id for send in sends}) == 200
     with pytest.raises(RuntimeError, match="closed"):
         await aio.queue(name).send(1)
+
+
+async def test_a_lone_send_is_answered_before_the_client_closes(name):
+    async with AsyncClient() as aio:
+        send = asyncio.ensure_future(aio.queue(name).send(1))
+        await asyncio.sleep(0)
+    assert send.result().msg_id == 1
 
 
 def test_threads_are_answered_before_the_client_closes(queue):
