@@ -234,9 +234,12 @@ class AsyncQueue:
         return outcomes(reply.results, given)
 
     async def settle(
-        self, action: SettleAction | Literal["EXTEND"], span: Span | None, reason: str, items: Items
+        self, action: SettleAction | Literal["EXTEND", "GIVE_BACK"], span: Span | None, reason: str, items: Items
     ) -> list[Outcome]:
-        """Do with messages what `action` says; `span` is the delay of RELEASE, or the timeout of EXTEND."""
+        """Do with messages what `action` says; `span` is the delay of RELEASE, or the timeout of EXTEND.
+
+        No unary call gives back uncounted; the next best is to release at once.
+        """
         match action:
             case "DELETE":
                 return await self.delete(items)
@@ -244,6 +247,8 @@ class AsyncQueue:
                 return await self.archive(items)
             case "RELEASE":
                 return await self.release(items, span)
+            case "GIVE_BACK":
+                return await self.release(items, 0)
             case "DEAD_LETTER":
                 return await self.dead_letter(items, reason)
         if span is None:

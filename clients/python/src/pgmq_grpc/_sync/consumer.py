@@ -31,7 +31,8 @@ logger = logging.getLogger("pgmq_grpc")
 
 _MOST_RECEIPTS = 1000
 
-Kind = tuple[SettleAction | Literal["EXTEND"], float | None, str]
+Action = SettleAction | Literal["GIVE_BACK"]
+Kind = tuple[Action | Literal["EXTEND"], float | None, str]
 """What is to be done, with its delay or timeout in seconds, and its reason."""
 
 
@@ -72,7 +73,7 @@ class Consumer(Subscription[Message]):
 
     What was received and is not settled is kept from others for as long as this process lives and has the message.
     `stop()` ends the messages, and with them loops and handlers: what is in hand is finished, and what was received and
-    not given out yet is released. Leaving the `with` block ends the stream.
+    not given out yet is given back, uncounted. Leaving the `with` block ends the stream.
     """
 
     def __init__(self, client: Client, start: contract.ConsumeStart) -> None:
@@ -149,15 +150,15 @@ class Consumer(Subscription[Message]):
                 self._commands.put(command)
             return not self._finished
 
-    def _settle(self, message: Message, action: SettleAction, *, delay: Span | None = None) -> None:
+    def _settle(self, message: Message, action: Action, *, delay: Span | None = None) -> None:
         """Settle a message without waiting for the result. The end of the consumer waits for it."""
         if not message.settled:
             message.mark_settled()
             self._submit(Command(message, (action, None if delay is None else seconds(delay), "")))
 
     def _give_back(self, message: Message) -> None:
-        """Let others have a message that was not given out."""
-        self._settle(message, "RELEASE", delay=0)
+        """Let others have a message that was not given out, as if it had not come."""
+        self._settle(message, "GIVE_BACK")
 
     def _work(self, handler: io.Handler[Message], action: SettleAction, retry_delay: Span | None) -> None:
         while (message := self.receive()) is not None:

@@ -235,9 +235,12 @@ class Queue:
         return outcomes(reply.results, given)
 
     def settle(
-        self, action: SettleAction | Literal["EXTEND"], span: Span | None, reason: str, items: Items
+        self, action: SettleAction | Literal["EXTEND", "GIVE_BACK"], span: Span | None, reason: str, items: Items
     ) -> list[Outcome]:
-        """Do with messages what `action` says; `span` is the delay of RELEASE, or the timeout of EXTEND."""
+        """Do with messages what `action` says; `span` is the delay of RELEASE, or the timeout of EXTEND.
+
+        No unary call gives back uncounted; the next best is to release at once.
+        """
         match action:
             case "DELETE":
                 return self.delete(items)
@@ -245,6 +248,8 @@ class Queue:
                 return self.archive(items)
             case "RELEASE":
                 return self.release(items, span)
+            case "GIVE_BACK":
+                return self.release(items, 0)
             case "DEAD_LETTER":
                 return self.dead_letter(items, reason)
         if span is None:
