@@ -1,14 +1,12 @@
 //! How policies are given and changed, and to which queue they belong.
 
-use std::time::Duration;
-
 use pgmq_grpc::proto::v1::open_transaction_request::Command;
 use pgmq_grpc::proto::v1::open_transaction_response::Reply;
 use pgmq_grpc::proto::v1::{DropQueueRequest, GetQueueRequest, ListQueuesRequest, QueuePolicy};
 use tonic::Code;
 
 use super::{FIELDS, change, clear, create, dead_letter, full, policy_of, set, setting, try_set};
-use crate::harness::{Client, Refusal, Server, Test, eventually, seconds};
+use crate::harness::{Refusal, Test, seconds};
 use crate::transaction::{Open, rollback};
 
 /// A test with the queues `orders` and `failed`.
@@ -178,35 +176,6 @@ async fn a_change_in_an_open_transaction_is_made_by_its_commit_alone() {
     let status =
         Open::begin(&test.client).await.refused(Command::UpdateQueue(setting("missing", full()))).await;
     Refusal::expect(&status, Code::NotFound, "QUEUE_NOT_FOUND");
-}
-
-#[tokio::test]
-async fn a_change_whose_server_is_killed_is_made_as_a_whole_or_not_at_all() {
-    let mut test = orders().await;
-    let other = QueuePolicy { default_delay: seconds(7.0), max_message_bytes: Some(7), ..Default::default() };
-    for round in 0..8 {
-        let victim = Server::start_on(&test.database, &[]).await;
-        let client = Client::connect(&victim).await;
-        let calls: Vec<_> = (0..4)
-            .map(|number| {
-                let (mut client, other) = (client.clone(), other.clone());
-                let policy = if number % 2 == 0 { full() } else { other };
-                tokio::spawn(async move {
-                    while change(&mut client, "orders", Some(policy.clone()), &FIELDS).await.is_ok() {}
-                })
-            })
-            .collect();
-        // Not before something was changed, and in the middle of something else.
-        eventually("a change", async || policy_of(&mut test.client.clone(), "orders").await).await;
-        tokio::time::sleep(Duration::from_millis(10 * round)).await;
-        drop(victim);
-        for call in calls {
-            call.await.unwrap();
-        }
-        let policy = policy_of(&mut test.client, "orders").await.expect("a policy");
-        assert!(policy == full() || policy == other, "{policy:?}");
-        clear(&mut test.client, "orders", &FIELDS).await;
-    }
 }
 
 #[tokio::test]
