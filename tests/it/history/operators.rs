@@ -14,6 +14,12 @@ pub(crate) struct Policy {
     pub(crate) max_receives: Option<i32>,
     /// How long what is archived is kept; none for ever.
     pub(crate) retention: Option<Micros>,
+    /// How long a read waits for a message.
+    pub(crate) wait: Micros,
+    /// The most bytes of a body; none if the server's own limit holds.
+    pub(crate) max_bytes: Option<usize>,
+    /// How long a deduplication id is remembered; none if the server's own window holds.
+    pub(crate) window: Option<Micros>,
 }
 
 /// How long a release hides its message that says nothing itself.
@@ -44,17 +50,20 @@ pub(crate) struct Update {
 /// Where messages are that no reader gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shelf {
-    /// The archive of the queue to which they are moved, or would be.
+    /// The archive of the queue that they were in.
     Archive,
-    /// The dead-letter queue of the queue to which they are moved.
+    /// The dead-letter queue of the queue that they were in.
     DeadLetters,
 }
 
-/// Messages moved back into a queue, or deleted for good: as many as the call finds.
+/// Messages moved back into their queue or into another one, or deleted for good: as many as the call finds.
 #[derive(Debug, Clone)]
 pub(crate) struct Move {
+    /// The queue that they were in.
     pub(crate) queue: String,
     pub(crate) from: Shelf,
+    /// The queue that gets them, if it is another one.
+    pub(crate) to: Option<String>,
     /// They do not come back to the queue.
     pub(crate) deletes: bool,
     /// Only these, by their ids on the shelf; any, if there are none.
@@ -72,6 +81,11 @@ pub(crate) struct Move {
 }
 
 impl Move {
+    /// The queue that gets the messages, if they are not deleted.
+    pub(crate) fn target(&self) -> &str {
+        self.to.as_deref().unwrap_or(&self.queue)
+    }
+
     /// Whether it may take a message by its id on the shelf, and the moment when it was archived, if that is known.
     pub(crate) fn may_name(&self, msg_id: i64, archived_at: Option<Micros>) -> bool {
         let by_id =

@@ -119,6 +119,10 @@ pub(crate) struct Read {
     pub(crate) takes_any: bool,
     /// How long the messages are hidden is left to the queue's policy.
     pub(crate) by_policy: bool,
+    /// How long the read waits is left to the queue's policy.
+    pub(crate) waits_by_policy: bool,
+    /// Of a stream whose client always has room for more: since when it was open.
+    pub(crate) open_since: Option<Micros>,
     pub(crate) deliveries: Vec<Delivery>,
 }
 

@@ -66,7 +66,8 @@ impl fmt::Display for Read {
         let verb = if self.pops { "pop" } else { "read" };
         let heads = if self.heads { " heads" } else { "" };
         let by_policy = if self.by_policy { " by the policy" } else { "" };
-        write!(formatter, "{verb}{heads}{by_policy} from {}:", self.queue)?;
+        let waits = if self.waits_by_policy { ", waiting by the policy," } else { "" };
+        write!(formatter, "{verb}{heads}{by_policy}{waits} from {}:", self.queue)?;
         for delivery in &self.deliveries {
             write!(
                 formatter,
@@ -114,12 +115,15 @@ impl fmt::Display for Update {
 
 impl fmt::Display for Move {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.deletes { "delete" } else { "bring back" };
+        let verb = if self.deletes { "delete" } else { "move" };
         let shelf = match self.from {
             Shelf::Archive => "archive",
             Shelf::DeadLetters => "dead letters",
         };
         write!(formatter, "{verb} {} from the {shelf} of {}", self.most, self.queue)?;
+        if let Some(to) = &self.to {
+            write!(formatter, " to {to}")?;
+        }
         if !self.msg_ids.is_empty() {
             write!(formatter, " of {:?}", self.msg_ids)?;
         }
@@ -208,6 +212,8 @@ pub(crate) fn counts(history: &History) -> String {
 /// What was done to its end at least once: calls by their names, and answers of a kind.
 pub(crate) fn reached(history: &History) -> BTreeSet<&'static str> {
     let mut reached = BTreeSet::new();
+    let too_large = |call: &Call| call.verdict == Verdict::Refused("MESSAGE_TOO_LARGE".to_owned());
+    reached.extend(history.calls.iter().any(too_large).then_some("a message that is too large"));
     for call in history.calls.iter().filter(|call| call.is_done()) {
         reached.insert(call.what);
         reached.extend(call.repeated.then_some("a repeated Transact"));
@@ -232,12 +238,15 @@ pub(crate) fn reached(history: &History) -> BTreeSet<&'static str> {
                 Part::Move(moved) if moved.count.is_some_and(|count| count > 0) => {
                     Some(match (moved.from, moved.deletes, moved.msg_ids.is_empty()) {
                         (Shelf::Archive, true, _) => "archived messages that are deleted",
+                        (Shelf::Archive, false, _) if moved.to.is_some() => "a replay elsewhere",
+                        (Shelf::DeadLetters, _, _) if moved.to.is_some() => "a redrive elsewhere",
                         (Shelf::Archive, false, true) => "a replay by time or count",
                         (Shelf::Archive, false, false) => "a replay by ids",
                         (Shelf::DeadLetters, _, true) => "a redrive by count",
                         (Shelf::DeadLetters, _, false) => "a redrive by ids",
                     })
                 }
+                Part::Read(read) if read.waits_by_policy => Some("a read that waits by the policy"),
                 Part::List(list) if !list.rows.is_empty() => {
                     Some(if list.archive { "a list of an archive" } else { "a list of a queue" })
                 }

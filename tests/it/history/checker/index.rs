@@ -1,11 +1,12 @@
 //! A history by message, by body and by queue.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::policies::Policies;
 use crate::history::operators::{List, Move, Shown};
 use crate::history::record::{
-    AFTERMATH, Action, Call, DeadLetter, Delivery, Empty, History, Micros, Outcome, Part, Read, Send, Settle,
+    AFTERMATH, Action, Call, DeadLetter, Delivery, Empty, Fault, FaultKind, History, Micros, Outcome, Part,
+    Read, Send, Settle,
 };
 
 /// A queue's name and a message's id.
@@ -24,8 +25,8 @@ pub(super) struct Index<'a> {
     emptied: HashMap<&'a str, Vec<Emptied<'a>>>,
     /// The queues that streams read.
     streamed: HashSet<&'a str>,
-    /// The queues to which messages may have been moved.
-    moved_into: HashSet<&'a str>,
+    /// The queues to which messages may have been moved, each with the other queues that they came from.
+    moved_into: HashMap<&'a str, BTreeSet<&'a str>>,
     /// What may have been moved from a shelf, or deleted there.
     pub(super) moves: Vec<Moved<'a>>,
     /// The pages that were answered.
@@ -106,6 +107,8 @@ pub(super) struct Message<'a> {
     pub(super) letters: Vec<&'a DeadLetter>,
     /// What it was in the dead-letter queue while somebody looked.
     pub(super) letters_shown: Vec<(&'a Call, &'a DeadLetter)>,
+    /// Its id in the dead-letter queue then.
+    pub(super) id_as_letter: Option<i64>,
     /// Where it stood on the pages of lists.
     pub(super) shown: Vec<OnPage<'a>>,
 }
@@ -203,6 +206,12 @@ impl<'a> Message<'a> {
         })
     }
 
+    /// When it came to its queue, by the database's clock.
+    pub(super) fn came_at(&self) -> Option<Micros> {
+        let reads = self.reads().map(|seen| seen.delivery.enqueued_at);
+        reads.chain(self.shown.iter().map(|page| page.shown.message.enqueued_at)).next()
+    }
+
     /// When it was archived, as lists show it.
     pub(super) fn archived_at(&self) -> Option<Micros> {
         self.shown.iter().find_map(|page| page.shown.archived_at)
@@ -223,7 +232,7 @@ impl<'a> Index<'a> {
             lossy_reads: HashMap::new(),
             emptied: HashMap::new(),
             streamed: HashSet::new(),
-            moved_into: HashSet::new(),
+            moved_into: HashMap::new(),
             moves: Vec::new(),
             lists: Vec::new(),
             policies: Policies::of(history),
@@ -302,7 +311,8 @@ impl<'a> Index<'a> {
             Part::Move(moved) if !call.is_refused() => {
                 self.moves.push(Moved { call, moved });
                 if !moved.deletes {
-                    self.moved_into.insert(&moved.queue);
+                    let sources = self.moved_into.entry(moved.target()).or_default();
+                    sources.extend(moved.to.as_ref().map(|_| moved.queue.as_str()));
                 }
             }
             Part::List(list) if call.is_done() => {
@@ -311,6 +321,7 @@ impl<'a> Index<'a> {
                     if let Some(letter) = &shown.letter {
                         let message = self.messages.entry((&letter.queue, letter.msg_id)).or_default();
                         message.letters_shown.push((call, letter));
+                        message.id_as_letter = Some(shown.message.msg_id);
                     } else {
                         let message = self.messages.entry((&list.queue, shown.message.msg_id)).or_default();
                         message.shown.push(OnPage { call, archive: list.archive, shown });
@@ -333,7 +344,18 @@ impl<'a> Index<'a> {
 
     /// Whether messages may have come to a queue by moves.
     pub(super) fn is_moved_into(&self, queue: &str) -> bool {
-        self.moved_into.contains(queue)
+        self.moved_into.contains_key(queue)
+    }
+
+    /// The other queues from which messages may have been moved to a queue.
+    pub(super) fn sources_of(&self, queue: &str) -> impl Iterator<Item = &'a str> {
+        self.moved_into.get(queue).into_iter().flatten().copied()
+    }
+
+    /// The sends of a body to a queue, and to those from which it may have been moved there.
+    pub(super) fn sends_of(&self, queue: &'a str, body: &'a str) -> Vec<Sent<'a>> {
+        let queues = std::iter::once(queue).chain(self.sources_of(queue));
+        queues.filter_map(|queue| self.bodies.get(&(queue, body))).flatten().copied().collect()
     }
 
     /// Whether streams read a queue at any time.
@@ -365,8 +387,16 @@ impl<'a> Index<'a> {
 
     /// Whether something was done to a queue, or to the system, near a span of time.
     pub(super) fn is_disturbed(&self, queue: &str, from: Micros, to: Micros) -> bool {
-        let near = |fault_from: Micros, fault_to: Micros| fault_from <= to && fault_to + AFTERMATH >= from;
-        let faults = self.history.faults.iter().filter(|fault| fault.what.concerns(queue));
-        faults.into_iter().any(|fault| near(fault.from, fault.to))
+        self.faults_near(from, to).any(|fault| fault.what.concerns(queue))
+    }
+
+    /// Whether a server may have ended, and its calls with it, near a span of time.
+    pub(super) fn may_end_servers(&self, from: Micros, to: Micros) -> bool {
+        self.faults_near(from, to).any(|fault| matches!(fault.what, FaultKind::ServerEnded(_)))
+    }
+
+    fn faults_near(&self, from: Micros, to: Micros) -> impl Iterator<Item = &'a Fault> {
+        let faults = self.history.faults.iter();
+        faults.filter(move |fault| fault.from <= to && fault.to + AFTERMATH >= from)
     }
 }

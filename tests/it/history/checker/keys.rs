@@ -43,11 +43,12 @@ pub(super) fn one_key_has_one_id(index: &Index<'_>) -> Vec<Violation> {
             None => uses.unknown.push(call),
         }
     }
-    let window = index.history.deduplication_window;
+    let own = index.history.deduplication_window;
     let mut found = Vec::new();
     for ((queue, key), uses) in keys {
+        let windows = |from, to| index.policies.windows(queue, from, to, own);
         found.extend(
-            wrong(&uses, window).into_iter().map(|(why, calls)| {
+            wrong(&uses, windows).into_iter().map(|(why, calls)| {
                 violation("one_key_has_one_id", format!("{key} in {queue}: {why}"), &calls)
             }),
         );
@@ -71,7 +72,7 @@ pub(super) fn a_keyed_call_is_applied_once(index: &Index<'_>) -> Vec<Violation> 
     let mut found = Vec::new();
     for (key, uses) in keys {
         found.extend(
-            wrong(&uses, window).into_iter().map(|(why, calls)| {
+            wrong(&uses, |_, _| (window, window)).into_iter().map(|(why, calls)| {
                 violation("a_keyed_call_is_applied_once", format!("{key}: {why}"), &calls)
             }),
         );
@@ -96,16 +97,22 @@ struct Stored<'u, 'a, T> {
     uses: Vec<&'u Use<'a, T>>,
     from: Micros,
     to: Micros,
+    /// How long it is remembered at least.
+    shortest: Micros,
 }
 
-/// What is wrong with the uses of one key, in words, with the calls that show it.
-fn wrong<'a, T: PartialEq>(uses: &Uses<'a, T>, window: Micros) -> Vec<(&'static str, Vec<&'a Call>)> {
+/// What is wrong with the uses of one key, in words, with the calls that show it. What is stored between two moments is
+/// remembered for a time between the two that `windows` gives.
+fn wrong<'a, T: PartialEq>(
+    uses: &Uses<'a, T>,
+    windows: impl Fn(Micros, Micros) -> (Micros, Micros),
+) -> Vec<(&'static str, Vec<&'a Call>)> {
     let mut found = Vec::new();
     let mut all: Vec<Stored<'_, 'a, T>> = Vec::new();
     for one in &uses.acknowledged {
         match all.iter_mut().find(|stored| *stored.id == one.id) {
             Some(stored) => stored.uses.push(one),
-            None => all.push(Stored { id: &one.id, uses: vec![one], from: 0, to: 0 }),
+            None => all.push(Stored { id: &one.id, uses: vec![one], from: 0, to: 0, shortest: 0 }),
         }
     }
     for stored in &mut all {
@@ -126,10 +133,12 @@ fn wrong<'a, T: PartialEq>(uses: &Uses<'a, T>, window: Micros) -> Vec<(&'static 
             found.push(("it was said to repeat a send that never was", own));
             continue;
         };
+        let (shortest, longest) = windows(began, stored.to);
+        stored.shortest = shortest;
         // Whoever repeats it asks before the window is over.
         let repeated = stored.uses.iter().filter(|one| one.repeats).map(|one| one.call.asked).max();
-        stored.from = began.max(repeated.map_or(began, |asked| asked - window - CLOCKS));
-        let late = own.iter().find(|call| call.asked > stored.to + window + CLOCKS);
+        stored.from = began.max(repeated.map_or(began, |asked| asked - longest - CLOCKS));
+        let late = own.iter().find(|call| call.asked > stored.to + longest + CLOCKS);
         if let Some(late) = late {
             let calls = own.iter().copied().take(1).chain([*late]).collect();
             found.push(("the window was over, and the second message was not stored", calls));
@@ -137,8 +146,10 @@ fn wrong<'a, T: PartialEq>(uses: &Uses<'a, T>, window: Micros) -> Vec<(&'static 
     }
     for (place, one) in all.iter().enumerate() {
         for other in &all[..place] {
-            let apart = (one.to - other.from).max(other.to - one.from);
-            if apart < window - CLOCKS {
+            let may_follow = |first: &Stored<'_, 'a, T>, second: &Stored<'_, 'a, T>| {
+                second.to - first.from >= first.shortest - CLOCKS
+            };
+            if !may_follow(one, other) && !may_follow(other, one) {
                 let calls = other.uses.iter().chain(&one.uses).map(|one| one.call).collect();
                 found.push(("the window was not over, and it was stored again", calls));
             }

@@ -3,56 +3,74 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::{Id, Index, Message, Moved, Settled};
+use super::policies::CLOCKS;
 use super::sends::ids_of_bodies;
 use super::{Violation, violation};
-use crate::history::operators::Shelf;
+use crate::history::operators::{Move, Shelf};
 use crate::history::record::{Call, Micros};
 
 /// Two lives of one message, one after the other.
 pub(super) struct Pair<'i, 'a> {
-    pub(super) queue: &'a str,
     pub(super) body: &'a str,
-    pub(super) former: (i64, &'i Message<'a>),
-    pub(super) next: (i64, &'i Message<'a>),
+    pub(super) former: Life<'i, 'a>,
+    pub(super) next: Life<'i, 'a>,
 }
 
-/// The lives of all messages that were sent once, where messages are moved, in pairs.
+/// A message while it has one id.
+#[derive(Clone, Copy)]
+pub(super) struct Life<'i, 'a> {
+    pub(super) id: Id<'a>,
+    pub(super) message: &'i Message<'a>,
+}
+
+/// The lives of all messages that were sent once, where messages are moved, in pairs. What came from another queue was
+/// there before.
 pub(super) fn pairs<'i, 'a>(index: &'i Index<'a>) -> Vec<Pair<'i, 'a>> {
+    let ids = ids_of_bodies(index);
     let mut pairs = Vec::new();
-    for ((queue, body), ids) in ids_of_bodies(index) {
+    for (&(queue, body), here) in &ids {
         if !index.is_moved_into(queue) {
             continue;
         }
-        let ids: Vec<i64> = ids.into_iter().collect();
-        for pair in ids.windows(2) {
-            let life = |msg_id| index.messages.get(&(queue, msg_id)).map(|message| (msg_id, message));
-            if let (Some(former), Some(next)) = (life(pair[0]), life(pair[1])) {
-                pairs.push(Pair { queue, body, former, next });
-            }
-        }
+        let last_of = |source: &'a str| ids.get(&(source, body))?.last().map(|&msg_id| (source, msg_id));
+        let origin = index.sources_of(queue).find_map(last_of);
+        let lives = origin.into_iter().chain(here.iter().map(|&msg_id| (queue, msg_id)));
+        let lives = lives.filter_map(|id| Some(Life { id, message: index.messages.get(&id)? }));
+        let lives: Vec<Life<'i, 'a>> = lives.collect();
+        pairs.extend(lives.windows(2).map(|pair| Pair { body, former: pair[0], next: pair[1] }));
     }
     pairs
 }
 
-/// The messages that have come back under another id.
+/// The messages that have come back, or to another queue, under another id.
 pub(super) fn former_lives<'a>(index: &Index<'a>) -> BTreeSet<Id<'a>> {
-    pairs(index).iter().map(|pair| (pair.queue, pair.former.0)).collect()
+    pairs(index).iter().map(|pair| pair.former.id).collect()
 }
 
-impl Pair<'_, '_> {
+impl<'i, 'a> Pair<'i, 'a> {
     /// Whether somebody may have moved the message from the one life to the next.
     pub(super) fn may_be_moved(&self, index: &Index<'_>) -> bool {
-        let (msg_id, former) = self.former;
-        index.moves.iter().any(|moved| {
-            moved.moved.queue == self.queue
-                && !moved.moved.deletes
-                && moved.call.asked <= self.next.1.there_by()
-                && may_take(index, moved, (self.queue, msg_id), former)
-        })
+        let there_by = self.next.message.there_by();
+        index.moves.iter().any(|moved| moved.call.asked <= there_by && self.fits(index, moved))
     }
 
-    fn calls(&self) -> Vec<&Call> {
-        [self.former.1, self.next.1].into_iter().flat_map(all_calls).collect()
+    /// The calls that may have moved the message when it came to its queue; none if nobody knows when that was.
+    pub(super) fn movers(&self, index: &'i Index<'a>) -> Vec<&'i Moved<'a>> {
+        let Some(came_at) = self.next.message.came_at() else { return Vec::new() };
+        let in_time =
+            |moved: &&Moved<'_>| (moved.call.asked - CLOCKS..=moved.call.ends() + CLOCKS).contains(&came_at);
+        index.moves.iter().filter(in_time).filter(|moved| self.fits(index, moved)).collect()
+    }
+
+    /// Whether a call moves messages such as this one from where it was to where it came.
+    fn fits(&self, index: &Index<'_>, moved: &Moved<'_>) -> bool {
+        !moved.moved.deletes
+            && moved.moved.target() == self.next.id.0
+            && may_take(index, moved, self.former.id, self.former.message)
+    }
+
+    fn calls(&self) -> Vec<&'a Call> {
+        [self.former, self.next].into_iter().flat_map(|life| all_calls(life.message)).collect()
     }
 }
 
@@ -118,7 +136,8 @@ pub(super) fn left_archive_by(
 pub(super) fn what_is_moved_is_in_one_place(index: &Index<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for pair in pairs(index) {
-        let (former, next) = (pair.former.1, pair.next.1);
+        let (former, next) = (pair.former.message, pair.next.message);
+        let (from, was) = pair.former.id;
         let there_by = next.there_by();
         let later = former.deliveries.iter().chain(&former.pops).find(|seen| seen.began() > there_by);
         let shown = former.shown.iter().find(|page| page.call.asked > there_by);
@@ -126,33 +145,38 @@ pub(super) fn what_is_moved_is_in_one_place(index: &Index<'_>) -> Vec<Violation>
         let why = if !pair.may_be_moved(index) {
             "and nobody can have moved it".to_owned()
         } else if former.stored().next().is_some() {
-            format!("and is still there as {}", pair.former.0)
+            format!("and is still there as {was} of {from}")
         } else if let Some(seen) = later {
-            format!("and was delivered as {} by {} afterwards", pair.former.0, seen.call.who)
+            format!("and was delivered as {was} of {from} by {} afterwards", seen.call.who)
         } else if let Some(page) = shown {
-            format!("and was listed as {} for {} afterwards", pair.former.0, page.call.who)
+            format!("and was listed as {was} of {from} for {} afterwards", page.call.who)
         } else if deleted.is_some() {
-            format!("and was deleted as {}", pair.former.0)
+            format!("and was deleted as {was} of {from}")
         } else {
             continue;
         };
-        let what = format!("{} came to {} as {}, {why}", pair.body, pair.queue, pair.next.0);
+        let (to, is) = pair.next.id;
+        let what = format!("{} came to {to} as {is}, {why}", pair.body);
         found.push(violation("what_is_moved_is_in_one_place", what, &pair.calls()));
     }
     found
 }
 
-/// As many messages come back as the answers to moves count.
+/// As many messages come back, or to another queue, as the answers to moves count.
 pub(super) fn moves_count_what_they_move(index: &Index<'_>) -> Vec<Violation> {
-    let mut came: BTreeMap<&str, i64> = BTreeMap::new();
-    for pair in pairs(index) {
-        *came.entry(pair.queue).or_default() += 1;
+    let mut came: BTreeMap<&str, usize> = BTreeMap::new();
+    for ((queue, body), ids) in ids_of_bodies(index) {
+        // What is only moved to a queue begins there with a move, and all else with a send.
+        let is_foreign =
+            index.sources_of(queue).next().is_some() && !index.bodies.contains_key(&(queue, body));
+        *came.entry(queue).or_default() += ids.len() - usize::from(!is_foreign);
     }
-    let queues: BTreeSet<&str> = index.moves.iter().map(|moved| moved.moved.queue.as_str()).collect();
+    let targets: BTreeSet<&str> = index.moves.iter().map(|moved| moved.moved.target()).collect();
     let mut found = Vec::new();
-    for queue in queues {
-        let (counted, open) = counts(index, queue, false);
+    for queue in targets {
+        let (counted, open) = counts(index, |moved| !moved.deletes && moved.target() == queue);
         let came = came.get(queue).copied().unwrap_or_default();
+        let came = i64::try_from(came).unwrap_or(i64::MAX);
         // A life of which all deliveries were lost is one that nobody saw.
         let may_be_unseen = index.policies.least_receives(queue, Micros::MIN, Micros::MAX).is_some()
             || index.may_have_popped_unseen(queue, Micros::MIN)
@@ -162,7 +186,10 @@ pub(super) fn moves_count_what_they_move(index: &Index<'_>) -> Vec<Violation> {
                 format!("moves to {queue} count {counted} messages, or {open} more, and {came} have come");
             found.push(violation("moves_count_what_they_move", what, &[]));
         }
-        let (counted, open) = counts(index, queue, true);
+    }
+    let sources: BTreeSet<&str> = index.moves.iter().map(|moved| moved.moved.queue.as_str()).collect();
+    for queue in sources {
+        let (counted, open) = counts(index, |moved| moved.deletes && moved.queue == queue);
         let (least, most) = cleared(index, queue);
         let expires = index.policies.shortest_retention(queue, Micros::MIN, Micros::MAX).is_some();
         if !expires && (least > counted + open || most < counted) {
@@ -171,15 +198,14 @@ pub(super) fn moves_count_what_they_move(index: &Index<'_>) -> Vec<Violation> {
             );
             found.push(violation("moves_count_what_they_move", what, &[]));
         }
-        found.extend(index.moves.iter().filter(|moved| moved.moved.queue == queue).filter_map(too_many));
     }
+    found.extend(index.moves.iter().filter_map(too_many));
     found
 }
 
-/// How many messages moves of a queue have counted, and how many more they may have moved whose answer was lost.
-fn counts(index: &Index<'_>, queue: &str, deletes: bool) -> (i64, i64) {
-    let moves = index.moves.iter().map(|moved| moved.moved);
-    let moves = moves.filter(|moved| moved.queue == queue && moved.deletes == deletes);
+/// How many messages moves of a kind have counted, and how many more they may have moved whose answer was lost.
+fn counts(index: &Index<'_>, of_kind: impl Fn(&Move) -> bool) -> (i64, i64) {
+    let moves = index.moves.iter().map(|moved| moved.moved).filter(|moved| of_kind(moved));
     moves.fold((0, 0), |(counted, open), moved| match moved.count {
         Some(count) => (counted + count, open),
         None => (counted, open + moved.most),
@@ -188,11 +214,10 @@ fn counts(index: &Index<'_>, queue: &str, deletes: bool) -> (i64, i64) {
 
 /// How many messages are gone from an archive, for certain and at most.
 fn cleared(index: &Index<'_>, queue: &str) -> (i64, i64) {
-    let has_next: BTreeSet<i64> =
-        pairs(index).iter().filter(|pair| pair.queue == queue).map(|pair| pair.former.0).collect();
+    let has_next = former_lives(index);
     let (mut least, mut most) = (0, 0);
-    for ((_, msg_id), message) in index.messages.range((queue, i64::MIN)..=(queue, i64::MAX)) {
-        if has_next.contains(msg_id) || message.stored().next().is_some() {
+    for (id, message) in index.messages.range((queue, i64::MIN)..=(queue, i64::MAX)) {
+        if has_next.contains(id) || message.stored().next().is_some() {
             continue;
         }
         let may_be_archived = message.settles.iter().any(Settled::may_have_shelved);

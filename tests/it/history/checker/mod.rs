@@ -5,7 +5,7 @@
 //!
 //! | promise | rules |
 //! |---|---|
-//! | 1. What is acknowledged is delivered, archived, a dead letter or there at the end, under its id | `nothing_is_lost`, `ids_belong_to_their_bodies`, `each_send_is_stored_once`, `what_is_redriven_arrives`, `what_is_moved_is_in_one_place`, `moves_count_what_they_move`, `moves_take_what_they_name` |
+//! | 1. What is acknowledged is delivered, archived, a dead letter or there at the end, under its id | `nothing_is_lost`, `ids_belong_to_their_bodies`, `each_send_is_stored_once`, `what_is_redriven_arrives`, `what_is_redriven_is_no_letter`, `what_is_moved_is_in_one_place`, `moves_count_what_they_move`, `moves_take_what_they_name` |
 //! | 2. What fails for certain is never delivered; transactions happen whole or not at all | `nothing_comes_from_nowhere`, `whole_calls_happen_whole` |
 //! | 3. One delivery reaches one call; one that was rolled back settles nothing | `a_delivery_reaches_one_call`, `rolled_back_reads_settle_nothing` |
 //! | 4. A message is removed once, by its newest delivery | `a_message_is_removed_once`, `only_the_newest_delivery_settles`, `nothing_returns_once_removed` |
@@ -14,10 +14,10 @@
 //! | 7. A keyed transaction is applied once | `a_keyed_call_is_applied_once` |
 //! | 8. `read_ct` counts hand-overs; nobody gets a message once too often, and none goes aside before | `read_counts_count_deliveries`, `nobody_gets_a_message_too_often`, `dead_letters_were_handed_over` |
 //! | 9. Nobody's visibility timeout is cut, neither by a give-back nor by an extend | `hidden_messages_stay_hidden`, `delayed_messages_are_not_early`, `extending_never_shortens`, `releases_wait_as_the_policy_says`, `reads_hide_as_the_policy_says` |
-//! | 10. A group keeps its order | `groups_keep_their_order` |
-//! | 11. Nobody waits beside a visible message | `nobody_waits_beside_a_message`, with a patience that a slow machine needs |
+//! | 10. A group keeps its order, and so does what is moved | `groups_keep_their_order`, `moves_keep_the_order` |
+//! | 11. Nobody waits beside a visible message, whoever sent or moved it, nor otherwise than the policy says | `nobody_waits_beside_a_message`, with a patience that a slow machine needs, `reads_wait_as_the_policy_says` |
 //! | 12. Locked rows and merged statements hurt nobody else | `locks_hurt_nobody_else` |
-//! | 13. A bad message fails alone | `every_item_has_its_own_verdict` |
+//! | 13. A bad message fails alone, and a large one by the policy | `every_item_has_its_own_verdict`, `sends_are_as_large_as_the_policy_allows` |
 //! | 14. An old primary serves nobody once a newer one was seen | `nothing_is_lost`: what an old primary took is not there at the end |
 //! | Lists show what is there, and change nothing; an archive keeps what its policy keeps, and no longer | `lists_show_what_is_there`, `lists_leave_nothing_out`, `old_messages_leave_the_archive` |
 //! | 15. The checker finds what is broken | `planted`, and `random` |
@@ -79,6 +79,8 @@ const RULES: &[(&str, Rule)] = &[
     ("ids_belong_to_their_bodies", sends::ids_belong_to_their_bodies),
     ("whole_calls_happen_whole", sends::whole_calls_happen_whole),
     ("what_is_redriven_arrives", moves::what_is_redriven_arrives),
+    ("what_is_redriven_is_no_letter", moves::what_is_redriven_is_no_letter),
+    ("moves_keep_the_order", moves::moves_keep_the_order),
     ("what_is_moved_is_in_one_place", lives::what_is_moved_is_in_one_place),
     ("moves_count_what_they_move", lives::moves_count_what_they_move),
     ("moves_take_what_they_name", lives::moves_take_what_they_name),
@@ -97,6 +99,8 @@ const RULES: &[(&str, Rule)] = &[
     ("extending_never_shortens", visibility::extending_never_shortens),
     ("releases_wait_as_the_policy_says", policies::releases_wait_as_the_policy_says),
     ("reads_hide_as_the_policy_says", policies::reads_hide_as_the_policy_says),
+    ("reads_wait_as_the_policy_says", policies::reads_wait_as_the_policy_says),
+    ("sends_are_as_large_as_the_policy_allows", policies::sends_are_as_large_as_the_policy_allows),
     ("a_message_is_removed_once", settles::a_message_is_removed_once),
     ("only_the_newest_delivery_settles", settles::only_the_newest_delivery_settles),
     ("rolled_back_reads_settle_nothing", settles::rolled_back_reads_settle_nothing),

@@ -1,6 +1,7 @@
 //! Nobody pays for what others do: locked rows, refused messages in the same flush.
 
 use super::index::Index;
+use super::policies::TOO_LARGE;
 use super::{Violation, violation};
 use crate::history::operators::Move;
 use crate::history::record::{AFTERMATH, Call, Fault, FaultKind, Part, Verdict};
@@ -69,7 +70,12 @@ fn touches_locked(index: &Index<'_>, call: &Call) -> bool {
         Part::Read(read) => is_rebuilt(&read.queue),
         // It locks the whole table, or waits for whoever changes a policy, too.
         Part::Empty(_) | Part::Update(_) => true,
-        Part::Move(moved) => is_disturbed || is_rebuilt(&moved.queue) || shares_shelf(index, call, moved),
+        Part::Move(moved) => {
+            is_disturbed
+                || is_rebuilt(&moved.queue)
+                || is_rebuilt(moved.target())
+                || shares_shelf(index, call, moved)
+        }
         Part::List(list) => is_rebuilt(&list.queue),
     })
 }
@@ -114,7 +120,8 @@ pub(super) fn every_item_has_its_own_verdict(index: &Index<'_>) -> Vec<Violation
     found
 }
 
-/// Whether a refusal may be right for any message. Busy is what [`locks_hurt_nobody_else`] looks at.
+/// Whether a refusal may be right for any message. Busy is what [`locks_hurt_nobody_else`] looks at, and size what
+/// [`super::policies::sends_are_as_large_as_the_policy_allows`] does.
 fn is_passing(index: &Index<'_>, call: &Call, reason: &str) -> bool {
-    PASSING.contains(&reason) || reason == "QUEUE_BUSY" && touches_locked(index, call)
+    PASSING.contains(&reason) || reason == TOO_LARGE || reason == "QUEUE_BUSY" && touches_locked(index, call)
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use super::index::{Index, Message};
+use super::sends::ids_of_bodies;
 use super::{Violation, violation};
 use crate::history::operators::Policy;
-use crate::history::record::{Action, Call, History, Micros, Part, Target};
+use crate::history::record::{Action, Call, History, Micros, Part, Send, Target, Verdict};
 
 /// How far the clocks of the database and of this process may be apart.
 pub(super) const CLOCKS: Micros = 250_000;
@@ -74,6 +75,20 @@ impl<'a> Policies<'a> {
         (delays().min().unwrap_or(0), delays().max().unwrap_or(0))
     }
 
+    /// The shortest and the longest that a deduplication id of a queue is remembered; `own` is what servers have by
+    /// themselves.
+    pub(super) fn windows(&self, queue: &str, from: Micros, to: Micros, own: Micros) -> (Micros, Micros) {
+        let windows = || self.within(queue, from, to).map(|policy| policy.window.unwrap_or(own));
+        (windows().min().unwrap_or(own), windows().max().unwrap_or(own))
+    }
+
+    /// The smallest and the largest body that is the largest one that a queue takes; what servers take by themselves is larger
+    /// than any body of a history.
+    fn largest(&self, queue: &str, from: Micros, to: Micros) -> (usize, usize) {
+        let limits = || self.within(queue, from, to).map(|policy| policy.max_bytes.unwrap_or(usize::MAX));
+        (limits().min().unwrap_or(usize::MAX), limits().max().unwrap_or(usize::MAX))
+    }
+
     /// The shortest time for which a queue keeps what it archives; none if it always keeps it for ever.
     pub(super) fn shortest_retention(&self, queue: &str, from: Micros, to: Micros) -> Option<Micros> {
         self.within(queue, from, to).filter_map(|policy| policy.retention).min()
@@ -136,6 +151,64 @@ pub(super) fn reads_hide_as_the_policy_says(index: &Index<'_>) -> Vec<Violation>
     }
     found
 }
+
+/// A read that leaves it to the policy waits for as long as the policy says before it ends without a message, and hardly
+/// longer. The end of a server ends its reads early, and any disturbance may make them late.
+pub(super) fn reads_wait_as_the_policy_says(index: &Index<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for call in index.history.calls.iter().filter(|call| call.is_done()) {
+        let [Part::Read(read)] = call.parts.as_slice() else { continue };
+        if !read.waits_by_policy {
+            continue;
+        }
+        let (queue, asked, answered) = (&read.queue, call.asked, call.answered);
+        let waits: Vec<Micros> =
+            index.policies.within(queue, asked, answered).map(|policy| policy.wait).collect();
+        let shortest = waits.iter().copied().min().unwrap_or_default();
+        let longest = waits.iter().copied().max().unwrap_or_default();
+        let waited = answered - asked;
+        let is_early =
+            read.deliveries.is_empty() && waited < shortest && !index.may_end_servers(asked, answered);
+        let is_late =
+            waited > longest + index.history.patience && !index.is_disturbed(queue, asked, answered);
+        if is_early || is_late {
+            let what = format!("a read of {queue} has waited for {waited} µs, and the policy says {waits:?}");
+            found.push(violation("reads_wait_as_the_policy_says", what, &[call]));
+        }
+    }
+    found
+}
+
+/// What is larger than the policy allows is refused for that, and nothing else is.
+pub(super) fn sends_are_as_large_as_the_policy_allows(index: &Index<'_>) -> Vec<Violation> {
+    let ids = ids_of_bodies(index);
+    let mut found = Vec::new();
+    for call in &index.history.calls {
+        let until = if call.is_refused() { call.answered } else { call.ends() };
+        let limits = |send: &Send| index.policies.largest(&send.queue, call.asked, until);
+        let is_stored =
+            |send: &Send| call.is_done() || ids.contains_key(&(send.queue.as_str(), send.body.as_str()));
+        let what = match &call.verdict {
+            Verdict::Refused(reason) if reason == TOO_LARGE => {
+                let may_be_refused = call.sends().any(|send| send.body.len() > limits(send).0);
+                (!may_be_refused).then_some("a message was refused that is not too large")
+            }
+            Verdict::Refused(_) => None,
+            Verdict::Done | Verdict::Unknown(_) => {
+                let large = call.sends().find(|send| send.body.len() > limits(send).1 && is_stored(send));
+                large.map(|_| "a message was stored that is too large")
+            }
+        };
+        if let Some(what) = what {
+            let what = format!("{} of {}: {what}", call.what, call.who);
+            found.push(violation("sends_are_as_large_as_the_policy_allows", what, &[call]));
+        }
+    }
+    found
+}
+
+/// The reason of a refusal of what is too large.
+pub(super) const TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
 
 /// The shortest and the longest that a message may have been invisible because it was sent with a delay.
 pub(super) fn delay_of(index: &Index<'_>, queue: &str, message: &Message<'_>) -> Option<(Micros, Micros)> {

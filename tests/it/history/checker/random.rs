@@ -20,8 +20,16 @@ struct Held {
     msg_id: i64,
     body: String,
     read_ct: i32,
+    enqueued_at: Micros,
     last_read_at: Micros,
     vt: Micros,
+}
+
+impl Held {
+    /// A message that comes now.
+    fn new(msg_id: i64, body: String, now: Micros) -> Self {
+        Self { msg_id, body, read_ct: 0, enqueued_at: now, last_read_at: 0, vt: now }
+    }
 }
 
 /// A queue that keeps every promise, and the history that it makes.
@@ -86,8 +94,7 @@ impl Model {
             let body = format!("body {msg_id}");
             parts.push(send(&body, (verdict == Verdict::Done).then_some(msg_id)));
             if happens {
-                let vt = self.story.now;
-                self.queue.push(Held { msg_id, body, read_ct: 0, last_read_at: 0, vt });
+                self.queue.push(Held::new(msg_id, body, self.story.now));
             }
         }
         self.story.whole(verdict, parts);
@@ -102,7 +109,7 @@ impl Model {
             let delivery = Delivery {
                 msg_id: held.msg_id,
                 read_ct: held.read_ct + 1,
-                enqueued_at: 1_000_000 * SECOND,
+                enqueued_at: held.enqueued_at,
                 last_read_at: now,
                 vt: now + 20 * SECOND,
                 body: held.body.clone(),
@@ -173,12 +180,13 @@ impl Model {
     fn replay(&mut self) {
         let (verdict, happens) = self.fate();
         let most = self.random.random_range(1..4).min(self.archive.len());
+        self.archive.sort_by_key(|(msg_id, _)| *msg_id);
         let found = if happens { self.archive.drain(..most).collect() } else { Vec::new() };
         let count = (verdict == Verdict::Done).then_some(i64::try_from(found.len()).expect("a few"));
         for (_, body) in found {
             let msg_id = self.next_id;
             self.next_id += 1;
-            self.queue.push(Held { msg_id, body, read_ct: 0, last_read_at: 0, vt: self.story.now });
+            self.queue.push(Held::new(msg_id, body, self.story.now));
         }
         let more = !self.archive.is_empty();
         let part = Move { most: i64::try_from(most).expect("a few"), count, more, ..moved() };
@@ -192,7 +200,7 @@ impl Model {
             let message = Delivery {
                 msg_id,
                 read_ct: held.map_or(1, |held| held.read_ct),
-                enqueued_at: 1_000_000 * SECOND,
+                enqueued_at: held.map_or(1_000_000 * SECOND, |held| held.enqueued_at),
                 last_read_at: held.map_or(0, |held| held.last_read_at),
                 vt: held.map_or(0, |held| held.vt),
                 body: body.to_owned(),

@@ -58,8 +58,8 @@ pub(super) fn nothing_comes_from_nowhere(index: &Index<'_>) -> Vec<Violation> {
         let listed = message.shown.iter().map(|page| (page.shown.message.body.as_str(), None));
         let stored = message.stored().map(|body| (body, None)).chain(listed);
         for (body, seen) in delivered.chain(stored) {
-            let sends = index.bodies.get(&(queue, body)).map(Vec::as_slice).unwrap_or_default();
-            let why = match sends {
+            let sends = index.sends_of(queue, body);
+            let why = match sends.as_slice() {
                 [] => "and nobody sent it".to_owned(),
                 _ if sends.iter().all(|sent| sent.call.is_refused()) => {
                     "though its send was refused".to_owned()
@@ -101,18 +101,24 @@ pub(super) fn ids_of_bodies<'a>(index: &Index<'a>) -> BTreeMap<(&'a str, &'a str
 /// A send without a deduplication id makes at most one message, whatever its caller was told; so does each move.
 pub(super) fn each_send_is_stored_once(index: &Index<'_>) -> Vec<Violation> {
     let mut moved: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for pair in pairs(index).iter().filter(|pair| pair.may_be_moved(index)) {
-        *moved.entry((pair.queue, pair.body)).or_default() += 1;
+    let mut foreign = BTreeSet::new();
+    for pair in pairs(index) {
+        let (from, to) = (pair.former.id.0, pair.next.id.0);
+        if from != to {
+            foreign.insert((to, pair.body));
+        }
+        *moved.entry((to, pair.body)).or_default() += usize::from(pair.may_be_moved(index));
     }
     let mut found = Vec::new();
     for ((queue, body), ids) in ids_of_bodies(index) {
         let sends = index.bodies.get(&(queue, body)).map(Vec::as_slice).unwrap_or_default();
         let keyed = |sent: &Sent<'_>| sent.send.key.is_some() || sent.call.key.is_some();
-        let most = sends.iter().filter(|sent| !sent.call.is_refused()).count().max(1);
+        let sent = sends.iter().filter(|sent| !sent.call.is_refused()).count();
+        let most = sent.max(usize::from(!foreign.contains(&(queue, body))));
         let most = most + moved.get(&(queue, body)).copied().unwrap_or_default();
         if ids.len() > most && !sends.iter().any(keyed) {
             let calls: Vec<&Call> = sends.iter().map(|sent| sent.call).collect();
-            let what = format!("{body} was sent to {queue} {most} times and stored as {ids:?}");
+            let what = format!("{body} was sent or moved to {queue} {most} times and stored as {ids:?}");
             found.push(violation("each_send_is_stored_once", what, &calls));
         }
     }
@@ -152,6 +158,9 @@ fn shared_id(id: Id<'_>, message: &Message<'_>) -> Option<Violation> {
 /// Of a call that happens whole, an unknown one included, no part is seen without the others.
 pub(super) fn whole_calls_happen_whole(index: &Index<'_>) -> Vec<Violation> {
     let ids = ids_of_bodies(index);
+    let elsewhere =
+        ids.keys().flat_map(|&(queue, body)| index.sources_of(queue).map(move |from| (from, body)));
+    let moved_elsewhere: BTreeSet<(&str, &str)> = elsewhere.collect();
     let mut first_asked = BTreeMap::new();
     for call in &index.history.calls {
         let first = first_asked.entry(call.key.as_deref()).or_insert(call.asked);
@@ -167,7 +176,9 @@ pub(super) fn whole_calls_happen_whole(index: &Index<'_>) -> Vec<Violation> {
         // What came back to a queue was there before, too.
         let sends =
             sends.filter(|send| !index.bodies.get(send).is_some_and(|sends| sends.iter().any(is_redrive)));
-        let (seen, unseen): (Vec<_>, Vec<_>) = sends.partition(|send| ids.contains_key(send));
+        // What was moved elsewhere was there before, too.
+        let (seen, unseen): (Vec<_>, Vec<_>) =
+            sends.partition(|send| ids.contains_key(send) || moved_elsewhere.contains(send));
         // What was popped by a call that nobody heard of was never seen by anybody.
         let unseen = unseen.into_iter().find(|(queue, _)| {
             let emptied = index.emptied_since(queue, asked).next().is_some();

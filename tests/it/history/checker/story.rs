@@ -210,5 +210,16 @@ pub(super) fn list(archive: bool, rows: Vec<Shown>) -> Part {
 pub(super) fn moved() -> Move {
     let (queue, msg_ids) = (QUEUE.to_owned(), Vec::new());
     let (from, deletes) = (Shelf::Archive, false);
-    Move { queue, from, deletes, msg_ids, after: None, before: None, most: 100, count: None, more: false }
+    Move {
+        queue,
+        from,
+        to: None,
+        deletes,
+        msg_ids,
+        after: None,
+        before: None,
+        most: 100,
+        count: None,
+        more: false,
+    }
 }

@@ -20,8 +20,14 @@ pub(super) async fn archive(mut worker: Worker) {
     while worker.pause(80).await {
         let queue = if worker.chance(70) { KEPT } else { FLEETING };
         for _ in 0..worker.random.random_range(0..4) {
-            let send = Send { queue: queue.to_owned(), body: worker.body(), ..Send::default() };
-            senders::send_one(&mut worker, send).await;
+            let send = Send { queue: queue.to_owned(), body: worker.long_body(), ..Send::default() };
+            match worker.chance(80) {
+                true => senders::send_one(&mut worker, send).await,
+                false => {
+                    let other = Send { body: worker.long_body(), ..send.clone() };
+                    senders::send_batch(&mut worker, queue, vec![send, other]).await;
+                }
+            }
         }
         let wait = worker.millis(300).as_secs_f64();
         let count = worker.random.random_range(1..20);
@@ -55,7 +61,7 @@ pub(super) async fn bring_back(mut worker: Worker) {
         let queue = if worker.chance(75) { KEPT } else { ORDERS };
         let rows = list_archive(&mut worker, queue, &[]).await;
         let deletes = worker.chance(30);
-        let moved = choose(&mut worker, queue, deletes, &rows);
+        let moved = Move { deletes, ..choose(&mut worker, queue, &rows) };
         for _ in 0..worker.random.random_range(1..3) {
             if deletes {
                 delete_archived(&mut worker, moved.clone()).await;
@@ -72,23 +78,29 @@ pub(super) async fn bring_back(mut worker: Worker) {
 /// Brings dead letters back where they came from: some by their ids, and again, and some by count.
 pub(super) async fn redrive_letters(mut worker: Worker) {
     while worker.pause(500).await {
-        let rows = list(&mut worker, BURIED, None, &[]).await;
-        let msg_ids = match worker.chance(50) {
-            true => some_ids(&mut worker, &rows),
-            false => Vec::new(),
-        };
-        let most = worker.random.random_range(1..15);
-        let moved = Move { from: Shelf::DeadLetters, msg_ids, most, ..of(WORN) };
+        let moved = choose_letters(&mut worker, WORN, BURIED).await;
         for _ in 0..worker.random.random_range(1..3) {
-            redrive(&mut worker, moved.clone()).await;
+            redrive(&mut worker, BURIED, moved.clone()).await;
         }
     }
 }
 
+/// Looks which dead letters of a queue there are, and chooses some.
+pub(super) async fn choose_letters(worker: &mut Worker, queue: &str, dead_letter_queue: &str) -> Move {
+    let rows = list(worker, dead_letter_queue, None, &[]).await;
+    let msg_ids = match worker.chance(50) {
+        true => some_ids(worker, &rows),
+        false => Vec::new(),
+    };
+    let most = worker.random.random_range(1..15);
+    Move { from: Shelf::DeadLetters, msg_ids, most, ..of(queue) }
+}
+
 fn of(queue: &str) -> Move {
     let (queue, msg_ids) = (queue.to_owned(), Vec::new());
-    let (from, deletes) = (Shelf::Archive, false);
-    Move { queue, from, deletes, msg_ids, after: None, before: None, most: 1, count: None, more: false }
+    let (from, to, deletes) = (Shelf::Archive, None, false);
+    let (after, before, count, more) = (None, None, None, false);
+    Move { queue, from, to, deletes, msg_ids, after, before, most: 1, count, more }
 }
 
 fn some_ids(worker: &mut Worker, rows: &[Shown]) -> Vec<i64> {
@@ -97,9 +109,9 @@ fn some_ids(worker: &mut Worker, rows: &[Shown]) -> Vec<i64> {
 }
 
 /// Which of the archived messages are meant.
-fn choose(worker: &mut Worker, queue: &str, deletes: bool, rows: &[Shown]) -> Move {
+pub(super) fn choose(worker: &mut Worker, queue: &str, rows: &[Shown]) -> Move {
     let most = worker.random.random_range(1..30);
-    let mut moved = Move { deletes, most, ..of(queue) };
+    let mut moved = Move { most, ..of(queue) };
     let mut moments: Vec<Micros> = rows.iter().filter_map(|row| row.archived_at).collect();
     moments.sort_unstable();
     moments.dedup();
@@ -138,12 +150,13 @@ fn count(call: &mut Asked, count: i64, more: bool) {
     }
 }
 
-async fn replay(worker: &mut Worker, moved: Move) {
+/// Moves archived messages back into their queue or into another one.
+pub(super) async fn replay(worker: &mut Worker, moved: Move) {
     let request = ReplayArchivedMessagesRequest {
         queue: moved.queue.clone(),
         filter: Some(filter(&moved)),
+        target_queue: moved.to.clone().unwrap_or_default(),
         max_messages: most(&moved),
-        ..Default::default()
     };
     let mut client = AdminServiceClient::new(worker.connection());
     let fill = |response: &ReplayArchivedMessagesResponse, call: &mut Asked, _| {
@@ -171,12 +184,13 @@ async fn delete_archived(worker: &mut Worker, moved: Move) {
         .await;
 }
 
-async fn redrive(worker: &mut Worker, moved: Move) {
+/// Moves dead letters back into their queue or into another one.
+pub(super) async fn redrive(worker: &mut Worker, dead_letter_queue: &str, moved: Move) {
     let request = RedriveMessagesRequest {
-        dead_letter_queue: BURIED.to_owned(),
+        dead_letter_queue: dead_letter_queue.to_owned(),
         msg_ids: moved.msg_ids.clone(),
+        target_queue: moved.to.clone().unwrap_or_default(),
         max_messages: most(&moved),
-        ..Default::default()
     };
     let mut client = AdminServiceClient::new(worker.connection());
     let fill = |response: &RedriveMessagesResponse, call: &mut Asked, _| {

@@ -9,7 +9,9 @@ use rand::Rng;
 use serde_json::Value;
 
 use super::worker::{Asked, Worker, delivery, micros};
-use super::{ASIDE, BURIED, CONSUMED, FLEETING, GROUPS, HOMES, KEPT, KEYED, ORDERS, POPS, RESULTS, WORN};
+use super::{
+    ASIDE, BURIED, CONSUMED, ELSEWHERE, FLEETING, GROUPS, HOMES, KEPT, KEYED, ORDERS, POPS, RESULTS, WORN,
+};
 use crate::history::operators::{List, Shown, State};
 use crate::history::record::{DeadLetter, Micros, Part};
 
@@ -18,7 +20,9 @@ const PAGES: usize = 4;
 
 /// Looks into one queue or archive after the other.
 pub(super) async fn look(mut worker: Worker) {
-    let queues = [ORDERS, GROUPS, KEYED, CONSUMED, POPS, WORN, RESULTS, HOMES, ASIDE, KEPT, FLEETING, BURIED];
+    let queues = [
+        ORDERS, GROUPS, KEYED, CONSUMED, POPS, WORN, RESULTS, HOMES, ASIDE, KEPT, FLEETING, BURIED, ELSEWHERE,
+    ];
     let archives = [ORDERS, KEYED, CONSUMED, KEPT, FLEETING];
     while worker.pause(250).await {
         if worker.chance(40) {

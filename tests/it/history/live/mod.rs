@@ -2,14 +2,15 @@
 //!
 //! Callers send by every way there is, unary, in batches, to topics, in transactions, over `Produce`, with deduplication ids and
 //! without; they read by `ReadBatch`, `Read`, `Consume` and `Pop`, and settle, too late, twice, or never. Others purge and
-//! drop queues, lay them out anew, change their policies, look into them and their archives, bring back what was archived or set
-//! aside, and use plain SQL. Each kind is done to its end once at least, or the run fails.
+//! drop queues, lay them out anew, change their policies, look into them and their archives, bring what was archived or set
+//! aside back or elsewhere, and use plain SQL. Each kind is done to its end once at least, or the run fails.
 //!
 //! `PGMQ_GRPC_TEST_SEED` repeats a run's random decisions; what the machine's timing makes of them differs. Each run takes
 //! `PGMQ_GRPC_TEST_SECONDS`, 8 by default, and as long again at most until its queues are empty.
 
 mod aside;
 mod consumers;
+mod elsewhere;
 mod faults;
 mod keepers;
 mod keyed;
@@ -62,7 +63,7 @@ const WORN: &str = "worn";
 /// The dead-letter queue, which nobody reads.
 const BURIED: &str = "buried";
 
-/// The dead-letter queue of [`GROUPS`], from which nothing comes back.
+/// The dead-letter queue of [`GROUPS`], from which nothing comes back there.
 const BURIED_GROUPS: &str = "buried_groups";
 
 /// The queue to which transactions send.
@@ -83,8 +84,11 @@ const KEPT: &str = "kept";
 /// The queue whose archive is kept for a few seconds only.
 const FLEETING: &str = "fleeting";
 
-const QUEUES: [&str; 12] =
-    [ORDERS, GROUPS, KEYED, CONSUMED, POPS, WORN, RESULTS, QUIET, HOMES, ASIDE, KEPT, FLEETING];
+/// The queue to which nobody sends: archived messages and dead letters of others are moved there, now and then.
+const ELSEWHERE: &str = "elsewhere";
+
+const QUEUES: [&str; 13] =
+    [ORDERS, GROUPS, KEYED, CONSUMED, POPS, WORN, RESULTS, QUIET, HOMES, ASIDE, KEPT, FLEETING, ELSEWHERE];
 
 /// What is sent with this key goes to [`KEYED`] and [`RESULTS`].
 const ROUTING_KEY: &str = "audit.all";
@@ -93,7 +97,7 @@ const ROUTING_KEY: &str = "audit.all";
 const WINDOW: &str = "2s";
 
 /// What each run does to its end at least once, however slow the machine is; see [`report::reached`].
-const KINDS: [&str; 46] = [
+const KINDS: [&str; 50] = [
     "Archive",
     "Consume",
     "CreateQueue",
@@ -138,6 +142,10 @@ const KINDS: [&str; 46] = [
     "a redrive by ids",
     "a redrive by count",
     "archived messages that are deleted",
+    "a replay elsewhere",
+    "a redrive elsewhere",
+    "a message that is too large",
+    "a read that waits by the policy",
     "a list of a queue",
     "a list of an archive",
 ];
@@ -196,6 +204,9 @@ impl Callers {
         callers.add("archivist", 2, keepers::archive);
         callers.add("replayer", 2, keepers::bring_back);
         callers.add("redriver", 2, keepers::redrive_letters);
+        callers.add("forwarder", 2, elsewhere::forward);
+        callers.add("dweller", 1, elsewhere::wait);
+        callers.add("dwelling-follower", 1, elsewhere::follow);
         callers.add("setter-aside", 1, aside::in_transactions);
         callers.add("looker", 2, lists::look);
         callers.add("policy-maker", 1, policies::change);

@@ -11,7 +11,7 @@ use tonic::Streaming;
 
 use super::senders::group;
 use super::worker::{Asked, Worker, verdict_of_reason};
-use super::{CONSUMED, DOOMED, GROUPS, KEYED, ORDERS};
+use super::{CONSUMED, DOOMED, FLEETING, GROUPS, KEYED, ORDERS};
 use crate::harness::client::outgoing;
 use crate::history::record::{Micros, Part, Send, Verdict};
 
@@ -141,7 +141,7 @@ impl Producer {
 
 /// A frame's queue and its messages.
 fn frame(worker: &mut Worker) -> (&'static str, Vec<Send>) {
-    let queue = [KEYED, KEYED, CONSUMED, GROUPS, ORDERS][worker.random.random_range(0..5)];
+    let queue = [KEYED, KEYED, CONSUMED, GROUPS, ORDERS, FLEETING][worker.random.random_range(0..6)];
     let count = worker.random.random_range(1..6);
     let mut sends = Vec::new();
     for _ in 0..count {
@@ -151,6 +151,8 @@ fn frame(worker: &mut Worker) -> (&'static str, Vec<Send>) {
         } else if queue == KEYED {
             let (key, body) = worker.key(KEYED);
             (send.key, send.body) = (Some(key), body);
+        } else if queue == FLEETING {
+            send.body = worker.long_body();
         } else if queue == ORDERS && worker.chance(5) {
             send.body = format!("\"{DOOMED} {}", send.body.trim_start_matches('"'));
             send.doomed = true;

@@ -10,8 +10,8 @@ use tokio_postgres::Client;
 
 use super::worker::{Run, Worker};
 use super::{
-    BURIED, BURIED_GROUPS, DOOMED, FLEETING, GROUPS, KEYED, ORDERS, PATIENCE, QUEUES, RESULTS, ROUTING_KEY,
-    WORN, plain_sql, policies, readers,
+    BURIED, BURIED_GROUPS, DOOMED, GROUPS, KEYED, ORDERS, PATIENCE, QUEUES, RESULTS, ROUTING_KEY, plain_sql,
+    policies, readers,
 };
 use crate::harness::eventually;
 use crate::history::operators::Policy;
@@ -23,7 +23,7 @@ pub(super) async fn prepare(seed: u64, addresses: Vec<String>, database_url: &st
     let mut worker =
         Worker::new(&Run::new(seed, addresses.clone(), String::new(), History::default()), "founder");
     let mut given: BTreeMap<String, Policy> =
-        [WORN, FLEETING].map(|queue| (queue.to_owned(), policies::some_policy(&mut worker, queue))).into();
+        policies::QUEUES.map(|queue| (queue.to_owned(), policies::some_policy(&mut worker, queue))).into();
     let mut on_the_wire: BTreeMap<String, QueuePolicy> =
         given.iter().map(|(queue, policy)| (queue.clone(), policies::on_the_wire(policy))).collect();
     let (policy, wire) = policies::of_groups();

@@ -57,12 +57,22 @@ pub(super) async fn read(
     hidden: f64,
     wait: f64,
 ) -> Vec<Message> {
-    read_for(worker, queue, count, seconds(hidden), wait).await
+    read_for(worker, queue, count, seconds(hidden), seconds(wait)).await
 }
 
 /// Makes one that leaves it to the queue's policy how long the messages are hidden.
 pub(super) async fn read_by_policy(worker: &mut Worker, queue: &str, count: i32, wait: f64) -> Vec<Message> {
-    read_for(worker, queue, count, None, wait).await
+    read_for(worker, queue, count, None, seconds(wait)).await
+}
+
+/// Makes one that leaves it to the queue's policy how long it waits.
+pub(super) async fn wait_by_policy(
+    worker: &mut Worker,
+    queue: &str,
+    count: i32,
+    hidden: f64,
+) -> Vec<Message> {
+    read_for(worker, queue, count, seconds(hidden), None).await
 }
 
 async fn read_for(
@@ -70,14 +80,15 @@ async fn read_for(
     queue: &str,
     count: i32,
     visibility_timeout: Option<prost_types::Duration>,
-    wait: f64,
+    wait: Option<prost_types::Duration>,
 ) -> Vec<Message> {
-    let read = Read { by_policy: visibility_timeout.is_none(), ..reading(queue) };
+    let read =
+        Read { by_policy: visibility_timeout.is_none(), waits_by_policy: wait.is_none(), ..reading(queue) };
     let request = ReadBatchRequest {
         queue: queue.to_owned(),
         max_messages: count,
         visibility_timeout,
-        wait: seconds(wait),
+        wait,
         ordering: ordering(worker, queue),
         ..Default::default()
     };

@@ -86,24 +86,29 @@ pub(super) async fn in_batches(mut worker: Worker) {
                 ..Send::default()
             })
             .collect();
-        let messages = sends.iter().map(|send| OutgoingMessage {
-            message: send.body.clone(),
-            group: send.group.clone().unwrap_or_default(),
-            ..Default::default()
-        });
-        let request = SendBatchRequest { queue: queue.to_owned(), messages: messages.collect() };
-        let mut client = worker.client();
-        let call = Asked::whole("SendBatch", sends.into_iter().map(Part::Send).collect());
-        worker
-            .ask(
-                call,
-                request,
-                async move |request| client.send_batch(request).await,
-                |response, call, _| {
-                    let ids: Vec<i64> = response.results.iter().map(|result| result.msg_id).collect();
-                    acknowledge(&mut call.parts, &ids);
-                },
-            )
-            .await;
+        send_batch(&mut worker, queue, sends).await;
     }
+}
+
+/// Makes one send of several messages to a queue.
+pub(super) async fn send_batch(worker: &mut Worker, queue: &str, sends: Vec<Send>) {
+    let messages = sends.iter().map(|send| OutgoingMessage {
+        message: send.body.clone(),
+        group: send.group.clone().unwrap_or_default(),
+        ..Default::default()
+    });
+    let request = SendBatchRequest { queue: queue.to_owned(), messages: messages.collect() };
+    let mut client = worker.client();
+    let call = Asked::whole("SendBatch", sends.into_iter().map(Part::Send).collect());
+    worker
+        .ask(
+            call,
+            request,
+            async move |request| client.send_batch(request).await,
+            |response, call, _| {
+                let ids: Vec<i64> = response.results.iter().map(|result| result.msg_id).collect();
+                acknowledge(&mut call.parts, &ids);
+            },
+        )
+        .await;
 }

@@ -153,6 +153,12 @@ impl Worker {
         format!("\"{} {}\"", self.who, self.bodies)
     }
 
+    /// One that is sometimes longer, up to some hundred bytes.
+    pub(super) fn long_body(&mut self) -> String {
+        let (body, more) = (self.body(), self.random.random_range(0..100));
+        format!("{} {}\"", body.trim_end_matches('"'), "x".repeat(more))
+    }
+
     /// Whether something of so many percent happens.
     pub(super) fn chance(&mut self, percent: u32) -> bool {
         self.random.random_range(0..100) < percent

@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod deliveries;
+mod elsewhere;
 mod keys;
 mod lists;
 mod moves;
