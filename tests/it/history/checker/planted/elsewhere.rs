@@ -255,6 +255,7 @@ fn what_is_moved_must_be_no_dead_letter_any_more() {
         story.call("ListMessages", Verdict::Done, vec![Part::List(page)]);
         story
     };
+    tell(false).is_healthy();
     tell(true).breaks("what_is_redriven_is_no_letter");
 }
 
