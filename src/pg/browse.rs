@@ -33,7 +33,8 @@ macro_rules! columns {
     };
 }
 
-/// Gives what matches, and how far was looked if it was not to the end: one row of NULLs for no match.
+/// Gives what matches, and how far was looked if it was not to the end: one row of NULLs for no match. `$more` is what may
+/// tell messages apart that have the same id: those that it does not come one behind the other.
 macro_rules! found {
     ($looked_to:literal, $more:literal) => {
         concat!(
@@ -42,7 +43,8 @@ macro_rules! found {
             $more,
             ", NULL::text AS message, NULL::text AS headers\nFROM (SELECT ",
             $looked_to,
-            " AS looked_to) AS looked LEFT JOIN matching AS m ON true ORDER BY m.msg_id"
+            " AS looked_to) AS looked LEFT JOIN matching AS m ON true ORDER BY m.msg_id",
+            $more
         )
     };
 }

@@ -16,7 +16,9 @@ const PAGE_BYTES: i64 = MAX_BYTES as i64;
 
 /// The texts of messages, as many as fit. Sizes are counted first, so that what does not fit is nowhere kept. `$1` ids, `$2`
 /// moments, `$3` bytes for all, `$4` bytes that one message may take, which then comes alone. The moments are compared so
-/// that no index is used for them: thousands of messages can have the same.
+/// that no index is used for them: thousands of messages can have the same. Nothing keeps a partitioned archive from having
+/// messages that are the same in both: they are asked for one behind the other, and told apart by where they lie, which
+/// changes for nobody within a statement.
 macro_rules! texts {
     ($name:literal, $table:literal, $moment:literal) => {
         Statement::new(
@@ -26,19 +28,23 @@ macro_rules! texts {
                 "-- pgmq-grpc: ",
                 $name,
                 "
-WITH measured AS MATERIALIZED (SELECT w.ordinal, w.msg_id, w.moment,
+WITH wanted AS (SELECT w.msg_id, w.moment, min(w.ordinal) AS first, count(*) AS number
+  FROM unnest($1::bigint[], $2::timestamptz[]) WITH ORDINALITY AS w(msg_id, moment, ordinal) GROUP BY w.msg_id, w.moment),
+measured AS MATERIALIZED (SELECT w.first, w.number, w.msg_id, w.moment, t.tableoid AS lies_in, t.ctid AS lies_at,
     coalesce(octet_length(t.message::text), 0)::bigint AS body_bytes,
     coalesce(octet_length(t.headers::text), 0)::bigint AS headers_bytes
-  FROM unnest($1::bigint[], $2::timestamptz[]) WITH ORDINALITY AS w(msg_id, moment, ordinal)
-  JOIN ",
+  FROM wanted AS w JOIN ",
                 $table,
                 " AS t ON t.msg_id = w.msg_id AND t.",
                 $moment,
                 " IS NOT DISTINCT FROM w.moment),
-judged AS (SELECT m.ordinal, m.msg_id, m.moment, m.body_bytes, m.headers_bytes,
-    m.body_bytes + m.headers_bytes <= $4::bigint AS is_whole,
-    m.body_bytes + m.headers_bytes <= $4 OR m.headers_bytes <= $3::bigint AS has_headers FROM measured AS m),
-weighed AS (SELECT j.ordinal, j.msg_id, j.moment, j.is_whole, j.has_headers,
+placed AS (SELECT m.first - 1 + row_number() OVER (PARTITION BY m.first ORDER BY m.lies_in, m.lies_at) AS ordinal,
+    m.first + m.number AS beyond, m.msg_id, m.moment, m.lies_in, m.lies_at, m.body_bytes, m.headers_bytes FROM measured AS m),
+judged AS (SELECT p.ordinal, p.msg_id, p.moment, p.lies_in, p.lies_at, p.body_bytes, p.headers_bytes,
+    p.body_bytes + p.headers_bytes <= $4::bigint AS is_whole,
+    p.body_bytes + p.headers_bytes <= $4 OR p.headers_bytes <= $3::bigint AS has_headers
+  FROM placed AS p WHERE p.ordinal < p.beyond),
+weighed AS (SELECT j.ordinal, j.msg_id, j.moment, j.lies_in, j.lies_at, j.is_whole, j.has_headers,
     sum(256 + CASE WHEN j.is_whole THEN j.body_bytes ELSE 0 END + CASE WHEN j.has_headers THEN j.headers_bytes ELSE 0 END)
       OVER (ORDER BY j.ordinal ROWS UNBOUNDED PRECEDING) AS bytes,
     row_number() OVER (ORDER BY j.ordinal) AS place FROM judged AS j)
@@ -46,9 +52,9 @@ SELECT w.ordinal, w.is_whole, CASE WHEN w.is_whole THEN t.message::text END AS m
   CASE WHEN w.has_headers THEN t.headers::text END AS headers
 FROM weighed AS w JOIN ",
                 $table,
-                " AS t ON t.msg_id = w.msg_id AND t.",
+                " AS t ON t.ctid = w.lies_at AND t.tableoid = w.lies_in AND t.msg_id = w.msg_id AND t.",
                 $moment,
-                " IS NOT DISTINCT FROM w.moment
+                " = w.moment
 WHERE w.bytes <= $3 OR w.place = 1 ORDER BY w.ordinal"
             ),
         )

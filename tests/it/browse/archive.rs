@@ -194,6 +194,35 @@ pub(crate) async fn with_equal_ids() -> Test {
 #[tokio::test]
 async fn messages_with_the_same_id_are_each_listed_once_whatever_the_pages() {
     let mut test = with_equal_ids().await;
+    each_is_listed_once(&mut test).await;
+    // Now not even the moment tells them apart.
+    test.run("UPDATE pgmq.a_orders SET archived_at = '2026-01-01 12:00Z'").await;
+    each_is_listed_once(&mut test).await;
+}
+
+#[tokio::test]
+async fn messages_at_the_same_place_of_several_partitions_are_each_listed_once() {
+    let mut test = with_equal_ids().await;
+    test.run(
+        "ALTER TABLE pgmq.a_orders RENAME TO former;
+         CREATE TABLE pgmq.a_orders (LIKE pgmq.former INCLUDING DEFAULTS) PARTITION BY LIST (read_ct)",
+    )
+    .await;
+    for place in 1..=8 {
+        let partition = format!("pgmq.a_orders_{place}");
+        test.run(&format!(
+            "CREATE TABLE {partition} PARTITION OF pgmq.a_orders FOR VALUES IN ({place});
+             INSERT INTO pgmq.a_orders (msg_id, read_ct, vt, archived_at, message)
+             SELECT msg_id, {place}, vt, '2026-01-01 12:00Z', message FROM pgmq.former WHERE message = '{place}'"
+        ))
+        .await;
+    }
+    let places: i64 = test.value("SELECT count(DISTINCT ctid) FROM pgmq.a_orders").await;
+    assert_eq!(places, 1);
+    each_is_listed_once(&mut test).await;
+}
+
+async fn each_is_listed_once(test: &mut Test) {
     let filters = [
         ArchiveFilter::default(),
         ArchiveFilter { archived_after: day(1), ..Default::default() },
