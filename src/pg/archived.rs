@@ -71,13 +71,25 @@ pub struct TakenStep {
 }
 
 impl Connection {
-    /// Deletes messages from an archive. Those that others have locked are passed over.
+    /// Deletes messages from an archive, which the caller has named by their ids, or not. Those that others have locked are
+    /// passed over.
     ///
     /// # Errors
-    /// `QueueNotFound`.
-    pub async fn delete_archived(&mut self, queue: &QueueName, keys: &[ArchivedKey]) -> Result<TakenStep> {
+    /// `QueueNotFound`; `OutcomeUnknownRetrySafe` if the connection was lost meanwhile, and `OutcomeUnknown` if another try
+    /// could mean other messages.
+    pub async fn delete_archived(
+        &mut self,
+        queue: &QueueName,
+        keys: &[ArchivedKey],
+        named: bool,
+    ) -> Result<TakenStep> {
         let table = self.table(queue).await?;
-        let taken = self.take_archived(&DELETE_ARCHIVED.on(&table), keys, None).await;
+        let mut statement = DELETE_ARCHIVED.on(&table);
+        // After a crash, an unlogged queue gives its ids again.
+        if named && table.unlogged {
+            statement.effect = Effect::Writes;
+        }
+        let taken = self.take_archived(&statement, keys, None).await;
         taken.map_err(|error| self.missing(queue, error))
     }
 

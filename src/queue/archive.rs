@@ -174,7 +174,7 @@ impl Taking<'_> {
                 queue: wanted.queue.clone(),
                 fate: wanted.fate.clone(),
                 keys: found[..found.len().min(TAKE).min(room)].to_vec(),
-                repeatable: wanted.filter.msg_ids().is_some(),
+                named: wanted.filter.msg_ids().is_some(),
             };
             let done = self.broker.run_while_draining(step, self.deadline).await?;
             self.taken += done.count;
@@ -219,8 +219,8 @@ struct TakeStep {
     queue: QueueName,
     fate: Fate,
     keys: Vec<ArchivedKey>,
-    /// The caller has named the messages, so that another try takes no others.
-    repeatable: bool,
+    /// The caller has named the messages by their ids, so that another try takes no others.
+    named: bool,
 }
 
 impl OnConnection for TakeStep {
@@ -229,9 +229,9 @@ impl OnConnection for TakeStep {
 
     async fn apply(&self, connection: &mut Connection) -> Result<TakenStep> {
         match &self.fate {
-            Fate::Deleted => connection.delete_archived(&self.queue, &self.keys).await,
+            Fate::Deleted => connection.delete_archived(&self.queue, &self.keys, self.named).await,
             Fate::SentTo(target) => {
-                connection.replay_archived(&self.queue, target, &self.keys, self.repeatable).await
+                connection.replay_archived(&self.queue, target, &self.keys, self.named).await
             }
         }
     }

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::archive_of;
 use crate::browse::archive::{archived_ids, day, with_archive};
-use crate::harness::{Client, Refusal, eventually};
+use crate::harness::{Client, Gate, Refusal, eventually};
 use crate::settle::archive;
 
 fn delete_of(filter: ArchiveFilter) -> DeleteArchivedMessagesRequest {
@@ -73,6 +73,26 @@ async fn a_message_that_somebody_has_locked_is_passed_over_and_told_and_a_call_t
     assert_eq!(refusal.metadata["queue"], "orders");
     holder.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(delete(&mut test.client, delete_of(ArchiveFilter::default())).await, (1, false));
+}
+
+#[tokio::test]
+async fn a_delete_that_is_cut_off_may_be_repeated_but_by_ids_that_a_crash_begins_anew() {
+    let retry_safe = (Code::Unavailable, "OUTCOME_UNKNOWN_RETRY_SAFE");
+    let unknown = (Code::Unknown, "OUTCOME_UNKNOWN");
+    let cases = [(false, vec![2], retry_safe), (true, vec![], retry_safe), (true, vec![2], unknown)];
+    for (is_unlogged, msg_ids, (code, reason)) in cases {
+        let test = archive_of(5).await;
+        test.run(&format!("UPDATE pgmq.meta SET is_unlogged = {is_unlogged}")).await;
+        let gate = Gate::by(&test, "TRIGGER gate BEFORE DELETE ON pgmq.a_orders FOR EACH ROW").await;
+        let request = delete_of(ArchiveFilter { msg_ids, ..Default::default() });
+        let mut client = test.client.clone();
+        let deleting = tokio::spawn(async move { client.admin.delete_archived_messages(request).await });
+        let process = gate.arrival(&test, "delete_archived").await;
+        gate.terminate(&test, process).await;
+        let refused = deleting.await.unwrap().unwrap_err();
+        Refusal::expect(&refused, code, reason);
+        assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.a_orders").await, 5);
+    }
 }
 
 #[tokio::test]
