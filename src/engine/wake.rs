@@ -64,9 +64,20 @@ impl Wake {
         }
     }
 
-    /// Forgets the moments, because the database is about to tell the next one.
-    pub fn forget_moments(&self) {
-        self.lock().due.clear();
+    /// Forgets the moments, because the database is about to tell the next one, and gives them.
+    pub fn take_moments(&self) -> BTreeSet<Instant> {
+        std::mem::take(&mut self.lock().due)
+    }
+
+    /// Remembers moments again, beside those that were told since.
+    pub fn put_back(&self, moments: BTreeSet<Instant>) {
+        let mut state = self.lock();
+        // Few were told since, and many may come back.
+        let told = std::mem::replace(&mut state.due, moments);
+        state.due.extend(told);
+        while state.due.len() > CAPACITY {
+            state.due.pop_last();
+        }
     }
 
     /// Whether something may be there.
@@ -110,8 +121,11 @@ fn rounded_up(moment: Instant) -> Instant {
     // Counted from a moment that does not move, or nothing would ever be rounded alike.
     let epoch = *EPOCH.get_or_init(|| now);
     let grain = if ahead <= Duration::from_secs(60) { FINE } else { FINE * 4 };
-    let since = moment.saturating_duration_since(epoch).as_millis();
-    let Ok(millis) = u64::try_from(since.next_multiple_of(grain.as_millis())) else {
+    // Where time is virtual, that moment may be another test's, and later.
+    let since = moment
+        .checked_duration_since(epoch)
+        .map(|since| since.as_millis().next_multiple_of(grain.as_millis()));
+    let Some(millis) = since.and_then(|since| u64::try_from(since).ok()) else {
         return moment;
     };
     (epoch + Duration::from_millis(millis)).max(moment)

@@ -1,5 +1,6 @@
 //! One class of reads of one queue: its subscribers, and what its dispatcher knows.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,10 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// How much longer than the question for the next moment takes it is not asked again, so that it costs a bounded share
 /// of the database's time however long the queue is.
 const PAUSE_FACTOR: u32 = 50;
+
+/// Into how many spans such a pause is cut, each with one read at most for moments that were known before the question. A
+/// read that finds nothing costs about as much as the question.
+const SPANS_OF_A_PAUSE: u32 = 10;
 
 /// A class of reads, shared by its subscribers and its dispatcher.
 pub(super) struct Class {
@@ -145,24 +150,31 @@ impl Class {
         state.poll = pause.map(|pause| (Instant::now() + pause, pause));
     }
 
-    /// Begins to ask for the next moment: what was known of moments is part of the answer.
-    pub(super) fn begin_ask(&self) {
+    /// Begins to ask for the next moment. What was known of moments is given: some of it may be wanted after the answer.
+    pub(super) fn begin_ask(&self) -> BTreeSet<Instant> {
         self.lock().unasked = None;
-        self.wake.forget_moments();
+        self.wake.take_moments()
     }
 
-    /// Takes note of the next moment and of how long the answer took.
-    pub(super) fn asked(&self, next_visible: Option<Duration>, took: Duration) {
+    /// Takes note of the next moment and of how long the answer took. Of the moments that were known before the question,
+    /// those before the next one are over, and those until the question may be asked again are what remains to go by.
+    pub(super) fn asked(&self, next_visible: Option<Duration>, took: Duration, mut known: BTreeSet<Instant>) {
         let now = Instant::now();
-        self.lock().ask_from = now + (took * PAUSE_FACTOR).max(SHORTEST_PAUSE);
-        if let Some(wait) = next_visible {
-            self.wake.at(now + wait);
-        }
+        let pause = (took * PAUSE_FACTOR).max(SHORTEST_PAUSE);
+        let ask_from = now + pause;
+        self.lock().ask_from = ask_from;
+        let Some(next) = next_visible.map(|wait| now + wait) else { return };
+        let mut soon = known.split_off(&next);
+        let mut kept = soon.split_off(&ask_from);
+        kept.extend(spaced(soon, pause / SPANS_OF_A_PAUSE));
+        self.wake.put_back(kept);
+        self.wake.at(next);
     }
 
     /// Takes note that the next moment could not be told.
-    pub(super) fn ask_failed(&self, before_read: Timestamp) {
+    pub(super) fn ask_failed(&self, before_read: Timestamp, known: BTreeSet<Instant>) {
         self.lock().unasked.get_or_insert(before_read);
+        self.wake.put_back(known);
     }
 
     /// Tries again at once after a failure, because somebody wants to know.
@@ -176,4 +188,16 @@ impl Class {
         self.lock().not_before = Some(Instant::now() + pause);
         self.wake.now();
     }
+}
+
+/// The last of the moments of each span, which begins with the first moment after the span before.
+fn spaced(moments: BTreeSet<Instant>, span: Duration) -> impl Iterator<Item = Instant> {
+    let mut spans: Vec<(Instant, Instant)> = Vec::new();
+    for moment in moments {
+        match spans.last_mut() {
+            Some((first, last)) if moment - *first < span => *last = moment,
+            _ => spans.push((moment, moment)),
+        }
+    }
+    spans.into_iter().map(|(_, last)| last)
 }

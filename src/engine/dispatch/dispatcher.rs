@@ -173,12 +173,12 @@ async fn ask(dispatch: &Dispatch, class: &Class, before_read: Timestamp) {
 
 async fn ask_in_turn(class: &Class, session: &mut dyn Session, before_read: Timestamp) -> Result<()> {
     let begun = Instant::now();
-    class.begin_ask();
+    let known = class.begin_ask();
     let answer = session.next_visible(&class.order.queue, before_read).await;
     match answer {
-        Ok(next_visible) => class.asked(next_visible, begun.elapsed()),
+        Ok(next_visible) => class.asked(next_visible, begun.elapsed(), known),
         Err(error) => {
-            class.ask_failed(before_read);
+            class.ask_failed(before_read, known);
             return Err(error);
         }
     }

@@ -37,6 +37,9 @@ pub(crate) struct World {
     /// A statement at which the task that runs it panics, once.
     pub(crate) panics_at: Option<&'static str>,
     pub(crate) read_takes: Duration,
+    pub(crate) ask_takes: Duration,
+    /// No queue is looked at closely, as where that was done lately or others stand in the line before it.
+    pub(crate) from_afar: bool,
     pub(crate) at_once: usize,
     pub(crate) most_at_once: usize,
 }
@@ -147,13 +150,17 @@ impl Session for Fake {
         after: Timestamp,
     ) -> BoxFuture<'a, Result<Option<Duration>>> {
         self.begin("next_visible");
-        let next = self.with(|world, now| {
+        let (next, takes) = self.with(|world, _| {
             let after = moment_of(&after);
             let messages = world.queues.entry(name.clone()).or_default().messages.values();
             let next = messages.map(|(visible, _)| *visible).filter(|visible| *visible > after).min();
-            next.map(|visible| visible.saturating_sub(now))
+            (next, world.ask_takes)
         });
-        async move { Ok(next) }.boxed()
+        async move {
+            sleep(takes).await;
+            Ok(next.map(|visible| visible.saturating_sub(self.now())))
+        }
+        .boxed()
     }
 
     fn give_back<'a>(&'a mut self, name: &'a QueueName, given: &'a [Delivery]) -> BoxFuture<'a, Result<()>> {
@@ -183,7 +190,9 @@ impl Session for Fake {
     fn look_around<'a>(&'a mut self, queues: &'a [(QueueName, bool)]) -> BoxFuture<'a, Result<View>> {
         self.begin("look_around");
         let view = self.with(|world, now| {
+            let from_afar = world.from_afar;
             let mut sight = |(name, closely): &(QueueName, bool)| {
+                let closely = *closely && !from_afar;
                 let queue = world.queues.entry(name.clone()).or_default();
                 let visible = queue.messages.values().any(|(visible, _)| *visible <= now);
                 let next = queue.messages.values().map(|(visible, _)| *visible).filter(|at| *at > now).min();
@@ -193,7 +202,7 @@ impl Session for Fake {
                     is_readable: true,
                     bytes: 0,
                     visible: closely.then_some(visible),
-                    next_visible: next.filter(|_| *closely).map(|at| at - now),
+                    next_visible: next.filter(|_| closely).map(|at| at - now),
                 })
             };
             let sights = queues.iter().map(&mut sight).collect();

@@ -1,5 +1,6 @@
 //! Dispatchers in virtual time, on a database that is made believe.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::fake::{PIECE, Queue, ids, order, queue, stage};
+use super::fake::{PIECE, Queue, Stage, ids, order, queue, stage};
 use super::*;
 use crate::domain::Receipt;
 
@@ -259,6 +260,69 @@ async fn no_wake_up_is_lost() {
             }
         }
     }
+}
+
+/// A stage with a queue so large that the question for the next moment takes half a second, and is asked twice a minute; nor
+/// does the lookout tell moments.
+fn large() -> Stage {
+    let stage = stage();
+    stage.fake.with(|world, _| {
+        world.ask_takes = Duration::from_millis(500);
+        world.from_afar = true;
+    });
+    stage
+}
+
+#[tokio::test(start_paused = true)]
+async fn moments_that_were_told_are_not_forgotten_where_the_next_is_rarely_asked_for() {
+    for seed in 0..200 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let stage = large();
+        let mut stream = stage.subscribe("a");
+        stream.set_demand(100);
+        sleep(Duration::from_secs(30)).await;
+        let mut due = HashMap::new();
+        for _ in 0..random.random_range(1..30) {
+            let delay = Duration::from_millis(random.random_range(0..120_000));
+            let sent = stage.fake.send_in("a", delay);
+            stage.events.arrives_at(&queue("a"), Instant::now() + delay);
+            due.insert(sent, Instant::now() + delay);
+        }
+        while !due.is_empty() {
+            let came = timeout(HOUR, stream.next()).await.expect("messages in time").expect("messages");
+            for msg_id in ids(came) {
+                let late = due.remove(&msg_id).expect("a message that is due").elapsed();
+                // A tenth of the pause, the question that may be under way, and the grain of what is remembered.
+                assert!(late <= Duration::from_millis(2_500 + 500 + 200), "seed {seed}: {late:?} late");
+                stage.fake.delete("a", msg_id);
+            }
+            stream.set_demand(100);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn moments_at_which_nothing_comes_lead_to_few_reads_of_a_large_queue() {
+    let stage = large();
+    let stream = stage.subscribe("a");
+    stream.set_demand(100);
+    sleep(Duration::from_secs(20)).await;
+    let sent = stage.fake.send_in("a", Duration::from_secs(10));
+    for tenths in 1..600 {
+        stage.events.arrives_at(&queue("a"), Instant::now() + Duration::from_millis(100 * tenths));
+    }
+    let reads = async |seconds| {
+        let before = stage.fake.count("read");
+        sleep(Duration::from_secs(seconds)).await;
+        stage.fake.count("read") - before
+    };
+    let before_the_question = reads(5).await;
+    assert!(before_the_question >= 45, "{before_the_question} reads");
+    sleep(Duration::from_secs(2)).await;
+    stage.fake.delete("a", sent);
+    let reads = reads(23).await;
+    // One for each span of the pause that is left.
+    assert!((6..=9).contains(&reads), "{reads} reads");
 }
 
 #[tokio::test(start_paused = true)]
