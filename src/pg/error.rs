@@ -73,7 +73,7 @@ pub fn may_be_one_items_fault(error: &Error) -> bool {
             || ["25", "40", "53", "57", "58"].contains(&&cause.code.code()[..2])
             // In a trigger, which may mind one row only, anything can go wrong.
             || (!cause.has_context
-                && (cause.code == SqlState::UNDEFINED_TABLE || ["08", "XX"].contains(&&cause.code.code()[..2])));
+                && ([SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(&cause.code) || ["08", "XX"].contains(&&cause.code.code()[..2])));
         !all
     })
 }
@@ -210,6 +210,12 @@ fn of_database(error: &DbError, effect: Effect) -> Error {
             Kind::PgmqVersionUnsupported,
             "the installed pgmq lacks a function that this call needs; InstallPgmq upgrades it",
         ),
+        SqlState::UNDEFINED_COLUMN if error.message().contains("last_read_at") => Error::new(
+            Kind::RefusedByDatabase,
+            "the queue's tables lack the column last_read_at, as all do that an upgraded pgmq 1.10.0 has made; it is to be \
+             added to the queue's and to the archive's as a timestamptz; nothing was applied",
+        )
+        .with("sqlstate", code.code()),
         SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED => conflict(),
         // Two made the same index or trigger at once: `IF NOT EXISTS` does not see what is not committed.
         SqlState::UNIQUE_VIOLATION if error.schema() == Some("pg_catalog") => conflict(),

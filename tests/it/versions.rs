@@ -3,11 +3,12 @@
 //! Versions older than the oldest that the suite runs on are simulated by dropping what they lack.
 
 use pgmq_grpc::proto::v1::{
-    BindTopicRequest, CreateFifoIndexRequest, DisableNotificationsRequest, EnableNotificationsRequest,
-    GetServerInfoRequest, GetServerInfoResponse, InstallPgmqRequest, ListNotificationsRequest,
-    ListTopicBindingsRequest, Ordering, Outcome, ReadBatchRequest, ReadRequest, SendTopicBatchRequest,
-    SendTopicRequest, TestRoutingRequest, TransactOperation, TransactRequest, UnbindTopicRequest,
-    UpdateNotificationsRequest, create_fifo_index_request::Target, transact_operation::Operation,
+    BindTopicRequest, CreateFifoIndexRequest, DeleteRequest, DisableNotificationsRequest,
+    EnableNotificationsRequest, GetServerInfoRequest, GetServerInfoResponse, InstallPgmqRequest,
+    ListNotificationsRequest, ListTopicBindingsRequest, Ordering, Outcome, ReadBatchRequest, ReadRequest,
+    SendTopicBatchRequest, SendTopicRequest, TestRoutingRequest, TransactOperation, TransactRequest,
+    UnbindTopicRequest, UpdateNotificationsRequest, create_fifo_index_request::Target,
+    transact_operation::Operation,
 };
 use tonic::{Code, Status};
 
@@ -269,6 +270,53 @@ async fn notifications_need_1_8() {
         test.client.admin.disable_notifications(disable).await.map(drop).unwrap_err(),
     ];
     expect_unsupported(&mut test, "1.8.0", "notifications", refused).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_an_upgraded_pgmq_1_10_0_made_says_what_it_lacks() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send("orders", "1").await;
+    let before = test.client.read_one("orders").await;
+    test.run(
+        "ALTER TABLE pgmq.q_orders DROP COLUMN last_read_at; ALTER TABLE pgmq.a_orders DROP COLUMN last_read_at;
+         UPDATE pgmq.q_orders SET vt = now()",
+    )
+    .await;
+    test.client.send("orders", "2").await;
+    let read = |ordering: Ordering| ReadBatchRequest {
+        queue: "orders".to_owned(),
+        ordering: ordering.into(),
+        ..Default::default()
+    };
+    let plain = test.client.queue.read_batch(read(Ordering::Unordered)).await.unwrap_err();
+    let grouped = test.client.queue.read_batch(read(Ordering::GroupedHead)).await.unwrap_err();
+    let stream = ReadRequest { queue: "orders".to_owned(), ..Default::default() };
+    let mut stream = test.client.queue.read(stream).await.unwrap().into_inner();
+    let streamed = loop {
+        match stream.message().await {
+            Ok(started) => assert!(started.expect("no end").messages.is_empty()),
+            Err(status) => break status,
+        }
+    };
+    let delete = DeleteRequest {
+        queue: "orders".to_owned(),
+        receipts: vec![before.receipt.clone()],
+        ..Default::default()
+    };
+    let settled = test.client.queue.delete(delete).await.unwrap_err();
+    for status in [plain, streamed, grouped, settled] {
+        let refusal = Refusal::expect(&status, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
+        assert_eq!(refusal.metadata["sqlstate"], "42703");
+        assert!(refusal.message.contains("last_read_at"), "{refusal:?}");
+    }
+    test.run(
+        "ALTER TABLE pgmq.q_orders ADD COLUMN last_read_at timestamptz;
+         ALTER TABLE pgmq.a_orders ADD COLUMN last_read_at timestamptz",
+    )
+    .await;
+    let read = test.client.read("orders", 5).await;
+    let receipts: Vec<&str> = read.iter().map(|message| message.receipt.as_str()).collect();
+    assert_eq!(test.client.delete("orders", &receipts).await, [Outcome::Done; 2]);
 }
 
 #[tokio::test]
