@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use pgmq_grpc::proto::v1::{CreateQueueRequest, QueueLayout, QueuePolicy};
+use pgmq_grpc::proto::v1::queue_service_client::QueueServiceClient;
+use pgmq_grpc::proto::v1::{CreateQueueRequest, DropQueueRequest, QueueLayout, QueuePolicy, SendRequest};
 use rand::Rng;
 use tokio_postgres::Client;
+use tonic::Code;
 
-use super::worker::{Run, Worker};
+use super::worker::{Run, Worker, connection};
 use super::{
     BURIED, BURIED_GROUPS, DOOMED, GROUPS, KEYED, ORDERS, PATIENCE, QUEUES, RESULTS, ROUTING_KEY, plain_sql,
     policies, readers,
@@ -49,6 +51,7 @@ pub(super) async fn prepare(seed: u64, addresses: Vec<String>, database_url: &st
         // The server that was started last may still be making its schema.
         eventually("a queue", async || worker.client().create_queue(request.clone()).await.ok()).await;
     }
+    until_policies_are_known(&run, &mut worker).await;
     let client = eventually("a connection", async || plain_sql::connect(&run).await).await;
     let refuse = format!(
         "ALTER TABLE pgmq.q_{ORDERS} ADD CONSTRAINT refused CHECK (message::text NOT LIKE '\"{DOOMED}%')"
@@ -61,6 +64,26 @@ pub(super) async fn prepare(seed: u64, addresses: Vec<String>, database_url: &st
     let apart = plain_sql::clocks_apart(&client).await;
     assert!(apart < 5_000_000, "the clocks of database and machine are {apart} µs apart");
     run
+}
+
+/// Waits until every server goes by the policies, which one of them has set: until a queue that was made after all others
+/// refuses there what its policy forbids. Policies are learned all at once.
+async fn until_policies_are_known(run: &Arc<Run>, worker: &mut Worker) {
+    let queue = "known".to_owned();
+    let policy = Some(QueuePolicy { max_message_bytes: Some(1_024), ..Default::default() });
+    let create = CreateQueueRequest { queue: queue.clone(), policy, ..Default::default() };
+    eventually("a queue", async || worker.client().create_queue(create.clone()).await.ok()).await;
+    let message = format!("\"{}\"", "x".repeat(2_000));
+    let send = SendRequest { queue: queue.clone(), message, ..Default::default() };
+    for address in &run.addresses {
+        let mut client = QueueServiceClient::new(connection(address));
+        eventually("a server that knows the policies", async || {
+            client.send(send.clone()).await.err().filter(|error| error.code() == Code::InvalidArgument)
+        })
+        .await;
+    }
+    let drop_it = DropQueueRequest { queue };
+    eventually("no queue", async || worker.client().drop_queue(drop_it.clone()).await.ok()).await;
 }
 
 /// Reads and deletes everything that is left, through the servers.

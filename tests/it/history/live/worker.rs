@@ -300,7 +300,7 @@ pub(super) fn verdict_of_reason(reason: &str, settles: bool) -> Verdict {
     }
 }
 
-fn connection(address: &str) -> Channel {
+pub(super) fn connection(address: &str) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
     endpoint.connect_timeout(Duration::from_secs(2)).connect_lazy()
 }
