@@ -16,15 +16,15 @@ need_java() {
   has mvn || debian maven || die "Maven 3.8 or newer is needed"
 }
 
-# Runs Maven; without the network once the goals $1 have been reached with these versions of everything.
+# Runs Maven on everything; without the network once the goals $1 have been reached with these versions of everything.
 maven() {
   local goals=$1 versions marker
   shift
   versions=$(cat "$here"/pom.xml "$here"/*/pom.xml "$example/pom.xml" | cksum | tr -d ' ')
   marker="$root/target/maven/complete-$versions-$goals"
-  local options=(--batch-mode --quiet -Dstyle.color=never "-Dmaven.repo.local=$root/target/maven")
+  local options=(--batch-mode --quiet -Dstyle.color=never "-Dmaven.repo.local=$root/target/maven" -Dmaven.artifact.threads=16)
   [[ ! -e $marker ]] || options+=(--offline)
-  mvn "${options[@]}" "$@" >&2
+  mvn "${options[@]}" -f "$here/checks/pom.xml" "$@" >&2
   touch "$marker"
 }
 
@@ -32,17 +32,17 @@ maven() {
 build() {
   need_java
   [[ ! -e $built || -n $(find "$root/proto" "$here" "$example" -path '*/target' -prune -o -type f \
-    \( -name '*.java' -o -name '*.proto' -o -name pom.xml -o -name run.sh \) -newer "$built" -print -quit) ]] || return 0
-  maven install -f "$here/pom.xml" install
-  maven checks -f "$here/checks/pom.xml" test-compile
+    \( -name '*.java' -o -name '*.proto' -o -name '*.properties' -o -name pom.xml -o -name run.sh \) -newer "$built" \
+    -print -quit) ]] || return 0
+  maven install install
   touch "$built"
 }
 
-# Runs the main class $2 of the project $1.
+# Runs the main class $2 of the project $1, whose jar names all others.
 run_java() {
   local project=$1
   shift
-  java "${java_options[@]}" -cp "$project/target/classes:$project/target/test-classes:$(<"$project/target/classpath")" "$@"
+  java "${java_options[@]}" -cp "$project/target/program.jar:$project/target/test-classes" "$@"
 }
 
 # What runs for seconds is faster when it is compiled only lightly.
@@ -74,17 +74,9 @@ built_or_failed() {
 
 word=${1:-}
 case $word in
-  proto) need_java; maven generate -f "$here/pom.xml" generate-sources ;;
-  format)
-    build
-    maven format -f "$here/pom.xml" spotless:apply
-    maven format-checks -f "$here/checks/pom.xml" spotless:apply
-    ;;
-  lint)
-    build
-    maven lint -f "$here/pom.xml" spotless:check javadoc:javadoc
-    maven lint-checks -f "$here/checks/pom.xml" spotless:check
-    ;;
+  proto) need_java; maven generate -pl :pgmq-grpc generate-sources ;;
+  format) need_java; maven format spotless:apply ;;
+  lint) build; maven lint --threads 2 spotless:check javadoc:javadoc ;;
   test) built_or_failed; with_server; run_tests ;;
   conformance)
     built_or_failed

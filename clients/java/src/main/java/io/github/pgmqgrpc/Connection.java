@@ -17,6 +17,8 @@ import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Future;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
+import java.util.function.Function;
+import java.util.function.Supplier;
 
 /** What all objects of one client share: the channel, its threads, and the way in which unary calls are made. */
 final class Connection {
@@ -31,6 +33,8 @@ final class Connection {
     final ScheduledExecutorService timer;
     /** Streams that are to be closed with the client. */
     final Set<LastingStream<?, ?>> streams = ConcurrentHashMap.newKeySet();
+
+    final Sends sends = new Sends(this);
 
     Connection(
             ManagedChannel transport,
@@ -47,20 +51,34 @@ final class Connection {
 
     /** Makes a call, and again where that is safe, until the deadline. */
     <Q, R> R call(MethodDescriptor<Q, R> method, Q request, Duration allowance, boolean harmlessTwice) {
+        return repeat(allowance, harmlessTwice, deadline -> once(method, request, deadline));
+    }
+
+    <Q, R> R once(MethodDescriptor<Q, R> method, Q request, Deadline deadline) {
+        Departure departure = new Departure();
+        try {
+            CallOptions options = departure.watch(CallOptions.DEFAULT.withDeadline(deadline));
+            return ClientCalls.blockingUnaryCall(channel, method, options, request);
+        } catch (StatusRuntimeException e) {
+            throw PgmqException.of(e.getStatus().withCause(e), e.getTrailers(), departure.left());
+        }
+    }
+
+    /** Attempts something, and again where that is safe, until the deadline. */
+    <R> R repeat(Duration allowance, boolean harmlessTwice, Function<Deadline, R> attempt) {
         Deadline deadline = Deadline.after(allowance.toNanos(), TimeUnit.NANOSECONDS);
+        boolean mayBeApplied = false;
         for (int failures = 1; ; failures++) {
-            Departure departure = new Departure();
             try {
-                CallOptions options = departure.watch(CallOptions.DEFAULT.withDeadline(deadline));
-                return ClientCalls.blockingUnaryCall(channel, method, options, request);
-            } catch (StatusRuntimeException e) {
-                PgmqException failure = PgmqException.of(e.getStatus().withCause(e), e.getTrailers(), departure.left());
+                return attempt.apply(deadline);
+            } catch (PgmqException failure) {
+                mayBeApplied |= failure.outcomeUnknown();
                 Duration pause = Backoff.pause(failures, failure.retryDelay().orElse(null));
                 if (failures > MOST_REPETITIONS
                         || !failure.isRepeatable(harmlessTwice)
                         || deadline.timeRemaining(TimeUnit.NANOSECONDS) <= pause.toNanos()
                         || !sleep(pause)) {
-                    throw failure;
+                    throw mayBeApplied == failure.outcomeUnknown() ? failure : failure.afterAnother();
                 }
                 // The channel's own pauses between attempts to connect grow to two minutes.
                 transport.resetConnectBackoff();
@@ -74,7 +92,7 @@ final class Connection {
             return future.get();
         } catch (ExecutionException e) {
             if (e.getCause() instanceof PgmqException failure) {
-                throw failure;
+                throw failure.told();
             }
             throw new IllegalStateException(e.getCause());
         } catch (InterruptedException e) {
@@ -85,11 +103,12 @@ final class Connection {
     }
 
     /** The same in another thread. */
-    <T> CompletableFuture<T> later(java.util.function.Supplier<T> work) {
+    <T> CompletableFuture<T> later(Supplier<T> work) {
         return CompletableFuture.supplyAsync(work, executor);
     }
 
     void close() {
+        sends.close();
         streams.forEach(LastingStream::close);
         timer.shutdownNow();
         transport.shutdown();

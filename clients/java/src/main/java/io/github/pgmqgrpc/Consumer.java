@@ -6,7 +6,6 @@ import io.github.pgmqgrpc.v1.ConsumeResponse;
 import io.github.pgmqgrpc.v1.Extend;
 import io.github.pgmqgrpc.v1.QueueServiceGrpc;
 import io.github.pgmqgrpc.v1.Settle;
-import io.github.pgmqgrpc.v1.SettleAction;
 import io.github.pgmqgrpc.v1.StreamStarted;
 import java.lang.System.Logger;
 import java.lang.System.Logger.Level;
@@ -243,8 +242,7 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
     }
 
     private void giveBack(List<Message> messages) {
-        Settle atOnce = Settler.how(SettleAction.SETTLE_ACTION_RELEASE, Duration.ZERO, "");
-        messages.forEach(message -> settle(message.receipt(), atOnce));
+        messages.forEach(message -> settle(message.receipt(), Settler.GIVE_BACK));
     }
 
     @Override

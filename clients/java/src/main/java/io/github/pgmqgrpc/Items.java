@@ -18,6 +18,10 @@ public final class Items {
         this.receipts = receipts;
     }
 
+    int count() {
+        return ids.size() + receipts.size();
+    }
+
     /**
      * Messages that were read, by their receipts.
      *

@@ -52,6 +52,9 @@ abstract class LastingStream<Q, R> implements AutoCloseable {
     /** The server refuses for good. */
     abstract void refused(PgmqException cause);
 
+    /** The stream is to be opened again, after a pause. There is no cause where the server has ended it in good order. */
+    void postponed(PgmqException cause) {}
+
     /** Once a second, with or without a stream. */
     abstract void tick(long now);
 
@@ -168,6 +171,7 @@ abstract class LastingStream<Q, R> implements AutoCloseable {
                     ? attempt.reopenAfter
                     : cause.retryDelay().orElse(null);
             reopen(Backoff.pause(++failures, wish), cause);
+            postponed(cause);
         }
     }
 

@@ -10,7 +10,10 @@ import io.github.pgmqgrpc.v1.ErrorReason;
 import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.protobuf.StatusProto;
+import java.io.Serializable;
 import java.time.Duration;
+import java.util.Collections;
+import java.util.HashMap;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
@@ -35,33 +38,31 @@ public final class PgmqException extends RuntimeException {
     private static final Set<Status.Code> UNKNOWN_CODES =
             Set.of(Status.Code.UNKNOWN, Status.Code.INTERNAL, Status.Code.DEADLINE_EXCEEDED, Status.Code.CANCELLED);
 
-    /** The code of gRPC. */
+    /** Reasons with which some of several messages may have been settled. */
+    private static final Set<String> PARTIAL_REASONS = Set.of("QUEUE_BUSY", "REFUSED_BY_DATABASE");
+
     private final Status.Code code;
-    /** The reason that the server gives, or the empty text. */
-    private final String reason;
-
-    private final transient Map<String, String> metadata;
-    /** The id of the request in the server's log, or the empty text. */
-    private final String requestId;
-    /** How long the server asks to wait, or null. */
-    private final Duration retryDelay;
-    /** Whether the call may have been applied. */
+    private final Facts facts;
     private final boolean outcomeUnknown;
-    /** Whether a server of pgmq-grpc has said all this. */
-    private final boolean fromServer;
-    /** Whether the server forbids to repeat the call. */
-    private final boolean repetitionForbidden;
 
-    private PgmqException(Status status, Facts facts, boolean left) {
+    private PgmqException(Status status, Facts facts, boolean outcomeUnknown) {
         super(text(status, facts), status.getCause());
         this.code = status.getCode();
-        this.reason = facts.reason;
-        this.metadata = facts.metadata;
-        this.requestId = facts.requestId;
-        this.retryDelay = facts.retryDelay;
-        this.fromServer = facts.fromServer;
-        this.repetitionForbidden = facts.repetitionForbidden;
-        this.outcomeUnknown = fromServer ? UNKNOWN_REASONS.contains(reason) || UNKNOWN_CODES.contains(code) : left;
+        this.facts = facts;
+        this.outcomeUnknown = outcomeUnknown;
+    }
+
+    private PgmqException(PgmqException same, boolean outcomeUnknown) {
+        super(same.getMessage(), same);
+        this.code = same.code;
+        this.facts = same.facts;
+        this.outcomeUnknown = outcomeUnknown;
+    }
+
+    /** What the server says decides; where it says nothing, whether anything of the call has gone out. */
+    private static PgmqException of(Status status, Facts facts, boolean left) {
+        boolean unknown = UNKNOWN_REASONS.contains(facts.reason) || UNKNOWN_CODES.contains(status.getCode());
+        return new PgmqException(status, facts, facts.fromServer ? unknown : left);
     }
 
     /**
@@ -74,7 +75,7 @@ public final class PgmqException extends RuntimeException {
         if (trailers != null) {
             facts.read(status, trailers);
         }
-        return new PgmqException(status, facts, left);
+        return of(status, facts, left);
     }
 
     /** What an error inside a reply says: what the unary call would have had as its status. */
@@ -84,14 +85,32 @@ public final class PgmqException extends RuntimeException {
         facts.reason = error.getReason() == ErrorReason.UNRECOGNIZED
                 ? String.valueOf(error.getReasonValue())
                 : error.getReason().name().substring("ERROR_REASON_".length());
-        facts.metadata = error.getMetadataMap();
-        return new PgmqException(
-                Status.fromCodeValue(error.getCode()).withDescription(error.getMessage()), facts, true);
+        facts.metadata = new HashMap<>(error.getMetadataMap());
+        return of(Status.fromCodeValue(error.getCode()).withDescription(error.getMessage()), facts, true);
     }
 
     /** A failure that this client has found itself. */
     static PgmqException local(Status status, boolean outcomeUnknown) {
         return new PgmqException(status, new Facts(), outcomeUnknown);
+    }
+
+    /** The same failure, found by another thread, as the calling thread throws it: with its own stack trace. */
+    PgmqException told() {
+        return new PgmqException(this, outcomeUnknown);
+    }
+
+    /** The same failure of a call that an earlier attempt may have applied. */
+    PgmqException afterAnother() {
+        return new PgmqException(this, true);
+    }
+
+    /** The same failure where several messages were settled at once: with some reasons, some of them may be. */
+    PgmqException ofSeveral() {
+        return isPartial() ? afterAnother() : this;
+    }
+
+    boolean isPartial() {
+        return PARTIAL_REASONS.contains(facts.reason);
     }
 
     /**
@@ -110,7 +129,7 @@ public final class PgmqException extends RuntimeException {
      * @return the reason, or the empty text where no server of pgmq-grpc has answered
      */
     public String reason() {
-        return reason;
+        return facts.reason;
     }
 
     /**
@@ -128,7 +147,7 @@ public final class PgmqException extends RuntimeException {
      * @return the values
      */
     public Map<String, String> metadata() {
-        return metadata == null ? Map.of() : metadata;
+        return Collections.unmodifiableMap(facts.metadata);
     }
 
     /**
@@ -137,7 +156,7 @@ public final class PgmqException extends RuntimeException {
      * @return the id, or the empty text where no server has answered
      */
     public String requestId() {
-        return requestId;
+        return facts.requestId;
     }
 
     /**
@@ -146,7 +165,7 @@ public final class PgmqException extends RuntimeException {
      * @return the delay, where the server gives one
      */
     public Optional<Duration> retryDelay() {
-        return Optional.ofNullable(retryDelay);
+        return Optional.ofNullable(facts.retryDelay);
     }
 
     /**
@@ -162,8 +181,8 @@ public final class PgmqException extends RuntimeException {
     /** Whether the same call may be made again, given that it may be applied twice or not. */
     boolean isRepeatable(boolean harmlessTwice) {
         return code == Status.Code.UNAVAILABLE
-                && !repetitionForbidden
-                && (fromServer || harmlessTwice || !outcomeUnknown);
+                && !facts.repetitionForbidden
+                && (facts.fromServer || harmlessTwice || !outcomeUnknown);
     }
 
     /** Whether a stream that ended so is worth being opened again. */
@@ -200,9 +219,11 @@ public final class PgmqException extends RuntimeException {
     }
 
     /** What the details and trailers of a status tell. */
-    private static final class Facts {
+    private static final class Facts implements Serializable {
+        private static final long serialVersionUID = 1;
+
         String reason = "";
-        Map<String, String> metadata = Map.of();
+        HashMap<String, String> metadata = new HashMap<>();
         String requestId = "";
         Duration retryDelay;
         boolean fromServer;
@@ -229,7 +250,7 @@ public final class PgmqException extends RuntimeException {
                 if (info.getDomain().equals(DOMAIN)) {
                     fromServer = true;
                     reason = info.getReason();
-                    metadata = info.getMetadataMap();
+                    metadata = new HashMap<>(info.getMetadataMap());
                 }
             } else if (detail.is(RequestInfo.class)) {
                 requestId = detail.unpack(RequestInfo.class).getRequestId();

@@ -5,18 +5,24 @@ import io.github.pgmqgrpc.v1.ProduceRequest;
 import io.github.pgmqgrpc.v1.ProduceResponse;
 import io.github.pgmqgrpc.v1.ProduceStarted;
 import io.github.pgmqgrpc.v1.QueueServiceGrpc;
+import io.grpc.Deadline;
 import io.grpc.Status;
+import java.time.Duration;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
-import java.util.Collection;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import java.util.stream.Stream;
 
 /**
  * Lets many callers share one stream of sends to a queue: the fast way to send. {@link Queue#producer()} gives one.
@@ -26,24 +32,42 @@ import java.util.concurrent.TimeUnit;
  * taken; others fail with {@link PgmqException#outcomeUnknown()}.
  */
 public final class Producer extends LastingStream<ProduceRequest, ProduceResponse> {
+    private static final Status LATE = Status.DEADLINE_EXCEEDED.withDescription("no answer to a send in time");
     /** So many frames are under way at most; what comes meanwhile goes together. */
     private static final int MOST_FRAMES = 2;
 
+    /** After so long without a send, a shared producer ends. */
+    private static final Duration LONGEST_REST = Duration.ofSeconds(10);
+
     private final Queue queue;
     private final ProducerOptions options;
+    /** Whether this belongs to the client, which makes another one when this has ended. */
+    private final boolean shared;
+
     private final Semaphore window;
     private final ArrayDeque<Entry> waiting = new ArrayDeque<>();
     private final Map<Long, List<Entry>> frames = new LinkedHashMap<>();
     private int mostMessages;
     private int mostBytes;
     private long nextSequence;
+    private long usedAt = System.nanoTime();
+    private boolean hasStarted;
     private boolean closed;
 
-    Producer(Queue queue, ProducerOptions options) {
+    Producer(Queue queue, ProducerOptions options, boolean shared) {
         super(queue.client().connection, QueueServiceGrpc.getProduceMethod());
         this.queue = queue;
         this.options = options;
+        this.shared = shared;
         this.window = new Semaphore(options.maxInFlight);
+    }
+
+    static Producer shared(Queue queue) {
+        return new Producer(queue, new ProducerOptions(), true);
+    }
+
+    static int bytes(io.github.pgmqgrpc.v1.OutgoingMessage message) {
+        return message.getMessageBytes().size() + message.getHeadersBytes().size();
     }
 
     /**
@@ -53,29 +77,66 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
      * @return what became of it; it fails with a {@link PgmqException}
      */
     public CompletableFuture<SendResult> send(Object message) {
-        OutgoingMessage outgoing = OutgoingMessage.from(message);
-        if (options.idempotent) {
-            outgoing.idempotent();
+        io.github.pgmqgrpc.v1.OutgoingMessage wire = queue.client().wire(message);
+        if (options.idempotent && wire.getDeduplicationId().isEmpty()) {
+            wire = wire.toBuilder()
+                    .setDeduplicationId(UUID.randomUUID().toString())
+                    .build();
         }
-        Entry entry = new Entry(
-                outgoing.toWire(connection.json),
-                System.nanoTime() + queue.client().deadline.toNanos());
+        Entry entry = new Entry(wire, Deadline.after(queue.client().deadline.toNanos(), TimeUnit.NANOSECONDS));
+        if (!offer(entry)) {
+            throw new IllegalStateException("the producer is closed");
+        }
+        return entry.result;
+    }
+
+    /** Sends a message, and waits for its id until the deadline. Gives null, and does nothing, if this is closed. */
+    SendResult sendAndWait(io.github.pgmqgrpc.v1.OutgoingMessage message, Deadline deadline) {
+        Entry entry = new Entry(message, deadline);
+        if (!offer(entry)) {
+            return null;
+        }
         try {
-            window.acquire();
+            return entry.result.get(deadline.timeRemaining(TimeUnit.NANOSECONDS), TimeUnit.NANOSECONDS);
+        } catch (TimeoutException e) {
+            giveUp(entry, LATE);
+        } catch (InterruptedException e) {
+            giveUp(entry, Status.CANCELLED.withDescription("interrupted"));
+            Thread.currentThread().interrupt();
+        } catch (ExecutionException e) {
+            // Told below.
+        }
+        try {
+            return entry.result.join();
+        } catch (CompletionException e) {
+            throw ((PgmqException) e.getCause()).told();
+        }
+    }
+
+    /** Takes a message, unless this is closed. */
+    private boolean offer(Entry entry) {
+        try {
+            if (!window.tryAcquire(entry.deadline.timeRemaining(TimeUnit.NANOSECONDS), TimeUnit.NANOSECONDS)) {
+                entry.result.completeExceptionally(PgmqException.local(LATE, false));
+                return true;
+            }
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
-            throw PgmqException.local(Status.CANCELLED.withDescription("interrupted before sending"), false);
+            entry.result.completeExceptionally(
+                    PgmqException.local(Status.CANCELLED.withDescription("interrupted before sending"), false));
+            return true;
         }
         synchronized (this) {
             if (closed) {
                 window.release();
-                throw new IllegalStateException("the producer is closed");
+                return false;
             }
+            usedAt = System.nanoTime();
             waiting.add(entry);
             open();
             flush();
         }
-        return entry.result;
+        return true;
     }
 
     /** Waits until everything is answered, and ends the stream. */
@@ -92,15 +153,18 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
             ended.get(queue.client().deadline.toNanos(), TimeUnit.NANOSECONDS);
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
-        } catch (java.util.concurrent.ExecutionException | java.util.concurrent.TimeoutException e) {
+        } catch (ExecutionException | TimeoutException e) {
             // Nothing is under way any more, so nothing is lost with the stream.
         }
         finish();
     }
 
     private void flush() {
-        while (!waiting.isEmpty() && isStarted() && frames.size() < MOST_FRAMES) {
+        while (isStarted() && frames.size() < MOST_FRAMES) {
             List<Entry> frame = nextFrame();
+            if (frame.isEmpty()) {
+                return;
+            }
             ProduceRequest.Builder request =
                     ProduceRequest.newBuilder().setQueue(queue.name()).setFirstSequence(nextSequence);
             frame.forEach(entry -> request.addMessages(entry.message));
@@ -114,10 +178,17 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
         List<Entry> frame = new ArrayList<>();
         int bytes = 0;
         while (!waiting.isEmpty() && frame.size() < mostMessages) {
-            bytes += waiting.peek().bytes();
+            Entry entry = waiting.peek();
+            if (entry.finished || entry.result.isDone()) {
+                // Its deadline is over, or the application has cancelled it.
+                finish(waiting.poll(), null, null);
+                continue;
+            }
+            bytes += bytes(entry.message);
             if (!frame.isEmpty() && bytes > mostBytes) {
                 break;
             }
+            entry.isUnderWay = true;
             frame.add(waiting.poll());
         }
         return frame;
@@ -130,6 +201,7 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
     void receive(ProduceResponse reply) {
         if (reply.hasStarted()) {
             ProduceStarted started = reply.getStarted();
+            hasStarted = true;
             mostMessages = started.getMaxFrameMessages();
             mostBytes = started.getMaxFrameBytes();
             started(started.getHeartbeatInterval());
@@ -154,14 +226,8 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
         }
         Set<Integer> deduplicated = new HashSet<>(reply.getDeduplicatedList());
         for (int i = 0; i < frame.size(); i++) {
-            PgmqException failure = failures.get(i);
-            if (failure == null) {
-                frame.get(i).result.complete(new SendResult(reply.getMsgIds(i), deduplicated.contains(i)));
-            } else {
-                frame.get(i).result.completeExceptionally(failure);
-            }
+            finish(frame.get(i), new SendResult(reply.getMsgIds(i), deduplicated.contains(i)), failures.get(i));
         }
-        window.release(frame.size());
     }
 
     @Override
@@ -172,8 +238,9 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
         List<Entry> failed = new ArrayList<>();
         for (int i = unanswered.size() - 1; i >= 0; i--) {
             Entry entry = unanswered.get(i);
+            entry.isUnderWay = false;
+            entry.mayBeStored |= cause != null;
             if (cause == null || !entry.message.getDeduplicationId().isEmpty()) {
-                entry.mayBeStored |= cause != null;
                 waiting.addFirst(entry);
             } else {
                 failed.add(0, entry);
@@ -188,45 +255,90 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
     /** The next send tries again: credentials, for example, may be renewed by then. */
     @Override
     void refused(PgmqException cause) {
-        List<Entry> failed = List.copyOf(waiting);
+        fail(List.copyOf(waiting), cause);
         waiting.clear();
-        fail(failed, cause);
+    }
+
+    /** Where nobody was ever reached, who waits is told as soon as by a call of its own. */
+    @Override
+    void postponed(PgmqException cause) {
+        if (shared && !hasStarted && cause != null) {
+            refused(cause);
+        }
     }
 
     @Override
     void tick(long now) {
-        List<Entry> late = new ArrayList<>();
-        waiting.removeIf(entry -> entry.isOver(now) && late.add(entry));
+        List<Entry> late = Stream.concat(
+                        waiting.stream(), frames.values().stream().flatMap(List::stream))
+                .filter(entry -> entry.deadline.isExpired())
+                .toList();
         if (!late.isEmpty()) {
-            Status status = Status.DEADLINE_EXCEEDED.withDescription("not sent within the client's deadline");
-            late.forEach(entry -> fail(List.of(entry), PgmqException.local(status, entry.mayBeStored)));
+            connection.executor.execute(() -> late.forEach(entry -> giveUp(entry, LATE)));
+        }
+        boolean idle = window.availablePermits() == options.maxInFlight && now - usedAt > LONGEST_REST.toNanos();
+        if (shared && idle && !closed) {
+            closed = true;
+            connection.sends.forget(queue.name(), this);
+            leave();
         }
     }
 
-    private void fail(Collection<Entry> entries, PgmqException failure) {
-        connection.executor.execute(() -> {
-            entries.forEach(entry -> entry.result.completeExceptionally(failure));
-            window.release(entries.size());
-        });
+    private void fail(List<Entry> entries, PgmqException failure) {
+        connection.executor.execute(() ->
+                entries.forEach(entry -> finish(entry, null, entry.mayBeStored ? failure.afterAnother() : failure)));
+    }
+
+    private void giveUp(Entry entry, Status why) {
+        boolean outcomeUnknown;
+        synchronized (this) {
+            if (!entry.claim()) {
+                return;
+            }
+            outcomeUnknown = entry.mayBeStored || entry.isUnderWay;
+        }
+        tell(entry, null, PgmqException.local(why, outcomeUnknown));
+    }
+
+    private void finish(Entry entry, SendResult result, PgmqException failure) {
+        synchronized (this) {
+            if (!entry.claim()) {
+                return;
+            }
+        }
+        tell(entry, result, failure);
+    }
+
+    /** Frees the entry's place before anybody is told, who may want it. */
+    private void tell(Entry entry, SendResult result, PgmqException failure) {
+        window.release();
+        if (failure == null) {
+            entry.result.complete(result);
+        } else {
+            entry.result.completeExceptionally(failure);
+        }
     }
 
     private static final class Entry {
         final io.github.pgmqgrpc.v1.OutgoingMessage message;
-        final long deadline;
+        final Deadline deadline;
         final CompletableFuture<SendResult> result = new CompletableFuture<>();
+        boolean isUnderWay;
+        /** An earlier stream broke while it was under way. */
         boolean mayBeStored;
 
-        Entry(io.github.pgmqgrpc.v1.OutgoingMessage message, long deadline) {
+        boolean finished;
+
+        Entry(io.github.pgmqgrpc.v1.OutgoingMessage message, Deadline deadline) {
             this.message = message;
             this.deadline = deadline;
         }
 
-        int bytes() {
-            return message.getMessageBytes().size() + message.getHeadersBytes().size();
-        }
-
-        boolean isOver(long now) {
-            return now - deadline > 0;
+        /** Whether nobody has ended it yet; then the caller does. */
+        boolean claim() {
+            boolean isFirst = !finished;
+            finished = true;
+            return isFirst;
         }
     }
 }

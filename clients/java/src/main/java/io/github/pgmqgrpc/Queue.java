@@ -1,9 +1,12 @@
 package io.github.pgmqgrpc;
 
 import io.github.pgmqgrpc.v1.AdminServiceGrpc;
+import io.github.pgmqgrpc.v1.ArchiveResponse;
 import io.github.pgmqgrpc.v1.CreateQueueResponse;
+import io.github.pgmqgrpc.v1.DeadLetterResponse;
 import io.github.pgmqgrpc.v1.DeleteArchivedMessagesRequest;
 import io.github.pgmqgrpc.v1.DeleteArchivedMessagesResponse;
+import io.github.pgmqgrpc.v1.DeleteResponse;
 import io.github.pgmqgrpc.v1.DropQueueRequest;
 import io.github.pgmqgrpc.v1.GetQueueMetricsRequest;
 import io.github.pgmqgrpc.v1.GetQueueRequest;
@@ -16,19 +19,20 @@ import io.github.pgmqgrpc.v1.PurgeQueueRequest;
 import io.github.pgmqgrpc.v1.QueueServiceGrpc;
 import io.github.pgmqgrpc.v1.RedriveMessagesRequest;
 import io.github.pgmqgrpc.v1.RedriveMessagesResponse;
+import io.github.pgmqgrpc.v1.ReleaseResponse;
 import io.github.pgmqgrpc.v1.ReplayArchivedMessagesRequest;
 import io.github.pgmqgrpc.v1.ReplayArchivedMessagesResponse;
 import io.github.pgmqgrpc.v1.SendBatchRequest;
-import io.github.pgmqgrpc.v1.SendRequest;
-import io.github.pgmqgrpc.v1.SendResponse;
 import io.github.pgmqgrpc.v1.SetQueueLayoutRequest;
 import io.github.pgmqgrpc.v1.SetVisibilityTimeoutRequest;
+import io.github.pgmqgrpc.v1.SetVisibilityTimeoutResponse;
 import io.github.pgmqgrpc.v1.Settle;
-import io.github.pgmqgrpc.v1.SettleAction;
 import io.github.pgmqgrpc.v1.UpdateQueueRequest;
+import io.grpc.MethodDescriptor;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.List;
+import java.util.function.Function;
 import java.util.function.UnaryOperator;
 
 /** A queue by its name: {@code client.queue("orders")}. It asks nobody until a method is called. */
@@ -161,16 +165,14 @@ public final class Queue {
     }
 
     /**
-     * Sends a message, by a call of its own. Many messages go faster through a {@link #producer()}.
+     * Sends a message. Sends that run at the same time, in several threads of a client, share a stream, which is the
+     * fast way; one that is alone is a call of its own, which is faster then. Nothing else differs.
      *
      * @param message a body, as anything that the codec can write; or an {@link OutgoingMessage}
      * @return its id
      */
     public SendResult send(Object message) {
-        SendRequest request = Requests.send(name, client.wire(message));
-        boolean harmlessTwice = !request.getDeduplicationId().isEmpty();
-        SendResponse response = client.call(QueueServiceGrpc.getSendMethod(), request, Duration.ZERO, harmlessTwice);
-        return new SendResult(response.getMsgId(), response.getDeduplicated());
+        return client.connection.sends.send(this, client.wire(message));
     }
 
     /**
@@ -191,7 +193,7 @@ public final class Queue {
     }
 
     /**
-     * Lets many callers share one stream of sends.
+     * Sends without waiting for each message, over a stream of its own.
      *
      * @return a producer, to be closed
      */
@@ -200,13 +202,13 @@ public final class Queue {
     }
 
     /**
-     * Lets many callers share one stream of sends.
+     * Sends without waiting for each message, over a stream of its own.
      *
      * @param options its settings
      * @return a producer, to be closed
      */
     public Producer producer(UnaryOperator<ProducerOptions> options) {
-        return new Producer(this, options.apply(new ProducerOptions()));
+        return new Producer(this, options.apply(new ProducerOptions()), false);
     }
 
     /**
@@ -310,8 +312,11 @@ public final class Queue {
      * @return what was done to each
      */
     public List<ItemResult> delete(Items items) {
-        return results(client.call(QueueServiceGrpc.getDeleteMethod(), Requests.delete(name, items))
-                .getResultsList());
+        return settle(
+                QueueServiceGrpc.getDeleteMethod(),
+                Requests.delete(name, items),
+                DeleteResponse::getResultsList,
+                items);
     }
 
     /**
@@ -321,8 +326,11 @@ public final class Queue {
      * @return what was done to each
      */
     public List<ItemResult> archive(Items items) {
-        return results(client.call(QueueServiceGrpc.getArchiveMethod(), Requests.archive(name, items))
-                .getResultsList());
+        return settle(
+                QueueServiceGrpc.getArchiveMethod(),
+                Requests.archive(name, items),
+                ArchiveResponse::getResultsList,
+                items);
     }
 
     /**
@@ -333,8 +341,11 @@ public final class Queue {
      * @return what was done to each
      */
     public List<ItemResult> release(Items items, Duration delay) {
-        return results(client.call(QueueServiceGrpc.getReleaseMethod(), Requests.release(name, items, delay))
-                .getResultsList());
+        return settle(
+                QueueServiceGrpc.getReleaseMethod(),
+                Requests.release(name, items, delay),
+                ReleaseResponse::getResultsList,
+                items);
     }
 
     /**
@@ -345,8 +356,11 @@ public final class Queue {
      * @return what was done to each
      */
     public List<ItemResult> deadLetter(Items items, String reason) {
-        return results(client.call(QueueServiceGrpc.getDeadLetterMethod(), Requests.deadLetter(name, items, reason))
-                .getResultsList());
+        return settle(
+                QueueServiceGrpc.getDeadLetterMethod(),
+                Requests.deadLetter(name, items, reason),
+                DeadLetterResponse::getResultsList,
+                items);
     }
 
     /**
@@ -357,7 +371,7 @@ public final class Queue {
      * @return what was done to each
      */
     public List<ItemResult> setVisibilityTimeout(Items items, Duration timeout) {
-        return setVisibilityTimeout(Requests.setVisibilityTimeout(name, items, timeout));
+        return setVisibilityTimeout(Requests.setVisibilityTimeout(name, items, timeout), items);
     }
 
     /**
@@ -368,7 +382,7 @@ public final class Queue {
      * @return what was done to each
      */
     public List<ItemResult> setVisibilityTimeout(Items items, Instant moment) {
-        return setVisibilityTimeout(Requests.setVisibilityTimeout(name, items, moment));
+        return setVisibilityTimeout(Requests.setVisibilityTimeout(name, items, moment), items);
     }
 
     /**
@@ -524,30 +538,38 @@ public final class Queue {
 
     /** Settles by a unary call. */
     List<ItemResult> settle(Items items, Settle how) {
-        SettleAction action = how.getAction();
-        if (action == SettleAction.SETTLE_ACTION_DELETE) {
-            return delete(items);
-        }
-        if (action == SettleAction.SETTLE_ACTION_ARCHIVE) {
-            return archive(items);
-        }
-        if (action == SettleAction.SETTLE_ACTION_DEAD_LETTER) {
-            return deadLetter(items, how.getReason());
-        }
-        return release(items, how.hasDelay() ? Convert.duration(how.getDelay()) : null);
+        return switch (how.getAction()) {
+            case SETTLE_ACTION_DELETE -> delete(items);
+            case SETTLE_ACTION_ARCHIVE -> archive(items);
+            case SETTLE_ACTION_DEAD_LETTER -> deadLetter(items, how.getReason());
+            default -> release(items, how.hasDelay() ? Convert.duration(how.getDelay()) : null);
+        };
     }
 
-    private List<ItemResult> setVisibilityTimeout(SetVisibilityTimeoutRequest request) {
-        return results(client.call(QueueServiceGrpc.getSetVisibilityTimeoutMethod(), request)
-                .getResultsList());
+    private List<ItemResult> setVisibilityTimeout(SetVisibilityTimeoutRequest request, Items items) {
+        return settle(
+                QueueServiceGrpc.getSetVisibilityTimeoutMethod(),
+                request,
+                SetVisibilityTimeoutResponse::getResultsList,
+                items);
+    }
+
+    private <Q, R> List<ItemResult> settle(
+            MethodDescriptor<Q, R> method,
+            Q request,
+            Function<R, List<io.github.pgmqgrpc.v1.ItemResult>> results,
+            Items items) {
+        try {
+            return results.apply(client.call(method, request)).stream()
+                    .map(ItemResult::of)
+                    .toList();
+        } catch (PgmqException e) {
+            throw items.count() > 1 ? e.ofSeveral() : e;
+        }
     }
 
     private List<Message> messages(List<io.github.pgmqgrpc.v1.Message> wire) {
         return wire.stream().map(message -> new Message(this, message, null)).toList();
-    }
-
-    private static List<ItemResult> results(List<io.github.pgmqgrpc.v1.ItemResult> wire) {
-        return wire.stream().map(ItemResult::of).toList();
     }
 
     @Override

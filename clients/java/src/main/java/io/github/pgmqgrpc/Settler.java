@@ -18,6 +18,9 @@ import java.util.concurrent.CompletableFuture;
  * waits goes together, as far as it is settled alike. Guarded by the consumer's lock.
  */
 final class Settler {
+    /** What becomes of a message that was received and never taken. */
+    static final Settle GIVE_BACK = how(SettleAction.SETTLE_ACTION_RELEASE, Duration.ZERO, "");
+
     private static final int MOST_RECEIPTS = 1_000;
     /** So many commands are under way at most; what comes meanwhile is gathered. */
     private static final int MOST_COMMANDS = 8;
@@ -82,8 +85,7 @@ final class Settler {
             return;
         }
         if (result.hasError()) {
-            PgmqException failure = PgmqException.of(result.getError());
-            group.forEach(entry -> entry.result.completeExceptionally(failure));
+            failed(group, PgmqException.of(result.getError()));
         } else {
             complete(group, result.getResultsList().stream().map(ItemResult::of).toList());
         }
@@ -92,12 +94,10 @@ final class Settler {
 
     /** Receipts outlive their stream, and settling twice does no harm: what has no answer is settled again. */
     void lost() {
-        List<Entry> again = new ArrayList<>();
-        sent.values().forEach(again::addAll);
+        List<Entry> unanswered = new ArrayList<>();
+        sent.values().forEach(unanswered::addAll);
         sent.clear();
-        for (int i = again.size() - 1; i >= 0; i--) {
-            waiting.addFirst(again.get(i));
-        }
+        again(unanswered);
         flush();
     }
 
@@ -130,32 +130,42 @@ final class Settler {
                         group.stream().map(entry -> entry.receipt).toList());
                 complete(group, queue.settle(receipts, group.get(0).how));
             } catch (PgmqException failure) {
-                if (failed(group, failure)) {
-                    return;
+                synchronized (consumer) {
+                    if (failure.code() == Status.Code.UNAVAILABLE && !consumer.ended.isDone()) {
+                        // For the next stream now, or for the next try.
+                        again(group);
+                        calling = false;
+                        return;
+                    }
+                    failed(group, failure);
                 }
             }
         }
     }
 
-    /** Whether the group waits for the next stream now, or for the next try. */
-    private boolean failed(List<Entry> group, PgmqException failure) {
-        synchronized (consumer) {
-            if (failure.code() == Status.Code.UNAVAILABLE && !consumer.ended.isDone()) {
-                group.forEach(waiting::addFirst);
-                calling = false;
-                return true;
-            }
+    /** What is refused because of one message, and perhaps done to others, is tried again one by one. */
+    private void failed(List<Entry> group, PgmqException failure) {
+        if (group.size() > 1 && failure.isPartial()) {
+            group.forEach(entry -> entry.alone = true);
+            again(group);
+        } else {
+            group.forEach(entry -> entry.result.completeExceptionally(failure));
         }
-        group.forEach(entry -> entry.result.completeExceptionally(failure));
-        return false;
+    }
+
+    private void again(List<Entry> group) {
+        for (int i = group.size() - 1; i >= 0; i--) {
+            waiting.addFirst(group.get(i));
+        }
     }
 
     private List<Entry> nextGroup() {
-        List<Entry> group = new ArrayList<>();
-        Settle how = waiting.peek().how;
-        while (!waiting.isEmpty()
+        List<Entry> group = new ArrayList<>(List.of(waiting.poll()));
+        Entry first = group.get(0);
+        while (!first.alone
                 && group.size() < MOST_RECEIPTS
-                && waiting.peek().how.equals(how)) {
+                && !waiting.isEmpty()
+                && waiting.peek().isSettledWith(first)) {
             group.add(waiting.poll());
         }
         return group;
@@ -180,11 +190,16 @@ final class Settler {
         final Settle how;
         final long deadline;
         final CompletableFuture<ItemResult> result = new CompletableFuture<>();
+        boolean alone;
 
         Entry(String receipt, Settle how, long deadline) {
             this.receipt = receipt;
             this.how = how;
             this.deadline = deadline;
+        }
+
+        boolean isSettledWith(Entry other) {
+            return !alone && how.equals(other.how);
         }
 
         boolean isOver(long now) {

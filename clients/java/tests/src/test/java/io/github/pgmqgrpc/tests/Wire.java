@@ -2,6 +2,7 @@ package io.github.pgmqgrpc.tests;
 
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.InterruptedIOException;
 import java.io.OutputStream;
 import java.net.InetAddress;
 import java.net.ServerSocket;
@@ -9,10 +10,12 @@ import java.net.Socket;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 
-/** A way to the server that can be cut, and that can swallow what the server answers. */
+/** A way to the server that can be cut, and that can hold or swallow what the server answers. */
 final class Wire implements AutoCloseable {
     private final ServerSocket entry = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
     private final Set<Socket> sockets = ConcurrentHashMap.newKeySet();
+    private final Object held = new Object();
+    private boolean holding;
     private volatile boolean swallowing;
     private volatile boolean refusing;
 
@@ -26,6 +29,31 @@ final class Wire implements AutoCloseable {
 
     void swallowAnswers() {
         swallowing = true;
+    }
+
+    void holdAnswers() {
+        synchronized (held) {
+            holding = true;
+        }
+    }
+
+    void letAnswersGo() {
+        synchronized (held) {
+            holding = false;
+            held.notifyAll();
+        }
+    }
+
+    private void awaitLeave() throws IOException {
+        synchronized (held) {
+            while (holding) {
+                try {
+                    held.wait();
+                } catch (InterruptedException e) {
+                    throw new InterruptedIOException();
+                }
+            }
+        }
     }
 
     /** Lets no connection in until it is mended. */
@@ -69,6 +97,9 @@ final class Wire implements AutoCloseable {
         try (InputStream in = from.getInputStream();
                 OutputStream out = to.getOutputStream()) {
             for (int read = in.read(buffer); read >= 0; read = in.read(buffer)) {
+                if (isAnswer) {
+                    awaitLeave();
+                }
                 if (!(isAnswer && swallowing)) {
                     out.write(buffer, 0, read);
                 }
