@@ -41,8 +41,11 @@ public final class PgmqException extends RuntimeException {
     /** Reasons with which some of several messages may have been settled. */
     private static final Set<String> PARTIAL_REASONS = Set.of("QUEUE_BUSY", "REFUSED_BY_DATABASE");
 
+    /** The code of gRPC. */
     private final Status.Code code;
+    /** What the server has told. */
     private final Facts facts;
+    /** Whether the call may have been applied. */
     private final boolean outcomeUnknown;
 
     private PgmqException(Status status, Facts facts, boolean outcomeUnknown) {
