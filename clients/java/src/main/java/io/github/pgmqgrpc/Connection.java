@@ -22,7 +22,32 @@ import java.util.function.Supplier;
 
 /** What all objects of one client share: the channel, its threads, and the way in which unary calls are made. */
 final class Connection {
-    private static final int MOST_REPETITIONS = 3;
+    /** The calls that may be repeated whatever became of them, as the contract's service config lists them. */
+    static final Set<String> HARMLESS_TWICE = Set.of(
+            "CreateQueue",
+            "GetQueue",
+            "ListQueues",
+            "GetQueueMetrics",
+            "ListQueueMetrics",
+            "Read",
+            "Watch",
+            "Delete",
+            "Archive",
+            "Release",
+            "DeadLetter",
+            "ValidateName",
+            "GetServerInfo",
+            "BindTopic",
+            "UnbindTopic",
+            "ListTopicBindings",
+            "TestRouting",
+            "UpdateQueue",
+            "ListMessages",
+            "ListArchivedMessages",
+            "ListNotifications",
+            "ListClients");
+
+    static final int MOST_REPETITIONS = 3;
 
     final ManagedChannel transport;
     /** The channel with all interceptors. */
@@ -78,7 +103,7 @@ final class Connection {
                         || !failure.isRepeatable(harmlessTwice)
                         || deadline.timeRemaining(TimeUnit.NANOSECONDS) <= pause.toNanos()
                         || !sleep(pause)) {
-                    throw mayBeApplied == failure.outcomeUnknown() ? failure : failure.afterAnother();
+                    throw failure.with(mayBeApplied);
                 }
                 // The channel's own pauses between attempts to connect grow to two minutes.
                 transport.resetConnectBackoff();

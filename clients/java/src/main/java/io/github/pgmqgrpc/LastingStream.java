@@ -52,8 +52,8 @@ abstract class LastingStream<Q, R> implements AutoCloseable {
     /** The server refuses for good. */
     abstract void refused(PgmqException cause);
 
-    /** The stream is to be opened again, after a pause. There is no cause where the server has ended it in good order. */
-    void postponed(PgmqException cause) {}
+    /** The stream is to be opened again after a pause. Where the server has ended it in good order, there is no cause. */
+    void postponed(int failuresInARow, PgmqException cause) {}
 
     /** Once a second, with or without a stream. */
     abstract void tick(long now);
@@ -171,7 +171,7 @@ abstract class LastingStream<Q, R> implements AutoCloseable {
                     ? attempt.reopenAfter
                     : cause.retryDelay().orElse(null);
             reopen(Backoff.pause(++failures, wish), cause);
-            postponed(cause);
+            postponed(failures, cause);
         }
     }
 

@@ -1,6 +1,25 @@
 package io.github.pgmqgrpc;
 
-import io.github.pgmqgrpc.v1.AdminServiceGrpc;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getConvertArchivePartitionedMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getCreateFifoIndexMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getDisableNotificationsMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getEnableNotificationsMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getInstallPgmqMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getListClientsMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getListNotificationsMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getUpdateNotificationsMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getGetServerInfoMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getListQueueMetricsMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getListQueuesMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getTransactMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getValidateNameMethod;
+import static io.github.pgmqgrpc.v1.TopicServiceGrpc.getBindTopicMethod;
+import static io.github.pgmqgrpc.v1.TopicServiceGrpc.getListTopicBindingsMethod;
+import static io.github.pgmqgrpc.v1.TopicServiceGrpc.getSendTopicBatchMethod;
+import static io.github.pgmqgrpc.v1.TopicServiceGrpc.getSendTopicMethod;
+import static io.github.pgmqgrpc.v1.TopicServiceGrpc.getTestRoutingMethod;
+import static io.github.pgmqgrpc.v1.TopicServiceGrpc.getUnbindTopicMethod;
+
 import io.github.pgmqgrpc.v1.BindTopicRequest;
 import io.github.pgmqgrpc.v1.ConvertArchivePartitionedRequest;
 import io.github.pgmqgrpc.v1.CreateFifoIndexRequest;
@@ -15,11 +34,9 @@ import io.github.pgmqgrpc.v1.ListQueueMetricsRequest;
 import io.github.pgmqgrpc.v1.ListQueuesRequest;
 import io.github.pgmqgrpc.v1.ListTopicBindingsRequest;
 import io.github.pgmqgrpc.v1.Partitioning;
-import io.github.pgmqgrpc.v1.QueueServiceGrpc;
 import io.github.pgmqgrpc.v1.SendTopicBatchRequest;
 import io.github.pgmqgrpc.v1.SendTopicRequest;
 import io.github.pgmqgrpc.v1.TestRoutingRequest;
-import io.github.pgmqgrpc.v1.TopicServiceGrpc;
 import io.github.pgmqgrpc.v1.TransactRequest;
 import io.github.pgmqgrpc.v1.UnbindTopicRequest;
 import io.github.pgmqgrpc.v1.UpdateNotificationsRequest;
@@ -29,7 +46,6 @@ import io.grpc.MethodDescriptor;
 import io.grpc.Status;
 import java.time.Duration;
 import java.util.List;
-import java.util.Set;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.function.Function;
@@ -51,31 +67,6 @@ import java.util.function.UnaryOperator;
  * deadline, where that is safe.
  */
 public final class PgmqClient implements AutoCloseable {
-    /** The calls that may be repeated whatever became of them, as the contract's service config lists them. */
-    static final Set<String> HARMLESS_TWICE = Set.of(
-            "CreateQueue",
-            "GetQueue",
-            "ListQueues",
-            "GetQueueMetrics",
-            "ListQueueMetrics",
-            "Read",
-            "Watch",
-            "Delete",
-            "Archive",
-            "Release",
-            "DeadLetter",
-            "ValidateName",
-            "GetServerInfo",
-            "BindTopic",
-            "UnbindTopic",
-            "ListTopicBindings",
-            "TestRouting",
-            "UpdateQueue",
-            "ListMessages",
-            "ListArchivedMessages",
-            "ListNotifications",
-            "ListClients");
-
     private static final Duration LONG = Duration.ofHours(1);
 
     final Connection connection;
@@ -201,7 +192,7 @@ public final class PgmqClient implements AutoCloseable {
      */
     public Pages<QueueInfo> listQueues(UnaryOperator<ListQueuesRequest.Builder> request) {
         return pages(
-                QueueServiceGrpc.getListQueuesMethod(),
+                getListQueuesMethod(),
                 token -> request.apply(ListQueuesRequest.newBuilder())
                         .setPageToken(token)
                         .build(),
@@ -266,7 +257,7 @@ public final class PgmqClient implements AutoCloseable {
      */
     public Pages<QueueMetrics> listQueueMetrics(UnaryOperator<ListQueueMetricsRequest.Builder> request) {
         return pages(
-                QueueServiceGrpc.getListQueueMetricsMethod(),
+                getListQueueMetricsMethod(),
                 token -> request.apply(ListQueueMetricsRequest.newBuilder())
                         .setPageToken(token)
                         .build(),
@@ -283,7 +274,7 @@ public final class PgmqClient implements AutoCloseable {
         TransactRequest request =
                 operations.apply(new Transaction(connection.json)).request.build();
         boolean harmlessTwice = !request.getDeduplicationId().isEmpty();
-        return TransactResult.of(call(QueueServiceGrpc.getTransactMethod(), request, Duration.ZERO, harmlessTwice));
+        return TransactResult.of(call(getTransactMethod(), request, Duration.ZERO, harmlessTwice));
     }
 
     /**
@@ -328,7 +319,7 @@ public final class PgmqClient implements AutoCloseable {
     public TopicResult sendTopic(String routingKey, Object message, boolean requireMatch) {
         SendTopicRequest request = Requests.sendTopic(routingKey, wire(message), requireMatch);
         boolean harmlessTwice = !request.getDeduplicationId().isEmpty();
-        return TopicResult.of(call(TopicServiceGrpc.getSendTopicMethod(), request, Duration.ZERO, harmlessTwice));
+        return TopicResult.of(call(getSendTopicMethod(), request, Duration.ZERO, harmlessTwice));
     }
 
     /**
@@ -346,7 +337,7 @@ public final class PgmqClient implements AutoCloseable {
                 .setRequireMatch(requireMatch)
                 .build();
         boolean harmlessTwice = areKeyed(request.getMessagesList());
-        return TopicCopy.of(call(TopicServiceGrpc.getSendTopicBatchMethod(), request, Duration.ZERO, harmlessTwice)
+        return TopicCopy.of(call(getSendTopicBatchMethod(), request, Duration.ZERO, harmlessTwice)
                 .getCopiesList());
     }
 
@@ -358,13 +349,11 @@ public final class PgmqClient implements AutoCloseable {
      * @return whether the binding is new
      */
     public boolean bindTopic(String pattern, String queue) {
-        return call(
-                        TopicServiceGrpc.getBindTopicMethod(),
-                        BindTopicRequest.newBuilder()
-                                .setPattern(pattern)
-                                .setQueue(queue)
-                                .build())
-                .getCreated();
+        BindTopicRequest request = BindTopicRequest.newBuilder()
+                .setPattern(pattern)
+                .setQueue(queue)
+                .build();
+        return call(getBindTopicMethod(), request).getCreated();
     }
 
     /**
@@ -375,13 +364,11 @@ public final class PgmqClient implements AutoCloseable {
      * @return whether it was there
      */
     public boolean unbindTopic(String pattern, String queue) {
-        return call(
-                        TopicServiceGrpc.getUnbindTopicMethod(),
-                        UnbindTopicRequest.newBuilder()
-                                .setPattern(pattern)
-                                .setQueue(queue)
-                                .build())
-                .getRemoved();
+        UnbindTopicRequest request = UnbindTopicRequest.newBuilder()
+                .setPattern(pattern)
+                .setQueue(queue)
+                .build();
+        return call(getUnbindTopicMethod(), request).getRemoved();
     }
 
     /**
@@ -392,7 +379,7 @@ public final class PgmqClient implements AutoCloseable {
      */
     public Pages<TopicBinding> listTopicBindings(UnaryOperator<ListTopicBindingsRequest.Builder> request) {
         return pages(
-                TopicServiceGrpc.getListTopicBindingsMethod(),
+                getListTopicBindingsMethod(),
                 token -> request.apply(ListTopicBindingsRequest.newBuilder())
                         .setPageToken(token)
                         .build(),
@@ -408,7 +395,7 @@ public final class PgmqClient implements AutoCloseable {
     public List<TopicBinding> testRouting(String routingKey) {
         TestRoutingRequest request =
                 TestRoutingRequest.newBuilder().setRoutingKey(routingKey).build();
-        return call(TopicServiceGrpc.getTestRoutingMethod(), request).getMatchesList().stream()
+        return call(getTestRoutingMethod(), request).getMatchesList().stream()
                 .map(TopicBinding::of)
                 .toList();
     }
@@ -421,7 +408,7 @@ public final class PgmqClient implements AutoCloseable {
      */
     public void validateName(UnaryOperator<ValidateNameRequest.Builder> name) {
         call(
-                QueueServiceGrpc.getValidateNameMethod(),
+                getValidateNameMethod(),
                 name.apply(ValidateNameRequest.newBuilder()).build());
     }
 
@@ -431,8 +418,7 @@ public final class PgmqClient implements AutoCloseable {
      * @return the answer
      */
     public ServerInfo getServerInfo() {
-        return ServerInfo.of(
-                call(QueueServiceGrpc.getGetServerInfoMethod(), GetServerInfoRequest.getDefaultInstance()));
+        return ServerInfo.of(call(getGetServerInfoMethod(), GetServerInfoRequest.getDefaultInstance()));
     }
 
     /**
@@ -453,14 +439,14 @@ public final class PgmqClient implements AutoCloseable {
      */
     public void createFifoIndex(String queue) {
         callLong(
-                AdminServiceGrpc.getCreateFifoIndexMethod(),
+                getCreateFifoIndexMethod(),
                 CreateFifoIndexRequest.newBuilder().setQueue(queue).build());
     }
 
     /** Makes the index that grouped orderings use, for all queues. It may take up to an hour. */
     public void createFifoIndexes() {
         callLong(
-                AdminServiceGrpc.getCreateFifoIndexMethod(),
+                getCreateFifoIndexMethod(),
                 CreateFifoIndexRequest.newBuilder().setAllQueues(true).build());
     }
 
@@ -472,7 +458,7 @@ public final class PgmqClient implements AutoCloseable {
      */
     public void convertArchivePartitioned(String queue, Partitioning partitioning) {
         callLong(
-                AdminServiceGrpc.getConvertArchivePartitionedMethod(),
+                getConvertArchivePartitionedMethod(),
                 ConvertArchivePartitionedRequest.newBuilder()
                         .setQueue(queue)
                         .setPartitioning(partitioning)
@@ -492,8 +478,8 @@ public final class PgmqClient implements AutoCloseable {
         if (throttleInterval != null) {
             request.setThrottleInterval(Convert.duration(throttleInterval));
         }
-        return NotificationSettings.of(call(AdminServiceGrpc.getEnableNotificationsMethod(), request.build())
-                .getSettings());
+        return NotificationSettings.of(
+                call(getEnableNotificationsMethod(), request.build()).getSettings());
     }
 
     /**
@@ -509,7 +495,7 @@ public final class PgmqClient implements AutoCloseable {
                 .setThrottleInterval(Convert.duration(throttleInterval))
                 .build();
         return NotificationSettings.of(
-                call(AdminServiceGrpc.getUpdateNotificationsMethod(), request).getSettings());
+                call(getUpdateNotificationsMethod(), request).getSettings());
     }
 
     /**
@@ -519,7 +505,7 @@ public final class PgmqClient implements AutoCloseable {
      */
     public void disableNotifications(String queue) {
         call(
-                AdminServiceGrpc.getDisableNotificationsMethod(),
+                getDisableNotificationsMethod(),
                 DisableNotificationsRequest.newBuilder().setQueue(queue).build());
     }
 
@@ -531,7 +517,7 @@ public final class PgmqClient implements AutoCloseable {
      */
     public Pages<NotificationSettings> listNotifications(UnaryOperator<ListNotificationsRequest.Builder> request) {
         return pages(
-                AdminServiceGrpc.getListNotificationsMethod(),
+                getListNotificationsMethod(),
                 token -> request.apply(ListNotificationsRequest.newBuilder())
                         .setPageToken(token)
                         .build(),
@@ -546,7 +532,7 @@ public final class PgmqClient implements AutoCloseable {
      */
     public Pages<ClientInfo> listClients(UnaryOperator<ListClientsRequest.Builder> request) {
         return pages(
-                AdminServiceGrpc.getListClientsMethod(),
+                getListClientsMethod(),
                 token -> request.apply(ListClientsRequest.newBuilder())
                         .setPageToken(token)
                         .build(),
@@ -559,11 +545,11 @@ public final class PgmqClient implements AutoCloseable {
      * @return the versions before and after, as the contract has them
      */
     public InstallPgmqResponse installPgmq() {
-        return call(AdminServiceGrpc.getInstallPgmqMethod(), InstallPgmqRequest.getDefaultInstance());
+        return call(getInstallPgmqMethod(), InstallPgmqRequest.getDefaultInstance());
     }
 
     <Q, R> R call(MethodDescriptor<Q, R> method, Q request) {
-        return call(method, request, Duration.ZERO, HARMLESS_TWICE.contains(method.getBareMethodName()));
+        return call(method, request, Duration.ZERO, Connection.HARMLESS_TWICE.contains(method.getBareMethodName()));
     }
 
     /** Calls with so much more time than usual. */

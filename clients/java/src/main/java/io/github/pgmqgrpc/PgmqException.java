@@ -102,14 +102,14 @@ public final class PgmqException extends RuntimeException {
         return new PgmqException(this, outcomeUnknown);
     }
 
-    /** The same failure of a call that an earlier attempt may have applied. */
-    PgmqException afterAnother() {
-        return new PgmqException(this, true);
+    /** The same failure of a call of which something else is known: an earlier attempt, or that it has not left. */
+    PgmqException with(boolean unknown) {
+        return outcomeUnknown == unknown ? this : new PgmqException(this, unknown);
     }
 
     /** The same failure where several messages were settled at once: with some reasons, some of them may be. */
     PgmqException ofSeveral() {
-        return isPartial() ? afterAnother() : this;
+        return with(outcomeUnknown || isPartial());
     }
 
     boolean isPartial() {

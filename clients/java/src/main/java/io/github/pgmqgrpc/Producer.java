@@ -62,10 +62,6 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
         this.window = new Semaphore(options.maxInFlight);
     }
 
-    static Producer shared(Queue queue) {
-        return new Producer(queue, new ProducerOptions(), true);
-    }
-
     static int bytes(io.github.pgmqgrpc.v1.OutgoingMessage message) {
         return message.getMessageBytes().size() + message.getHeadersBytes().size();
     }
@@ -252,23 +248,24 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
         }
     }
 
-    /** The next send tries again: credentials, for example, may be renewed by then. */
+    /** What waits has not left. The next send tries again: credentials, for example, may be renewed by then. */
     @Override
     void refused(PgmqException cause) {
-        fail(List.copyOf(waiting), cause);
+        fail(List.copyOf(waiting), cause.with(false));
         waiting.clear();
     }
 
-    /** Where nobody was ever reached, who waits is told as soon as by a call of its own. */
+    /** Where nobody can be reached, who waits is told about as soon as by a call of its own. */
     @Override
-    void postponed(PgmqException cause) {
-        if (shared && !hasStarted && cause != null) {
+    void postponed(int failures, PgmqException cause) {
+        if (shared && cause != null && (!hasStarted || failures > Connection.MOST_REPETITIONS)) {
             refused(cause);
         }
     }
 
     @Override
     void tick(long now) {
+        waiting.removeIf(entry -> entry.finished);
         List<Entry> late = Stream.concat(
                         waiting.stream(), frames.values().stream().flatMap(List::stream))
                 .filter(entry -> entry.deadline.isExpired())
@@ -285,17 +282,17 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
     }
 
     private void fail(List<Entry> entries, PgmqException failure) {
-        connection.executor.execute(() ->
-                entries.forEach(entry -> finish(entry, null, entry.mayBeStored ? failure.afterAnother() : failure)));
+        connection.executor.execute(() -> entries.forEach(entry -> finish(entry, null, failure)));
     }
 
+    /** Ends an entry that has no answer. */
     private void giveUp(Entry entry, Status why) {
         boolean outcomeUnknown;
         synchronized (this) {
             if (!entry.claim()) {
                 return;
             }
-            outcomeUnknown = entry.mayBeStored || entry.isUnderWay;
+            outcomeUnknown = entry.isUnderWay;
         }
         tell(entry, null, PgmqException.local(why, outcomeUnknown));
     }
@@ -315,7 +312,7 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
         if (failure == null) {
             entry.result.complete(result);
         } else {
-            entry.result.completeExceptionally(failure);
+            entry.result.completeExceptionally(failure.with(entry.mayBeStored || failure.outcomeUnknown()));
         }
     }
 

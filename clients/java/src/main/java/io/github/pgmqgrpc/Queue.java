@@ -1,6 +1,26 @@
 package io.github.pgmqgrpc;
 
-import io.github.pgmqgrpc.v1.AdminServiceGrpc;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getDeleteArchivedMessagesMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getListArchivedMessagesMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getListMessagesMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getRedriveMessagesMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getReplayArchivedMessagesMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getSetQueueLayoutMethod;
+import static io.github.pgmqgrpc.v1.AdminServiceGrpc.getUpdateQueueMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getArchiveMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getCreateQueueMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getDeadLetterMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getDeleteMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getDropQueueMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getGetQueueMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getGetQueueMetricsMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getPopMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getPurgeQueueMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getReadBatchMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getReleaseMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getSendBatchMethod;
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getSetVisibilityTimeoutMethod;
+
 import io.github.pgmqgrpc.v1.ArchiveResponse;
 import io.github.pgmqgrpc.v1.CreateQueueResponse;
 import io.github.pgmqgrpc.v1.DeadLetterResponse;
@@ -16,7 +36,6 @@ import io.github.pgmqgrpc.v1.ListMessagesRequest;
 import io.github.pgmqgrpc.v1.ListMessagesResponse;
 import io.github.pgmqgrpc.v1.PopRequest;
 import io.github.pgmqgrpc.v1.PurgeQueueRequest;
-import io.github.pgmqgrpc.v1.QueueServiceGrpc;
 import io.github.pgmqgrpc.v1.RedriveMessagesRequest;
 import io.github.pgmqgrpc.v1.RedriveMessagesResponse;
 import io.github.pgmqgrpc.v1.ReleaseResponse;
@@ -75,7 +94,7 @@ public final class Queue {
      */
     public CreateResult create(UnaryOperator<CreateOptions> options) {
         CreateOptions chosen = options.apply(new CreateOptions(name));
-        CreateQueueResponse response = client.call(QueueServiceGrpc.getCreateQueueMethod(), chosen.request.build());
+        CreateQueueResponse response = client.call(getCreateQueueMethod(), chosen.request.build());
         return new CreateResult(QueueInfo.of(response.getQueue()), response.getCreated());
     }
 
@@ -86,8 +105,7 @@ public final class Queue {
      */
     public QueueInfo get() {
         GetQueueRequest request = GetQueueRequest.newBuilder().setQueue(name).build();
-        return QueueInfo.of(
-                client.call(QueueServiceGrpc.getGetQueueMethod(), request).getQueue());
+        return QueueInfo.of(client.call(getGetQueueMethod(), request).getQueue());
     }
 
     /**
@@ -103,14 +121,13 @@ public final class Queue {
         if (clear.length > 0) {
             request.getUpdateMaskBuilder().addAllPaths(policy.fields()).addAllPaths(List.of(clear));
         }
-        return QueueInfo.of(client.call(AdminServiceGrpc.getUpdateQueueMethod(), request.build())
-                .getQueue());
+        return QueueInfo.of(client.call(getUpdateQueueMethod(), request.build()).getQueue());
     }
 
     /** Removes the queue for good, with its messages and its archive. */
     public void drop() {
         client.call(
-                QueueServiceGrpc.getDropQueueMethod(),
+                getDropQueueMethod(),
                 DropQueueRequest.newBuilder().setQueue(name).build());
     }
 
@@ -122,7 +139,7 @@ public final class Queue {
     public long purge() {
         PurgeQueueRequest request =
                 PurgeQueueRequest.newBuilder().setQueue(name).build();
-        return client.call(QueueServiceGrpc.getPurgeQueueMethod(), request).getPurgedCount();
+        return client.call(getPurgeQueueMethod(), request).getPurgedCount();
     }
 
     /**
@@ -145,8 +162,7 @@ public final class Queue {
                 .setQueue(name)
                 .setIncludeArchive(includeArchive)
                 .build();
-        return QueueMetrics.of(client.call(QueueServiceGrpc.getGetQueueMetricsMethod(), request)
-                .getMetrics());
+        return QueueMetrics.of(client.call(getGetQueueMetricsMethod(), request).getMetrics());
     }
 
     /**
@@ -160,8 +176,7 @@ public final class Queue {
                 .setQueue(name)
                 .setLayout(layout.toWire())
                 .build();
-        return QueueInfo.of(client.callLong(AdminServiceGrpc.getSetQueueLayoutMethod(), request)
-                .getQueue());
+        return QueueInfo.of(client.callLong(getSetQueueLayoutMethod(), request).getQueue());
     }
 
     /**
@@ -184,10 +199,7 @@ public final class Queue {
     public List<SendResult> sendBatch(List<?> messages) {
         SendBatchRequest request = Requests.sendBatch(name, Requests.wire(messages, client.connection.json));
         boolean harmlessTwice = PgmqClient.areKeyed(request.getMessagesList());
-        return client
-                .call(QueueServiceGrpc.getSendBatchMethod(), request, Duration.ZERO, harmlessTwice)
-                .getResultsList()
-                .stream()
+        return client.call(getSendBatchMethod(), request, Duration.ZERO, harmlessTwice).getResultsList().stream()
                 .map(result -> new SendResult(result.getMsgId(), result.getDeduplicated()))
                 .toList();
     }
@@ -229,7 +241,7 @@ public final class Queue {
     public List<Message> read(UnaryOperator<ReadOptions> options) {
         ReadOptions chosen = options.apply(new ReadOptions(name, client.connection.json));
         Duration wait = Convert.duration(chosen.request.getWait());
-        return messages(client.call(QueueServiceGrpc.getReadBatchMethod(), chosen.request.build(), wait, false)
+        return messages(client.call(getReadBatchMethod(), chosen.request.build(), wait, false)
                 .getMessagesList());
     }
 
@@ -253,7 +265,7 @@ public final class Queue {
                 .setQueue(name)
                 .setMaxMessages(maxMessages)
                 .build();
-        return messages(client.call(QueueServiceGrpc.getPopMethod(), request).getMessagesList());
+        return messages(client.call(getPopMethod(), request).getMessagesList());
     }
 
     /**
@@ -312,11 +324,7 @@ public final class Queue {
      * @return what was done to each
      */
     public List<ItemResult> delete(Items items) {
-        return settle(
-                QueueServiceGrpc.getDeleteMethod(),
-                Requests.delete(name, items),
-                DeleteResponse::getResultsList,
-                items);
+        return settle(getDeleteMethod(), Requests.delete(name, items), DeleteResponse::getResultsList, items);
     }
 
     /**
@@ -326,11 +334,7 @@ public final class Queue {
      * @return what was done to each
      */
     public List<ItemResult> archive(Items items) {
-        return settle(
-                QueueServiceGrpc.getArchiveMethod(),
-                Requests.archive(name, items),
-                ArchiveResponse::getResultsList,
-                items);
+        return settle(getArchiveMethod(), Requests.archive(name, items), ArchiveResponse::getResultsList, items);
     }
 
     /**
@@ -341,11 +345,7 @@ public final class Queue {
      * @return what was done to each
      */
     public List<ItemResult> release(Items items, Duration delay) {
-        return settle(
-                QueueServiceGrpc.getReleaseMethod(),
-                Requests.release(name, items, delay),
-                ReleaseResponse::getResultsList,
-                items);
+        return settle(getReleaseMethod(), Requests.release(name, items, delay), ReleaseResponse::getResultsList, items);
     }
 
     /**
@@ -357,7 +357,7 @@ public final class Queue {
      */
     public List<ItemResult> deadLetter(Items items, String reason) {
         return settle(
-                QueueServiceGrpc.getDeadLetterMethod(),
+                getDeadLetterMethod(),
                 Requests.deadLetter(name, items, reason),
                 DeadLetterResponse::getResultsList,
                 items);
@@ -404,7 +404,7 @@ public final class Queue {
         return new Pages<>(token -> {
             ListMessagesRequest.Builder page = request.apply(ListMessagesRequest.newBuilder());
             ListMessagesResponse response = client.call(
-                    AdminServiceGrpc.getListMessagesMethod(),
+                    getListMessagesMethod(),
                     page.setQueue(name).setPageToken(token).build());
             return new Pages.Page<>(messages(response.getMessagesList()), response.getNextPageToken());
         });
@@ -435,7 +435,7 @@ public final class Queue {
                     .setPageSize(pageSize)
                     .setPageToken(token)
                     .build();
-            ListArchivedMessagesResponse response = client.call(AdminServiceGrpc.getListArchivedMessagesMethod(), page);
+            ListArchivedMessagesResponse response = client.call(getListArchivedMessagesMethod(), page);
             List<ArchivedMessage> archived = response.getMessagesList().stream()
                     .map(message -> new ArchivedMessage(
                             new Message(this, message.getMessage(), null), Convert.instant(message.getArchivedAt())))
@@ -453,7 +453,7 @@ public final class Queue {
      */
     public MoveResult deleteArchivedMessages(ArchiveFilter filter, int maxMessages) {
         DeleteArchivedMessagesResponse response = client.call(
-                AdminServiceGrpc.getDeleteArchivedMessagesMethod(),
+                getDeleteArchivedMessagesMethod(),
                 DeleteArchivedMessagesRequest.newBuilder()
                         .setQueue(name)
                         .setFilter(filter.toWire())
@@ -482,7 +482,7 @@ public final class Queue {
      */
     public MoveResult replay(ArchiveFilter filter, String targetQueue, int maxMessages) {
         ReplayArchivedMessagesResponse response = client.call(
-                AdminServiceGrpc.getReplayArchivedMessagesMethod(),
+                getReplayArchivedMessagesMethod(),
                 ReplayArchivedMessagesRequest.newBuilder()
                         .setQueue(name)
                         .setFilter(filter.toWire())
@@ -509,7 +509,7 @@ public final class Queue {
      */
     public MoveResult redrive(UnaryOperator<RedriveMessagesRequest.Builder> request) {
         RedriveMessagesResponse response = client.call(
-                AdminServiceGrpc.getRedriveMessagesMethod(),
+                getRedriveMessagesMethod(),
                 request.apply(RedriveMessagesRequest.newBuilder())
                         .setDeadLetterQueue(name)
                         .build());
@@ -547,11 +547,7 @@ public final class Queue {
     }
 
     private List<ItemResult> setVisibilityTimeout(SetVisibilityTimeoutRequest request, Items items) {
-        return settle(
-                QueueServiceGrpc.getSetVisibilityTimeoutMethod(),
-                request,
-                SetVisibilityTimeoutResponse::getResultsList,
-                items);
+        return settle(getSetVisibilityTimeoutMethod(), request, SetVisibilityTimeoutResponse::getResultsList, items);
     }
 
     private <Q, R> List<ItemResult> settle(

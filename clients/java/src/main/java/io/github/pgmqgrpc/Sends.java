@@ -1,7 +1,8 @@
 package io.github.pgmqgrpc;
 
+import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getSendMethod;
+
 import io.github.pgmqgrpc.v1.OutgoingMessage;
-import io.github.pgmqgrpc.v1.QueueServiceGrpc;
 import io.github.pgmqgrpc.v1.SendResponse;
 import io.grpc.Deadline;
 import java.util.Map;
@@ -39,8 +40,7 @@ final class Sends {
     }
 
     private SendResult alone(Queue queue, OutgoingMessage message, Deadline deadline) {
-        SendResponse response =
-                connection.once(QueueServiceGrpc.getSendMethod(), Requests.send(queue.name(), message), deadline);
+        SendResponse response = connection.once(getSendMethod(), Requests.send(queue.name(), message), deadline);
         return new SendResult(response.getMsgId(), response.getDeduplicated());
     }
 
@@ -56,7 +56,9 @@ final class Sends {
 
     /** The queue's producer, or null after the end. */
     private synchronized Producer producer(Queue queue) {
-        return closed ? null : producers.computeIfAbsent(queue.name(), name -> Producer.shared(queue));
+        return closed
+                ? null
+                : producers.computeIfAbsent(queue.name(), name -> new Producer(queue, new ProducerOptions(), true));
     }
 
     /** A producer has ended: the next send makes another one. */

@@ -18,6 +18,6 @@ class RepetitionTest {
         for (JsonNode method : new ObjectMapper().readTree(config.toFile()).findValues("method")) {
             listed.add(method.asText());
         }
-        assertEquals(listed, new TreeSet<>(PgmqClient.HARMLESS_TWICE));
+        assertEquals(listed, new TreeSet<>(Connection.HARMLESS_TWICE));
     }
 }

@@ -7,6 +7,8 @@ import io.github.pgmqgrpc.Queue;
 import java.util.Arrays;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 
@@ -33,6 +35,8 @@ public final class Bench {
                 sends(queue, MESSAGES / 4);
                 settles(queue, MESSAGES / 4);
                 System.out.printf("sends/s at %d outstanding: %,.0f%n", OUTSTANDING, sends(queue, MESSAGES));
+                System.out.printf("sends/s of %d threads: %,.0f%n", OUTSTANDING, threads(queue, MESSAGES / 2));
+                settles(queue, MESSAGES / 2);
                 System.out.printf("consume and settle/s: %,.0f%n", settles(queue, MESSAGES));
                 System.out.printf("lone send, p50: %.2f ms%n", loneSend(queue));
             } finally {
@@ -51,6 +55,21 @@ public final class Bench {
                 producer.send(body).whenComplete((result, failure) -> outstanding.release());
             }
             outstanding.acquire(OUTSTANDING);
+        }
+        return perSecond(messages, start);
+    }
+
+    /** The same by threads that wait for each message, which share a stream by themselves. */
+    private static double threads(Queue queue, int messages) throws InterruptedException {
+        Map<String, Object> body = Map.of("order", 1, "total", "12.50");
+        ExecutorService threads = Executors.newFixedThreadPool(OUTSTANDING);
+        long start = System.nanoTime();
+        for (int i = 0; i < messages; i++) {
+            threads.execute(() -> queue.send(body));
+        }
+        threads.shutdown();
+        if (!threads.awaitTermination(1, TimeUnit.MINUTES)) {
+            throw new IllegalStateException("not all messages are sent");
         }
         return perSecond(messages, start);
     }

@@ -221,6 +221,34 @@ class SendsTest extends Scene {
     }
 
     @Test
+    void whereNobodyIsAnyMoreThoseThatShareAreToldBeforeTheirDeadline() throws Exception {
+        try (Wire wire = new Wire();
+                PgmqClient other = gated(wire.target(), Duration.ofHours(1))) {
+            Queue queue = queue(other);
+            lone(queue);
+            queue.send("first");
+            wire.refuse();
+            // This one may be under way already when the connection breaks.
+            assertEquals(
+                    Status.Code.UNAVAILABLE,
+                    failure(threads.submit(() -> queue.send("second"))).code());
+            PgmqException failure = failure(threads.submit(() -> queue.send("third")));
+            assertEquals(Status.Code.UNAVAILABLE, failure.code());
+            assertFalse(failure.outcomeUnknown());
+            wire.mend();
+            eventually("it is sent when the server is there again", () -> isSent(queue));
+        }
+    }
+
+    private static boolean isSent(Queue queue) {
+        try {
+            return queue.send("fourth").msgId() > 0;
+        } catch (PgmqException e) {
+            return false;
+        }
+    }
+
+    @Test
     void closingTheClientWaitsForWhatIsUnderWay() throws Exception {
         try (Wire wire = new Wire()) {
             PgmqClient other = gated(wire.target(), LIMIT);
