@@ -35,9 +35,8 @@ public final class Bench {
                 sends(queue, MESSAGES / 4);
                 settles(queue, MESSAGES / 4);
                 System.out.printf("sends/s at %d outstanding: %,.0f%n", OUTSTANDING, sends(queue, MESSAGES));
-                System.out.printf("sends/s of %d threads: %,.0f%n", OUTSTANDING, threads(queue, MESSAGES / 2));
-                settles(queue, MESSAGES / 2);
                 System.out.printf("consume and settle/s: %,.0f%n", settles(queue, MESSAGES));
+                System.out.printf("sends/s of %d threads: %,.0f%n", OUTSTANDING, threads(queue, MESSAGES / 2));
                 System.out.printf("lone send, p50: %.2f ms%n", loneSend(queue));
             } finally {
                 queue.drop();
