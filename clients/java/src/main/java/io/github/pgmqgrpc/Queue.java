@@ -536,12 +536,13 @@ public final class Queue {
         return client.unbindTopic(pattern, name);
     }
 
-    /** Settles by a unary call. */
+    /** Settles by a unary call. None gives back uncounted; the next best is to release at once. */
     List<ItemResult> settle(Items items, Settle how) {
         return switch (how.getAction()) {
             case SETTLE_ACTION_DELETE -> delete(items);
             case SETTLE_ACTION_ARCHIVE -> archive(items);
             case SETTLE_ACTION_DEAD_LETTER -> deadLetter(items, how.getReason());
+            case SETTLE_ACTION_GIVE_BACK -> release(items, Duration.ZERO);
             default -> release(items, how.hasDelay() ? Convert.duration(how.getDelay()) : null);
         };
     }

@@ -18,8 +18,8 @@ import java.util.concurrent.CompletableFuture;
  * waits goes together, as far as it is settled alike. Guarded by the consumer's lock.
  */
 final class Settler {
-    /** What becomes of a message that was received and never taken. */
-    static final Settle GIVE_BACK = how(SettleAction.SETTLE_ACTION_RELEASE, Duration.ZERO, "");
+    /** What becomes of a message that was received and never taken: as if it had not come. */
+    static final Settle GIVE_BACK = how(SettleAction.SETTLE_ACTION_GIVE_BACK, null, "");
 
     private static final int MOST_RECEIPTS = 1_000;
     /** So many commands are under way at most; what comes meanwhile is gathered. */
