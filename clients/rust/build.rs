@@ -182,13 +182,14 @@ impl Contract {
             for line in self.comments.get(&format!("{message}.{name}")).iter().flat_map(|text| text.lines()) {
                 writeln!(code, "///{line}")?;
             }
-            writeln!(code, "#[must_use]\npub fn {prefix}{name}(mut self, value: {taken}) -> Self {{")?;
-            if call {
-                writeln!(code, "self.set(|request| request.{} = {});", value.0, value.1)?;
-            } else {
-                writeln!(code, "{place}.{} = {};", value.0, value.1)?;
-            }
-            writeln!(code, "self\n}}")?;
+            let (itself, change) = match call {
+                true => ("self", format!("self.set(|request| request.{} = {})", value.0, value.1)),
+                false => ("mut self", format!("{place}.{} = {};\nself", value.0, value.1)),
+            };
+            writeln!(
+                code,
+                "#[must_use]\npub fn {prefix}{name}({itself}, value: {taken}) -> Self {{\n{change}\n}}"
+            )?;
         }
         Ok(())
     }

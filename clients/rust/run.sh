@@ -32,6 +32,7 @@ install_package() {
   mv "$installed"/pgmq-grpc-client-* "$installed/client"
   cp -r suite "$installed/suite"
   sed -i.bak 's|path = "\.\."|path = "../client"|' "$installed/suite/Cargo.toml"
+  sed -i.bak 's|"\.\./\.\./README\.md"|"../../client/README.md"|' "$installed/suite/src/lib.rs"
   # The dependencies as they are locked here, so that nothing is built twice.
   cp Cargo.lock "$installed/Cargo.lock"
   printf '[workspace]\nresolver = "3"\nmembers = ["suite"]\n\n[profile.dev]\ndebug = "line-tables-only"\n' >"$installed/Cargo.toml"

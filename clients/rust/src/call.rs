@@ -9,7 +9,6 @@ use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::pb::ErrorReason;
 use crate::time::Pauses;
 use crate::{Client, Error};
 
@@ -39,8 +38,13 @@ pub struct Call<Q: Rpc, A = <Q as Rpc>::Reply> {
     pub(crate) client: Client,
     pub(crate) request: Result<Q, Error>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) make: Make<Q>,
     pub(crate) answer: fn(&Client, Q, Q::Reply) -> A,
 }
+
+/// How a call is made: by [`Client::unary`], unless there is a better way.
+pub(crate) type Make<Q> =
+    fn(Client, Q, Option<Duration>) -> BoxFuture<'static, Result<<Q as Rpc>::Reply, Error>>;
 
 impl<Q: Rpc> Call<Q> {
     /// A call whose answer is the reply of the contract.
@@ -55,7 +59,9 @@ impl<Q: Rpc, A> Call<Q, A> {
         request: Result<Q, Error>,
         answer: fn(&Client, Q, Q::Reply) -> A,
     ) -> Self {
-        Self { client: client.clone(), request, timeout: None, answer }
+        let make: Make<Q> =
+            |client, request, timeout| async move { client.unary(&request, timeout).await }.boxed();
+        Self { client: client.clone(), request, timeout: None, make, answer }
     }
 
     /// How long the call and its repeats may take, in place of the client's default.
@@ -69,10 +75,11 @@ impl<Q: Rpc, A> Call<Q, A> {
         self.request.as_mut().ok()
     }
 
-    pub(crate) fn set(&mut self, change: impl FnOnce(&mut Q)) {
+    pub(crate) fn set(mut self, change: impl FnOnce(&mut Q)) -> Self {
         if let Ok(request) = &mut self.request {
             change(request);
         }
+        self
     }
 }
 
@@ -83,7 +90,7 @@ impl<Q: Rpc, A: Send + 'static> IntoFuture for Call<Q, A> {
     fn into_future(self) -> Self::IntoFuture {
         async move {
             let request = self.request?;
-            let reply = self.client.unary(&request, self.timeout).await?;
+            let reply = (self.make)(self.client.clone(), request.clone(), self.timeout).await?;
             Ok((self.answer)(&self.client, request, reply))
         }
         .boxed()
@@ -140,9 +147,8 @@ impl Client {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => {
                 let error = Error::from(status);
-                // Of several items, those that were free are settled when one is locked or refused.
-                let part = error.is(ErrorReason::QueueBusy) || error.is(ErrorReason::RefusedByDatabase);
-                Err(error.with_outcome_unknown(part && request.settles_several()))
+                let open = error.outcome_unknown() || error.may_be_of_one() && request.settles_several();
+                Err(error.with_outcome_unknown(open))
             }
             Err(_) => Err(Error::deadline_exceeded()),
         }

@@ -13,6 +13,7 @@ use crate::pb::queue_service_client::QueueServiceClient;
 use crate::pb::topic_service_client::TopicServiceClient;
 use crate::pb::transaction_service_client::TransactionServiceClient;
 use crate::pb::{self, OutgoingMessage, QueuePolicy};
+use crate::send::Sends;
 use crate::{Error, Queue, Watch};
 
 /// One connection to a server, or to a name behind which there are several.
@@ -20,12 +21,13 @@ use crate::{Error, Queue, Watch};
 /// It is cheap to clone, and clones share the connection, which ends with the last of them.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     service: Service,
     timeout: Duration,
+    pub(crate) sends: Sends,
 }
 
 /// The generated stubs, over the same connection. They have what has no word here, `OpenTransaction` above all.
@@ -58,7 +60,7 @@ impl Client {
     }
 
     pub(crate) fn new(service: Service, timeout: Duration) -> Self {
-        Self { inner: Arc::new(Inner { service, timeout }) }
+        Self { inner: Arc::new(Inner { service, timeout, sends: Sends::default() }) }
     }
 
     pub(crate) fn service(&self) -> Service {
@@ -96,21 +98,6 @@ impl Client {
         Queue::new(self.clone(), name.into())
     }
 
-    /// Creates a queue, unless it is there.
-    pub fn create_queue(&self, queue: impl Into<String>) -> Call<pb::CreateQueueRequest> {
-        self.queue(queue).create()
-    }
-
-    /// Describes a queue.
-    pub fn get_queue(&self, queue: impl Into<String>) -> Call<pb::GetQueueRequest, pb::Queue> {
-        self.queue(queue).get()
-    }
-
-    /// The queues, by name.
-    pub fn list_queues(&self) -> List<pb::ListQueuesRequest, pb::Queue> {
-        List::new(self, pb::ListQueuesRequest::default(), |_, _, reply| reply.queues)
-    }
-
     /// Changes the fields of a queue's policy that are set here.
     pub fn update_queue(
         &self,
@@ -118,29 +105,6 @@ impl Client {
         policy: QueuePolicy,
     ) -> Call<pb::UpdateQueueRequest, pb::Queue> {
         self.queue(queue).update(policy)
-    }
-
-    /// Removes a queue with its messages and its archive.
-    pub fn drop_queue(&self, queue: impl Into<String>) -> Call<pb::DropQueueRequest, ()> {
-        self.queue(queue).drop()
-    }
-
-    /// Removes all messages of a queue, and tells how many.
-    pub fn purge_queue(&self, queue: impl Into<String>) -> Call<pb::PurgeQueueRequest, i64> {
-        self.queue(queue).purge()
-    }
-
-    /// Counts the messages of a queue.
-    pub fn get_queue_metrics(
-        &self,
-        queue: impl Into<String>,
-    ) -> Call<pb::GetQueueMetricsRequest, pb::QueueMetrics> {
-        self.queue(queue).metrics()
-    }
-
-    /// Counts the messages of queues.
-    pub fn list_queue_metrics(&self) -> List<pb::ListQueueMetricsRequest, pb::QueueMetrics> {
-        List::new(self, pb::ListQueueMetricsRequest::default(), |_, _, reply| reply.metrics)
     }
 
     /// Lays a queue's table out anew.
@@ -158,22 +122,9 @@ impl Client {
         routing_key: impl Into<String>,
         message: impl IntoMessage,
     ) -> Call<pb::SendTopicRequest> {
-        let request = message.into_message().map(|message| pb::SendTopicRequest {
-            routing_key: routing_key.into(),
-            message: message.message,
-            headers: message.headers,
-            schedule: message.schedule.map(|schedule| match schedule {
-                pb::outgoing_message::Schedule::Delay(delay) => {
-                    pb::send_topic_request::Schedule::Delay(delay)
-                }
-                pb::outgoing_message::Schedule::VisibleAt(at) => {
-                    pb::send_topic_request::Schedule::VisibleAt(at)
-                }
-            }),
-            group: message.group,
-            deduplication_id: message.deduplication_id,
-            require_match: false,
-        });
+        let routing_key = routing_key.into();
+        let request = message.into_message();
+        let request = request.map(|message| pb::SendTopicRequest { routing_key, ..message.into() });
         Call::new(self, request, |_, _, reply| reply)
     }
 
@@ -193,45 +144,6 @@ impl Client {
         Call::new(self, request, |_, _, reply| reply.copies)
     }
 
-    /// Binds a queue to a pattern of routing keys, and tells whether it was not bound before.
-    pub fn bind_topic(
-        &self,
-        pattern: impl Into<String>,
-        queue: impl Into<String>,
-    ) -> Call<pb::BindTopicRequest, bool> {
-        let request = pb::BindTopicRequest { pattern: pattern.into(), queue: queue.into() };
-        Call::new(self, Ok(request), |_, _, reply| reply.created)
-    }
-
-    /// Takes a binding away, and tells whether it was there.
-    pub fn unbind_topic(
-        &self,
-        pattern: impl Into<String>,
-        queue: impl Into<String>,
-    ) -> Call<pb::UnbindTopicRequest, bool> {
-        let request = pb::UnbindTopicRequest { pattern: pattern.into(), queue: queue.into() };
-        Call::new(self, Ok(request), |_, _, reply| reply.removed)
-    }
-
-    /// The bindings, by pattern and queue.
-    pub fn list_topic_bindings(&self) -> List<pb::ListTopicBindingsRequest, pb::TopicBinding> {
-        List::new(self, pb::ListTopicBindingsRequest::default(), |_, _, reply| reply.bindings)
-    }
-
-    /// The bindings that a routing key matches. Nothing is sent.
-    pub fn test_routing(
-        &self,
-        routing_key: impl Into<String>,
-    ) -> Call<pb::TestRoutingRequest, Vec<pb::TopicBinding>> {
-        let request = pb::TestRoutingRequest { routing_key: routing_key.into() };
-        Call::new(self, Ok(request), |_, _, reply| reply.matches)
-    }
-
-    /// Begins a list of operations that are done together or not at all: add them by [`with`](Call::with).
-    pub fn transact(&self) -> Call<pb::TransactRequest> {
-        Call::plain(self, pb::TransactRequest::default())
-    }
-
     /// Watches what happens to queues, without reading. It is there when the server has confirmed it.
     pub fn watch<S: Into<String>>(&self, queues: impl IntoIterator<Item = S>) -> Watch {
         Watch::new(self.clone(), queues.into_iter().map(Into::into).collect())
@@ -240,11 +152,6 @@ impl Client {
     /// Checks a name of a queue to be created, a routing key or a pattern.
     pub fn validate_name(&self, name: pb::validate_name_request::Name) -> Call<pb::ValidateNameRequest, ()> {
         Call::new(self, Ok(pb::ValidateNameRequest { name: Some(name) }), |_, _, _| ())
-    }
-
-    /// Versions, and what works there.
-    pub fn get_server_info(&self) -> Call<pb::GetServerInfoRequest> {
-        Call::plain(self, pb::GetServerInfoRequest {})
     }
 
     /// Creates pgmq's index for grouped reads, of one queue or (`None`) of all.
@@ -258,56 +165,62 @@ impl Client {
         };
         Call::new(self, Ok(pb::CreateFifoIndexRequest { target: Some(target) }), |_, _, _| ())
     }
+}
 
+/// Calls whose arguments are texts, and what each gives of its reply.
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident($($field:ident),*) -> $kind:ident<$request:ident, $answer:ty> $reply:ident => $pick:expr;)*) => {
+        impl Client { $(
+            $(#[$doc])*
+            pub fn $name(&self, $($field: impl Into<String>),*) -> $kind<pb::$request, $answer> {
+                $kind::new(self, Ok(pb::$request::default()), |_, _, $reply| $pick)
+                    $(.set(|request| request.$field = $field.into()))*
+            }
+        )* }
+    };
+}
+
+calls! {
+    /// Creates a queue, unless it is there.
+    create_queue(queue) -> Call<CreateQueueRequest, pb::CreateQueueResponse> reply => reply;
+    /// Describes a queue.
+    get_queue(queue) -> Call<GetQueueRequest, pb::Queue> reply => reply.queue.unwrap_or_default();
+    /// The queues, by name.
+    list_queues() -> List<ListQueuesRequest, pb::Queue> reply => reply.queues;
+    /// Removes a queue with its messages and its archive.
+    drop_queue(queue) -> Call<DropQueueRequest, ()> _reply => ();
+    /// Removes all messages of a queue, and tells how many.
+    purge_queue(queue) -> Call<PurgeQueueRequest, i64> reply => reply.purged_count;
+    /// Counts the messages of a queue.
+    get_queue_metrics(queue) -> Call<GetQueueMetricsRequest, pb::QueueMetrics> reply => reply.metrics.unwrap_or_default();
+    /// Counts the messages of queues.
+    list_queue_metrics() -> List<ListQueueMetricsRequest, pb::QueueMetrics> reply => reply.metrics;
+    /// Binds a queue to a pattern of routing keys, and tells whether it was not bound before.
+    bind_topic(pattern, queue) -> Call<BindTopicRequest, bool> reply => reply.created;
+    /// Takes a binding away, and tells whether it was there.
+    unbind_topic(pattern, queue) -> Call<UnbindTopicRequest, bool> reply => reply.removed;
+    /// The bindings, by pattern and queue.
+    list_topic_bindings() -> List<ListTopicBindingsRequest, pb::TopicBinding> reply => reply.bindings;
+    /// The bindings that a routing key matches. Nothing is sent.
+    test_routing(routing_key) -> Call<TestRoutingRequest, Vec<pb::TopicBinding>> reply => reply.matches;
+    /// Begins a list of operations that are done together or not at all: add them by [`with`](Call::with).
+    transact() -> Call<TransactRequest, pb::TransactResponse> reply => reply;
+    /// Versions, and what works there.
+    get_server_info() -> Call<GetServerInfoRequest, pb::GetServerInfoResponse> reply => reply;
     /// Turns a queue's archive into a partitioned table.
-    pub fn convert_archive_partitioned(
-        &self,
-        queue: impl Into<String>,
-    ) -> Call<pb::ConvertArchivePartitionedRequest, ()> {
-        let request = pb::ConvertArchivePartitionedRequest { queue: queue.into(), ..Default::default() };
-        Call::new(self, Ok(request), |_, _, _| ())
-    }
-
+    convert_archive_partitioned(queue) -> Call<ConvertArchivePartitionedRequest, ()> _reply => ();
     /// Makes Postgres notify plain SQL listeners of what is sent to a queue.
-    pub fn enable_notifications(
-        &self,
-        queue: impl Into<String>,
-    ) -> Call<pb::EnableNotificationsRequest, pb::NotificationSettings> {
-        let request = pb::EnableNotificationsRequest { queue: queue.into(), ..Default::default() };
-        Call::new(self, Ok(request), |_, _, reply| reply.settings.unwrap_or_default())
-    }
-
+    enable_notifications(queue) -> Call<EnableNotificationsRequest, pb::NotificationSettings> reply => reply.settings.unwrap_or_default();
     /// Changes the interval of a queue that notifies.
-    pub fn update_notifications(
-        &self,
-        queue: impl Into<String>,
-    ) -> Call<pb::UpdateNotificationsRequest, pb::NotificationSettings> {
-        let request = pb::UpdateNotificationsRequest { queue: queue.into(), ..Default::default() };
-        Call::new(self, Ok(request), |_, _, reply| reply.settings.unwrap_or_default())
-    }
-
+    update_notifications(queue) -> Call<UpdateNotificationsRequest, pb::NotificationSettings> reply => reply.settings.unwrap_or_default();
     /// Ends the notifications of a queue.
-    pub fn disable_notifications(
-        &self,
-        queue: impl Into<String>,
-    ) -> Call<pb::DisableNotificationsRequest, ()> {
-        Call::new(self, Ok(pb::DisableNotificationsRequest { queue: queue.into() }), |_, _, _| ())
-    }
-
+    disable_notifications(queue) -> Call<DisableNotificationsRequest, ()> _reply => ();
     /// The queues that notify, by name.
-    pub fn list_notifications(&self) -> List<pb::ListNotificationsRequest, pb::NotificationSettings> {
-        List::new(self, pb::ListNotificationsRequest::default(), |_, _, reply| reply.notifications)
-    }
-
+    list_notifications() -> List<ListNotificationsRequest, pb::NotificationSettings> reply => reply.notifications;
     /// Who sent or consumed within the last minute.
-    pub fn list_clients(&self) -> List<pb::ListClientsRequest, pb::Client> {
-        List::new(self, pb::ListClientsRequest::default(), |_, _, reply| reply.clients)
-    }
-
+    list_clients() -> List<ListClientsRequest, pb::Client> reply => reply.clients;
     /// Installs pgmq into the database, or brings it up to date.
-    pub fn install_pgmq(&self) -> Call<pb::InstallPgmqRequest> {
-        Call::plain(self, pb::InstallPgmqRequest {})
-    }
+    install_pgmq() -> Call<InstallPgmqRequest, pb::InstallPgmqResponse> reply => reply;
 }
 
 impl fmt::Debug for Client {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use futures_util::stream::Stream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use self::driver::{Command, Driver, Order};
 use crate::pb::{self, ConsumeStart, ItemResult};
@@ -101,11 +101,8 @@ impl Consumer {
     }
 
     fn give_back(&mut self, message: pb::Message) {
-        let (order, answer) = Order::answered(
-            message.receipt,
-            Settlement::release(Some(Duration::ZERO)),
-            self.queue.client().timeout(),
-        );
+        let limit = self.queue.client().timeout();
+        let (order, answer) = Order::asked(message.receipt, Settlement::give_back(), limit);
         if self.stopper.commands.send(Command::Settle(order)).is_ok() {
             self.given_back.push(answer);
         }
@@ -199,9 +196,9 @@ impl Delivery {
 
     /// Settles over the stream, or by a unary call while there is none.
     pub(crate) async fn settle(&self, settlement: Settlement) -> Result<Vec<ItemResult>, Error> {
-        let ends = matches!(settlement, Settlement::Settle(_));
+        let ends = settlement.ends();
         let limit = self.client.timeout();
-        let (order, answer) = Order::answered(self.receipt.clone(), settlement.clone(), limit);
+        let (order, answer) = Order::asked(self.receipt.clone(), settlement.clone(), limit);
         self.settled.fetch_or(ends, Relaxed);
         // Without a driver, which ends with the last message of its consumer or with its runtime, there is no stream either.
         let answered = match self.commands.send(Command::Settle(order)) {
@@ -224,16 +221,5 @@ impl Drop for Delivery {
         if !self.is_settled() {
             let _ = self.commands.send(Command::Dropped(std::mem::take(&mut self.receipt)));
         }
-    }
-}
-
-impl Order {
-    fn answered(
-        receipt: String,
-        settlement: Settlement,
-        limit: Duration,
-    ) -> (Self, oneshot::Receiver<Result<Vec<ItemResult>, Error>>) {
-        let (reply, answer) = oneshot::channel();
-        (Self { receipt, settlement, reply: Some(reply), expires: Instant::now() + limit }, answer)
     }
 }

@@ -90,6 +90,11 @@ impl Error {
         self.0.code == Code::Unavailable && !self.0.no_retry
     }
 
+    /// Whether a message has not left, because there was no stream.
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.0.code == Code::Unavailable && self.0.reason.is_none() && !self.0.outcome_unknown
+    }
+
     /// Whether opening the stream again cannot help.
     pub(crate) fn is_final(&self) -> bool {
         matches!(
@@ -105,8 +110,13 @@ impl Error {
         )
     }
 
+    /// Whether a settle of several messages can have failed because of one of them: the others may be settled.
+    pub(crate) fn may_be_of_one(&self) -> bool {
+        self.is(ErrorReason::QueueBusy) || self.is(ErrorReason::RefusedByDatabase)
+    }
+
     pub(crate) fn with_outcome_unknown(mut self, unknown: bool) -> Self {
-        self.0.outcome_unknown |= unknown;
+        self.0.outcome_unknown = unknown;
         self
     }
 

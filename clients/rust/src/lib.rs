@@ -10,6 +10,7 @@ mod list;
 mod message;
 mod producer;
 mod queue;
+mod send;
 mod settle;
 mod time;
 mod transact;

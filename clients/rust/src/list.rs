@@ -24,13 +24,17 @@ pub trait Paged: Rpc {
 pub struct List<Q: Paged, T>(Call<Q, Vec<T>>);
 
 impl<Q: Paged, T: Send + 'static> List<Q, T> {
-    pub(crate) fn new(client: &Client, request: Q, answer: fn(&Client, Q, Q::Reply) -> Vec<T>) -> Self {
-        Self(Call::new(client, Ok(request), answer))
+    pub(crate) fn new(
+        client: &Client,
+        request: Result<Q, Error>,
+        answer: fn(&Client, Q, Q::Reply) -> Vec<T>,
+    ) -> Self {
+        Self(Call::new(client, request, answer))
     }
 
     /// The items, page by page.
     pub fn stream(self) -> BoxStream<'static, Result<T, Error>> {
-        let Call { client, request, timeout, answer } = self.0;
+        let Call { client, request, timeout, answer, .. } = self.0;
         let pages = try_unfold(request.ok(), move |request| {
             let client = client.clone();
             async move {
@@ -48,8 +52,8 @@ impl<Q: Paged, T: Send + 'static> List<Q, T> {
 }
 
 impl<Q: Paged, T> List<Q, T> {
-    pub(crate) fn set(&mut self, change: impl FnOnce(&mut Q)) {
-        self.0.set(change);
+    pub(crate) fn set(self, change: impl FnOnce(&mut Q)) -> Self {
+        Self(self.0.set(change))
     }
 
     /// The request as it will be sent, for what has no method here.

@@ -14,6 +14,10 @@ use crate::{Client, Error};
 
 /// What can be sent: a reference to anything that serde serializes, a [`serde_json::Value`], or an [`OutgoingMessage`] with
 /// options of its own.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent as it is",
+    note = "pass a reference to what serde serializes, such as `&order`, a `serde_json::Value`, or an `OutgoingMessage`"
+)]
 pub trait IntoMessage {
     /// The message for the wire.
     ///
@@ -80,6 +84,35 @@ impl OutgoingMessage {
             self.deduplication_id = new_id();
         }
         self
+    }
+}
+
+/// Requests that send one message have its fields, and some of their own, which are named last.
+macro_rules! same_message {
+    ($($from:ident($from_module:ident) => $to:ident($to_module:ident) { $($own:tt)* })*) => { $(
+        impl From<pb::$from> for pb::$to {
+            fn from(from: pb::$from) -> Self {
+                Self {
+                    message: from.message,
+                    headers: from.headers,
+                    schedule: from.schedule.map(|schedule| match schedule {
+                        pb::$from_module::Schedule::Delay(delay) => pb::$to_module::Schedule::Delay(delay),
+                        pb::$from_module::Schedule::VisibleAt(at) => pb::$to_module::Schedule::VisibleAt(at),
+                    }),
+                    group: from.group,
+                    deduplication_id: from.deduplication_id,
+                    $($own)*
+                }
+            }
+        }
+    )* };
+}
+
+same_message! {
+    SendRequest(send_request) => OutgoingMessage(outgoing_message) {}
+    OutgoingMessage(outgoing_message) => SendRequest(send_request) { queue: String::new() }
+    OutgoingMessage(outgoing_message) => SendTopicRequest(send_topic_request) {
+        routing_key: String::new(), require_match: false
     }
 }
 

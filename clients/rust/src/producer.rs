@@ -3,6 +3,7 @@
 mod driver;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -11,22 +12,38 @@ use tonic::Code;
 
 use self::driver::{Driver, Item};
 use crate::message::IntoMessage;
-use crate::{Error, Queue, Sent};
+use crate::pb::OutgoingMessage;
+use crate::pb::queue_service_client::QueueServiceClient;
+use crate::{Client, Error, Sent, Service};
 
 /// How a producer works. Its methods are the options; [`start`](Self::start) begins.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is sent before `start`"]
 pub struct ProducerBuilder {
-    queue: Queue,
+    stub: QueueServiceClient<Service>,
+    queue: String,
     idempotent: bool,
     max_in_flight: usize,
     timeout: Duration,
+    waits: bool,
 }
 
 impl ProducerBuilder {
-    pub(crate) fn new(queue: Queue) -> Self {
-        let timeout = queue.client().timeout();
-        Self { queue, idempotent: false, max_in_flight: 10_000, timeout }
+    pub(crate) fn new(client: &Client, queue: &str) -> Self {
+        Self {
+            stub: client.raw().queues,
+            queue: queue.to_owned(),
+            idempotent: false,
+            max_in_flight: 10_000,
+            timeout: client.timeout(),
+            waits: true,
+        }
+    }
+
+    /// Whether a message waits for a stream that cannot be opened now. Else its send fails as [unsent](Error::is_unsent).
+    pub(crate) fn waits(mut self, waits: bool) -> Self {
+        self.waits = waits;
+        self
     }
 
     /// Gives each message a deduplication id, unless it has one, so that it is sent again after a stream broke.
@@ -50,7 +67,7 @@ impl ProducerBuilder {
     /// Begins, within a runtime of tokio. The stream is opened with the first send.
     pub fn start(self) -> Producer {
         let (items, received) = mpsc::unbounded_channel();
-        tokio::spawn(Driver::new(self.queue.clone(), received).run());
+        tokio::spawn(Driver::new(self.stub.clone(), self.queue.clone(), self.waits, received).run());
         let window = Arc::new(Semaphore::new(self.max_in_flight));
         Producer { shared: Arc::new(Shared { settings: self, items, window }) }
     }
@@ -80,20 +97,31 @@ impl Producer {
     ///
     /// What `Send` would have said of this message.
     pub async fn send(&self, message: impl IntoMessage) -> Result<Sent, Error> {
-        let Shared { settings, items, window } = &*self.shared;
+        let settings = &self.shared.settings;
         let mut message = message.into_message()?;
         if settings.idempotent {
             message = message.idempotent();
         }
+        self.deliver(message, settings.timeout).await
+    }
+
+    pub(crate) async fn deliver(&self, message: OutgoingMessage, limit: Duration) -> Result<Sent, Error> {
+        let Shared { items, window, .. } = &*self.shared;
+        let claim = Arc::new(AtomicBool::new(false));
+        // Once the sender has claimed the message, the driver leaves it alone.
+        let has_left = || claim.swap(true, AcqRel);
         let closed = || Error::local(Code::Cancelled, "the producer is closed");
         let sending = async {
             let permit = window.clone().acquire_owned().await.map_err(|_| closed())?;
             let (reply, answer) = oneshot::channel();
-            items.send(Item::new(message, reply, permit)).map_err(|_| closed())?;
-            // The driver answers every message, unless its runtime ends.
-            answer.await.map_err(|_| Error::broken("the producer has ended"))?
+            let claim = Some(claim.clone());
+            let item = Item { message, reply, claim, repeats: 0, outcome_unknown: false, _permit: permit };
+            items.send(item).map_err(|_| closed())?;
+            // The driver answers every message that it has sent, unless its runtime ends.
+            answer.await.map_err(|_| Error::broken("there is no stream").with_outcome_unknown(has_left()))?
         };
-        timeout(settings.timeout, sending).await.map_err(|_| Error::deadline_exceeded())?
+        let late = |_| Error::deadline_exceeded().with_outcome_unknown(has_left());
+        timeout(limit, sending).await.map_err(late)?
     }
 
     /// Waits for the answers to what is under way, and takes nothing more, from clones neither.

@@ -1,5 +1,7 @@
 //! A queue: a name with methods.
 
+use futures_util::FutureExt as _;
+
 use crate::call::Call;
 use crate::list::List;
 use crate::message::{ArchivedMessage, Handle, IntoMessage, Receipt, Sent, to_json};
@@ -31,13 +33,12 @@ impl Queue {
 
     /// Creates the queue, unless it is there.
     pub fn create(&self) -> Call<pb::CreateQueueRequest> {
-        Call::plain(&self.client, pb::CreateQueueRequest { queue: self.name.clone(), ..Default::default() })
+        self.client.create_queue(&self.name)
     }
 
     /// Describes the queue.
     pub fn get(&self) -> Call<pb::GetQueueRequest, pb::Queue> {
-        let request = pb::GetQueueRequest { queue: self.name.clone() };
-        Call::new(&self.client, Ok(request), |_, _, reply| reply.queue.unwrap_or_default())
+        self.client.get_queue(&self.name)
     }
 
     /// Changes the fields of the policy that are set here, and those that are [cleared](Call::clear).
@@ -49,19 +50,17 @@ impl Queue {
 
     /// Removes the queue with its messages and its archive.
     pub fn drop(&self) -> Call<pb::DropQueueRequest, ()> {
-        Call::new(&self.client, Ok(pb::DropQueueRequest { queue: self.name.clone() }), |_, _, _| ())
+        self.client.drop_queue(&self.name)
     }
 
     /// Removes all messages, and tells how many.
     pub fn purge(&self) -> Call<pb::PurgeQueueRequest, i64> {
-        let request = pb::PurgeQueueRequest { queue: self.name.clone() };
-        Call::new(&self.client, Ok(request), |_, _, reply| reply.purged_count)
+        self.client.purge_queue(&self.name)
     }
 
     /// Counts the messages.
     pub fn metrics(&self) -> Call<pb::GetQueueMetricsRequest, pb::QueueMetrics> {
-        let request = pb::GetQueueMetricsRequest { queue: self.name.clone(), ..Default::default() };
-        Call::new(&self.client, Ok(request), |_, _, reply| reply.metrics.unwrap_or_default())
+        self.client.get_queue_metrics(&self.name)
     }
 
     /// Lays the table of the queue out anew.
@@ -70,24 +69,18 @@ impl Queue {
         Call::new(&self.client, Ok(request), |_, _, reply| reply.queue.unwrap_or_default())
     }
 
-    /// Sends one message. Many at a time go faster through a [`producer`](Self::producer).
+    /// Sends one message. Those that are sent at the same time share a stream, which makes them many times as fast.
     pub fn send(&self, message: impl IntoMessage) -> Call<pb::SendRequest, Sent> {
-        let request = message.into_message().map(|message| pb::SendRequest {
-            queue: self.name.clone(),
-            message: message.message,
-            headers: message.headers,
-            schedule: message.schedule.map(|schedule| match schedule {
-                pb::outgoing_message::Schedule::Delay(delay) => pb::send_request::Schedule::Delay(delay),
-                pb::outgoing_message::Schedule::VisibleAt(at) => pb::send_request::Schedule::VisibleAt(at),
-            }),
-            group: message.group,
-            deduplication_id: message.deduplication_id,
-        });
+        let request = message.into_message();
+        let request = request.map(|message| pb::SendRequest { queue: self.name.clone(), ..message.into() });
         let answer = |_: &Client, _, reply: pb::SendResponse| Sent {
             msg_id: reply.msg_id,
             deduplicated: reply.deduplicated,
         };
-        Call::new(&self.client, request, answer)
+        Call {
+            make: |client, request, timeout| client.send(request, timeout).boxed(),
+            ..Call::new(&self.client, request, answer)
+        }
     }
 
     /// Sends several messages: all of them, in order, or none.
@@ -105,14 +98,15 @@ impl Queue {
         })
     }
 
-    /// A producer, through which any number of tasks send over one stream.
+    /// A producer: a stream of sends of one's own. [`send`](Self::send) shares one too; a producer keeps messages while
+    /// there is no server.
     pub fn producer(&self) -> Producer {
         self.producer_builder().start()
     }
 
     /// A producer with settings of its own.
     pub fn producer_builder(&self) -> ProducerBuilder {
-        ProducerBuilder::new(self.clone())
+        ProducerBuilder::new(&self.client, &self.name)
     }
 
     /// Reads messages, one unless told otherwise. Nobody else gets them before their visibility timeout ends.
@@ -195,7 +189,7 @@ impl Queue {
     /// The messages of the queue, by id. Nothing is read: they have no receipts.
     pub fn list_messages(&self) -> List<pb::ListMessagesRequest, Message> {
         let request = pb::ListMessagesRequest { queue: self.name.clone(), ..Default::default() };
-        List::new(&self.client, request, |client, request, reply| {
+        List::new(&self.client, Ok(request), |client, request, reply| {
             messages(client, &request.queue, reply.messages)
         })
     }
@@ -203,7 +197,7 @@ impl Queue {
     /// The messages of the archive, by id.
     pub fn list_archived_messages(&self) -> List<pb::ListArchivedMessagesRequest, ArchivedMessage> {
         let request = pb::ListArchivedMessagesRequest { queue: self.name.clone(), ..Default::default() };
-        List::new(&self.client, request, |client, request, reply| {
+        List::new(&self.client, Ok(request), |client, request, reply| {
             let archived = |message: pb::ArchivedMessage| ArchivedMessage {
                 archived_at: moment(message.archived_at).unwrap_or(std::time::SystemTime::UNIX_EPOCH),
                 message: Message::new(client, &request.queue, message.message.unwrap_or_default(), None),
@@ -256,9 +250,8 @@ macro_rules! headers {
             }
 
             /// The headers, as the JSON text of an object.
-            pub fn headers_text(mut self, headers: impl Into<String>) -> Self {
-                self.set(|request| request.headers = headers.into());
-                self
+            pub fn headers_text(self, headers: impl Into<String>) -> Self {
+                self.set(|request| request.headers = headers.into())
             }
         }
     )* };
@@ -268,15 +261,14 @@ headers!(SendRequest, SendTopicRequest);
 
 impl<A> Call<pb::UpdateQueueRequest, A> {
     /// Clears these fields of the policy, such as `"default_delay"`.
-    pub fn clear<S: Into<String>>(mut self, fields: impl IntoIterator<Item = S>) -> Self {
+    pub fn clear<S: Into<String>>(self, fields: impl IntoIterator<Item = S>) -> Self {
         let cleared: Vec<String> = fields.into_iter().map(Into::into).collect();
         self.set(|request| {
             // A mask names all that changes, so what is set has to stand in it too.
             let mut paths = request.policy.as_ref().map(set_fields).unwrap_or_default();
             paths.extend(cleared);
             request.update_mask = Some(prost_types::FieldMask { paths });
-        });
-        self
+        })
     }
 }
 

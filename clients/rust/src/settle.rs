@@ -25,6 +25,16 @@ impl Settlement {
         Self::Settle(pb::Settle { action: SettleAction::Release.into(), delay, ..Default::default() })
     }
 
+    /// What becomes of messages that were received and that the application has not seen.
+    pub(crate) fn give_back() -> Self {
+        Self::release(Some(Duration::ZERO))
+    }
+
+    /// Whether it ends the delivery, if it succeeds.
+    pub(crate) fn ends(&self) -> bool {
+        matches!(self, Self::Settle(_))
+    }
+
     /// The command of a Consume stream.
     pub(crate) fn command(&self, receipts: Vec<String>) -> pb::consume_request::Command {
         match self.clone() {

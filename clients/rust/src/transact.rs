@@ -48,39 +48,22 @@ impl<A> Call<pb::TransactRequest, A> {
 }
 
 macro_rules! idempotent {
-    ($($request:ident),*) => { $(
+    ($($request:ident: $ids:expr;)*) => { $(
         impl<A> Call<pb::$request, A> {
-            /// Gives it a deduplication id, unless it has one: after a failure with an unknown outcome it is sent again, and
-            /// applied once.
-            pub fn idempotent(mut self) -> Self {
-                self.set(|request| {
-                    if request.deduplication_id.is_empty() {
-                        request.deduplication_id = new_id();
-                    }
-                });
-                self
+            /// Gives a deduplication id to what has none: after a failure with an unknown outcome it is sent again, and applied
+            /// once.
+            pub fn idempotent(self) -> Self {
+                let ids: fn(&mut pb::$request) -> Vec<&mut String> = $ids;
+                self.set(|request| ids(request).into_iter().filter(|id| id.is_empty()).for_each(|id| *id = new_id()))
             }
         }
     )* };
 }
 
-idempotent!(SendRequest, SendTopicRequest, TransactRequest);
-
-macro_rules! idempotent_batch {
-    ($($request:ident),*) => { $(
-        impl<A> Call<pb::$request, A> {
-            /// Gives each message a deduplication id, unless it has one: after a failure with an unknown outcome the batch is
-            /// sent again, and stored once.
-            pub fn idempotent(mut self) -> Self {
-                self.set(|request| {
-                    for message in &mut request.messages {
-                        *message = std::mem::take(message).idempotent();
-                    }
-                });
-                self
-            }
-        }
-    )* };
+idempotent! {
+    SendRequest: |request| vec![&mut request.deduplication_id];
+    SendTopicRequest: |request| vec![&mut request.deduplication_id];
+    TransactRequest: |request| vec![&mut request.deduplication_id];
+    SendBatchRequest: |request| request.messages.iter_mut().map(|message| &mut message.deduplication_id).collect();
+    SendTopicBatchRequest: |request| request.messages.iter_mut().map(|message| &mut message.deduplication_id).collect();
 }
-
-idempotent_batch!(SendBatchRequest, SendTopicBatchRequest);

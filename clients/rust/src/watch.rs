@@ -1,6 +1,5 @@
 //! Watching queues, without reading from them.
 
-use std::fmt;
 use std::future::IntoFuture;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -60,6 +59,7 @@ impl IntoFuture for Watch {
 ///
 /// An event is a hint to look, not a count. The watcher opens its connection again when that breaks; what happened meanwhile
 /// is not told.
+#[derive(Debug)]
 pub struct Watcher {
     events: mpsc::Receiver<Result<QueueEvent, Error>>,
 }
@@ -76,12 +76,6 @@ impl Stream for Watcher {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.events.poll_recv(context)
-    }
-}
-
-impl fmt::Debug for Watcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watcher").finish_non_exhaustive()
     }
 }
 

@@ -1,13 +1,14 @@
 //! Orders come in, are worked off with retries, archived, and replayed.
 //!
 //! The server is at `PGMQ_GRPC_TARGET`. `ORDERS_QUEUE` names the queue, and `EXAMPLE_ROLE` says what this process does:
-//! `intake` sends orders, `worker` works them off, and `all` (without it) does both, looks what has become of them, and
-//! cleans up.
+//! `intake` sends orders, `worker` works them off until none has come for a while, and `all` (without it) does both, looks
+//! what has become of them, and cleans up.
 
 use std::env;
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use pgmq_grpc_client::{Client, DeadLetterPolicy, ErrorReason, Message, Queue, QueuePolicy, RetryBackoff};
 use serde::{Deserialize, Serialize};
 
@@ -30,10 +31,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     create(&orders, &failed).await?;
     match env::var("EXAMPLE_ROLE").as_deref().unwrap_or("all") {
         "intake" => intake(&orders).await?,
-        "worker" => work_off(&orders).await?,
+        "worker" => work_off(&orders, Duration::from_secs(3)).await?,
         "all" => {
             intake(&orders).await?;
-            work_off(&orders).await?;
+            work_off(&orders, Duration::ZERO).await?;
             let outcome = look(&orders, &failed).await;
             orders.drop().await?;
             failed.drop().await?;
@@ -61,29 +62,31 @@ async fn create(orders: &Queue, failed: &Queue) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Sends the orders. Each has a deduplication id, so it is stored once, whatever happens on the way.
+/// Sends the orders, all at once: such sends share a stream. Each has a deduplication id, so it is stored once, whatever
+/// happens on the way.
 async fn intake(orders: &Queue) -> Result<(), Box<dyn Error>> {
-    let producer = orders.producer_builder().idempotent(true).start();
-    for order in 1..=ORDERS {
+    let sends = (1..=ORDERS).map(async |order| {
         let total = (order != POISON).then(|| format!("{order}.50"));
-        producer.send(&Order { order, total, language: "rust".to_owned() }).await?;
-    }
-    producer.close().await;
-    println!("{ORDERS} orders came in");
+        orders.send(&Order { order, total, language: "rust".to_owned() }).idempotent().await
+    });
+    let sent = try_join_all(sends).await?;
+    println!("{} orders came in", sent.len());
     Ok(())
 }
 
-/// Works orders off, four at a time, until none is left.
-async fn work_off(orders: &Queue) -> Result<(), Box<dyn Error>> {
+/// Works orders off, four at a time, until none was left for so long.
+async fn work_off(orders: &Queue, quiet: Duration) -> Result<(), Box<dyn Error>> {
     let consumer = orders.consume().max_in_flight(8).start();
     let (stopper, watched) = (consumer.stopper(), orders.clone());
     tokio::spawn(async move {
         // A real worker goes on for ever, and stops at a signal.
-        while !watched
-            .metrics()
-            .await
-            .is_ok_and(|metrics| metrics.total_messages > 0 && metrics.queue_length == 0)
-        {
+        let mut busy = Instant::now();
+        loop {
+            if !watched.metrics().await.is_ok_and(|metrics| metrics.queue_length == 0) {
+                busy = Instant::now();
+            } else if busy.elapsed() >= quiet {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         stopper.stop();
@@ -115,7 +118,7 @@ async fn look(orders: &Queue, failed: &Queue) -> Result<(), Box<dyn Error>> {
     let archived = orders.list_archived_messages().await?.len();
     let replayed = orders.replay().await?.replayed_count;
     println!("archived: {archived}, replayed: {replayed}");
-    work_off(orders).await?;
+    work_off(orders, Duration::ZERO).await?;
     let again = orders.list_archived_messages().await?.len();
     let good = ORDERS as usize - 1;
     if numbers != [POISON] || archived != good || replayed != i64::from(ORDERS) - 1 || again != good {

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use futures_util::stream::poll_fn;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{StreamExt as _, iter, poll_fn};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::Streaming;
@@ -27,15 +28,45 @@ pub(super) enum Command {
 /// One message to be settled or extended.
 #[derive(Debug)]
 pub(super) struct Order {
-    pub(super) receipt: String,
-    pub(super) settlement: Settlement,
-    pub(super) reply: Option<oneshot::Sender<Result<Vec<ItemResult>, Error>>>,
+    receipt: String,
+    settlement: Settlement,
+    reply: Option<oneshot::Sender<Result<Vec<ItemResult>, Error>>>,
     /// Until when it is tried again.
-    pub(super) expires: Instant,
+    expires: Instant,
+    /// Whether it has failed together with others, and perhaps only because of them.
+    again: bool,
 }
 
 impl Order {
-    fn answer(self, result: Result<ItemResult, Error>) {
+    /// One that is answered, and tried until the limit.
+    pub(super) fn asked(
+        receipt: String,
+        settlement: Settlement,
+        limit: Duration,
+    ) -> (Self, oneshot::Receiver<Result<Vec<ItemResult>, Error>>) {
+        let (reply, answer) = oneshot::channel();
+        let expires = Instant::now() + limit;
+        (Self { receipt, settlement, reply: Some(reply), expires, again: false }, answer)
+    }
+
+    /// One of the driver's own.
+    fn unasked(receipt: String, settlement: Settlement) -> Self {
+        Self { receipt, settlement, reply: None, expires: Instant::now(), again: false }
+    }
+
+    /// Once more, alone.
+    fn alone(self) -> Self {
+        Self { again: true, ..self }
+    }
+
+    fn answer(self, mut result: Result<ItemResult, Error>) {
+        if let Ok(result) = &mut result
+            && self.again
+            && result.outcome() == Outcome::NotFound
+        {
+            // The message is gone, most likely by the first attempt.
+            result.set_outcome(Outcome::Done);
+        }
         if let Some(reply) = self.reply {
             // Whoever asked may have gone.
             let _ = reply.send(result.map(|result| vec![result]));
@@ -45,6 +76,9 @@ impl Order {
 
 /// The most receipts of a command.
 const MAX_RECEIPTS: usize = 1000;
+
+/// The most calls at a time by which messages are settled one by one.
+const MAX_CALLS: usize = 50;
 
 /// How long a stream may take to be confirmed, and how long the server extends without being told otherwise.
 const OPENING: Duration = Duration::from_secs(30);
@@ -277,6 +311,10 @@ impl Driver {
                 None => self.answer(orders, result.results),
                 // The unary call tries again.
                 Some(error) if error.is_unavailable() => self.by_unary_call(orders),
+                // One message's refusal is not that of those which only shared its command.
+                Some(error) if error.may_be_of_one() && orders.len() > 1 => {
+                    orders.into_iter().for_each(|order| self.settle(open, vec![order.alone()]));
+                }
                 Some(error) => orders.into_iter().for_each(|order| order.answer(Err(error.clone()))),
             }
         }
@@ -290,7 +328,7 @@ impl Driver {
 
     fn answer(&mut self, orders: Vec<Order>, results: Vec<ItemResult>) {
         for (order, result) in orders.into_iter().zip(results) {
-            if result.outcome() != Outcome::Done {
+            if order.settlement.ends() || result.outcome() != Outcome::Done {
                 self.in_hand.remove(&order.receipt);
             }
             order.answer(Ok(result));
@@ -312,7 +350,7 @@ impl Driver {
                     None => continue,
                 },
                 Command::Settle(order) => {
-                    self.note(&order);
+                    self.note_extension(&order);
                     order
                 }
             };
@@ -337,19 +375,11 @@ impl Driver {
         open.pending.insert(request_id, orders);
     }
 
-    /// Keeps the books on what is in hand.
-    fn note(&mut self, order: &Order) {
-        match &order.settlement {
-            Settlement::Settle(_) => {
-                self.in_hand.remove(&order.receipt);
-            }
-            Settlement::Extend(visibility_timeout) => {
-                if let Some(in_hand) = self.in_hand.get_mut(&order.receipt) {
-                    let until =
-                        Instant::now() + duration(*visibility_timeout).unwrap_or(self.visibility_timeout);
-                    in_hand.expires = in_hand.expires.max(until);
-                }
-            }
+    fn note_extension(&mut self, order: &Order) {
+        let Settlement::Extend(visibility_timeout) = &order.settlement else { return };
+        if let Some(in_hand) = self.in_hand.get_mut(&order.receipt) {
+            let until = Instant::now() + duration(*visibility_timeout).unwrap_or(self.visibility_timeout);
+            in_hand.expires = in_hand.expires.max(until);
         }
     }
 
@@ -358,12 +388,7 @@ impl Driver {
     fn dropped(&mut self, receipt: String) -> Option<Order> {
         let in_hand = self.in_hand.remove(&receipt)?;
         let extended = self.start.auto_extend && in_hand.stream_number == self.stream_number;
-        extended.then(|| Order {
-            receipt,
-            settlement: Settlement::release(Some(self.visibility_timeout)),
-            reply: None,
-            expires: Instant::now(),
-        })
+        extended.then(|| Order::unasked(receipt, Settlement::release(Some(self.visibility_timeout))))
     }
 
     fn tick(&mut self, open: &mut Open) {
@@ -384,13 +409,9 @@ impl Driver {
             return;
         }
         let carried = self.in_hand.iter().filter(|(_, in_hand)| in_hand.stream_number < self.stream_number);
-        let order = |receipt: &String| Order {
-            receipt: receipt.clone(),
-            settlement: Settlement::Extend(Some(span(self.visibility_timeout))),
-            reply: None,
-            expires: Instant::now(),
-        };
-        let mut orders: Vec<Order> = carried.map(|(receipt, _)| order(receipt)).collect();
+        let longer = Settlement::Extend(Some(span(self.visibility_timeout)));
+        let mut orders: Vec<Order> =
+            carried.map(|(receipt, _)| Order::unasked(receipt.clone(), longer.clone())).collect();
         while !orders.is_empty() {
             let rest = orders.split_off(orders.len().min(MAX_RECEIPTS));
             self.settle(open, orders);
@@ -422,15 +443,14 @@ impl Driver {
                 continue;
             }
             self.in_hand.remove(&receipt);
-            let settlement = Settlement::release(Some(Duration::ZERO));
-            self.by_unary_call(vec![Order { receipt, settlement, reply: None, expires: Instant::now() }]);
+            self.by_unary_call(vec![Order::unasked(receipt, Settlement::give_back())]);
         }
     }
 
     fn without_stream(&mut self, command: Command) {
         match command {
             Command::Settle(order) => {
-                self.note(&order);
+                self.note_extension(&order);
                 self.by_unary_call(vec![order]);
             }
             // Without a stream nobody extends it any more.
@@ -439,31 +459,47 @@ impl Driver {
         }
     }
 
-    /// Settles without the stream; what cannot be done now goes back to the driver, which may have a stream then.
-    fn by_unary_call(&self, orders: Vec<Order>) {
-        let Some(first) = orders.first() else { return };
+    fn by_unary_call(&mut self, orders: Vec<Order>) {
+        for order in orders.iter().filter(|order| order.settlement.ends()) {
+            self.in_hand.remove(&order.receipt);
+        }
         let (client, queue) = (self.client.clone(), self.start.queue.clone());
-        let settlement = first.settlement.clone();
-        let link = self.link.upgrade();
-        let receipts: Vec<String> = orders.iter().map(|order| order.receipt.clone()).collect();
-        tokio::spawn(async move {
-            match settlement.unary(&client, &queue, receipts).await {
-                Ok(results) => {
-                    orders.into_iter().zip(results).for_each(|(order, result)| order.answer(Ok(result)));
-                }
-                Err(error) => {
-                    for order in orders {
-                        match &link {
-                            Some(link) if error.is_unavailable() && order.expires > Instant::now() => {
-                                let _ = link.send(Command::Settle(order));
-                            }
-                            _ => order.answer(Err(error.clone())),
-                        }
-                    }
-                }
-            }
-        });
+        tokio::spawn(by_unary_call(client, queue, self.link.upgrade(), orders));
     }
+}
+
+/// Settles orders of one kind without the stream. What cannot be done now goes back to the driver, which may have a stream
+/// then.
+fn by_unary_call(
+    client: Client,
+    queue: String,
+    link: Option<mpsc::UnboundedSender<Command>>,
+    orders: Vec<Order>,
+) -> BoxFuture<'static, ()> {
+    async move {
+        let Some(settlement) = orders.first().map(|first| first.settlement.clone()) else { return };
+        let receipts = orders.iter().map(|order| order.receipt.clone()).collect();
+        let error = match settlement.unary(&client, &queue, receipts).await {
+            Ok(results) => {
+                return orders.into_iter().zip(results).for_each(|(order, result)| order.answer(Ok(result)));
+            }
+            Err(error) => error,
+        };
+        if error.may_be_of_one() && orders.len() > 1 {
+            let alone =
+                |order| by_unary_call(client.clone(), queue.clone(), link.clone(), vec![order.alone()]);
+            return iter(orders).for_each_concurrent(MAX_CALLS, alone).await;
+        }
+        for order in orders {
+            match &link {
+                Some(link) if error.is_unavailable() && order.expires > Instant::now() => {
+                    let _ = link.send(Command::Settle(order));
+                }
+                _ => order.answer(Err(error.clone())),
+            }
+        }
+    }
+    .boxed()
 }
 
 impl Open {

@@ -1,6 +1,8 @@
 //! The task behind a producer: it keeps a Produce stream open, makes frames, and passes the answers on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
 use std::time::Duration;
 
 use futures_util::stream::poll_fn;
@@ -8,40 +10,42 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::Streaming;
 
+use crate::pb::queue_service_client::QueueServiceClient;
 use crate::pb::{OutgoingMessage, ProduceRequest, ProduceResponse, ProduceStarted};
 use crate::time::{Pauses, duration};
-use crate::{Error, Queue, Sent};
+use crate::{Error, Sent, Service};
 
 /// One message on its way.
 #[derive(Debug)]
 pub(super) struct Item {
-    message: OutgoingMessage,
-    reply: oneshot::Sender<Result<Sent, Error>>,
-    repeats: u32,
+    pub(super) message: OutgoingMessage,
+    pub(super) reply: oneshot::Sender<Result<Sent, Error>>,
+    /// Claimed by the driver when the message leaves, or by its sender to give up before that. `None` once it has left.
+    pub(super) claim: Option<Arc<AtomicBool>>,
+    pub(super) repeats: u32,
+    pub(super) outcome_unknown: bool,
     /// Its place in the window, which becomes free with the answer.
-    _permit: OwnedSemaphorePermit,
+    pub(super) _permit: OwnedSemaphorePermit,
 }
 
 impl Item {
-    pub(super) fn new(
-        message: OutgoingMessage,
-        reply: oneshot::Sender<Result<Sent, Error>>,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        Self { message, reply, repeats: 0, _permit: permit }
+    /// The message to be sent now, if anybody still waits for its answer.
+    fn leave(mut self) -> Option<Self> {
+        let given_up = self.claim.take().is_some_and(|claim| claim.swap(true, AcqRel));
+        (!given_up && !self.reply.is_closed()).then_some(self)
     }
 
     fn bytes(&self) -> usize {
         self.message.message.len() + self.message.headers.len()
     }
 
-    fn can_be_repeated(&self) -> bool {
-        !self.message.deduplication_id.is_empty()
-    }
-
     fn answer(self, result: Result<Sent, Error>) {
+        let told = result.map_err(|error| {
+            let unknown = error.outcome_unknown() || self.outcome_unknown;
+            error.with_outcome_unknown(unknown)
+        });
         // Whoever sent it may have gone.
-        let _ = self.reply.send(result);
+        let _ = self.reply.send(told);
     }
 }
 
@@ -52,7 +56,10 @@ const REPEATS: u32 = 3;
 const OPENING: Duration = Duration::from_secs(30);
 
 pub(super) struct Driver {
-    queue: Queue,
+    stub: QueueServiceClient<Service>,
+    queue: String,
+    /// Whether messages wait for a stream that cannot be opened now.
+    waits: bool,
     items: mpsc::UnboundedReceiver<Item>,
     waiting: VecDeque<Item>,
     /// Messages that the server refused for the moment, until when they wait.
@@ -73,9 +80,16 @@ struct Open {
 }
 
 impl Driver {
-    pub(super) fn new(queue: Queue, items: mpsc::UnboundedReceiver<Item>) -> Self {
+    pub(super) fn new(
+        stub: QueueServiceClient<Service>,
+        queue: String,
+        waits: bool,
+        items: mpsc::UnboundedReceiver<Item>,
+    ) -> Self {
         Self {
+            stub,
             queue,
+            waits,
             items,
             waiting: VecDeque::new(),
             later: Vec::new(),
@@ -97,33 +111,56 @@ impl Driver {
                 }
             }
             let asked = match self.stream(&mut pauses).await {
-                // What the server had not read before its planned end it does not apply.
                 Ok(asked) => {
-                    self.send_again(|_| true, None);
+                    self.send_again(None);
                     asked
                 }
                 Err(error) => {
-                    tracing::debug!(queue = self.queue.name(), %error, "a producer's stream has ended");
-                    self.send_again(Item::can_be_repeated, Some(&error));
-                    if error.is_final() {
-                        self.waiting.drain(..).for_each(|item| item.answer(Err(error.clone())));
-                    }
+                    tracing::debug!(queue = self.queue, %error, "a producer's stream has ended");
+                    self.send_again(Some(&error));
+                    self.without_stream(&error);
                     error.retry_delay()
                 }
             };
             if self.abandoned && self.waiting.is_empty() && self.later.is_empty() {
                 return;
             }
-            sleep(pauses.next(asked)).await;
+            self.pause(pauses.next(asked)).await;
         }
     }
 
-    /// Takes unanswered messages back that may be sent again, and fails the others.
-    fn send_again(&mut self, may_be: impl Fn(&Item) -> bool, error: Option<&Error>) {
-        for item in std::mem::take(&mut self.unanswered).into_values().flatten().rev().collect::<Vec<_>>() {
-            match error {
-                Some(error) if !may_be(&item) => item.answer(Err(error.clone().with_outcome_unknown(true))),
+    /// Takes unanswered messages back. After a planned end these are what the server has not read, and so not applied; after
+    /// a break nobody knows, so those without a deduplication id fail.
+    fn send_again(&mut self, broken: Option<&Error>) {
+        for mut item in std::mem::take(&mut self.unanswered).into_values().flatten().rev().collect::<Vec<_>>()
+        {
+            item.outcome_unknown |= broken.is_some();
+            match broken {
+                Some(error) if item.message.deduplication_id.is_empty() => item.answer(Err(error.clone())),
                 _ => self.waiting.push_front(item),
+            }
+        }
+    }
+
+    /// Decides about messages that wait, after a stream broke or was not opened.
+    fn without_stream(&mut self, error: &Error) {
+        if !self.waits {
+            self.waiting.retain(|item| item.claim.is_none());
+        }
+        if error.is_final() {
+            let unsent = error.clone().with_outcome_unknown(false);
+            self.waiting.drain(..).for_each(|item| item.answer(Err(unsent.clone())));
+        }
+    }
+
+    async fn pause(&mut self, pause: Duration) {
+        let pause = sleep(pause);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => return,
+                // Without an answer its sender knows that there is no stream.
+                Some(item) = self.items.recv(), if !self.waits => drop(item),
             }
         }
     }
@@ -131,8 +168,7 @@ impl Driver {
     /// Opens a stream and serves it to its end. It gives the delay that the server asks for.
     async fn stream(&mut self, pauses: &mut Pauses) -> Result<Option<Duration>, Error> {
         let (requests, mut outgoing) = mpsc::unbounded_channel();
-        let mut stub = self.queue.client().raw().queues;
-        let opening = stub.produce(poll_fn(move |context| outgoing.poll_recv(context)));
+        let opening = self.stub.produce(poll_fn(move |context| outgoing.poll_recv(context)));
         let mut responses =
             timeout(OPENING, opening).await.map_err(|_| Error::deadline_exceeded())??.into_inner();
         let now = Instant::now();
@@ -153,6 +189,9 @@ impl Driver {
             tokio::select! {
                 response = responses.message() => match response? {
                     Some(response) => self.response(open, response, pauses),
+                    None if open.closing.is_none() && !self.unanswered.is_empty() => {
+                        return Err(Error::broken("the stream has ended without an answer"));
+                    }
                     None => return Ok(open.closing.flatten()),
                 },
                 count = self.items.recv_many(&mut items, 1000), if !self.abandoned => {
@@ -192,7 +231,7 @@ impl Driver {
                 if frame.len() == most_messages || !frame.is_empty() && bytes > most_bytes {
                     break;
                 }
-                frame.extend(self.waiting.pop_front().filter(|item| !item.reply.is_closed()));
+                frame.extend(self.waiting.pop_front().and_then(Item::leave));
             }
             if frame.is_empty() {
                 continue;
@@ -200,7 +239,7 @@ impl Driver {
             let first_sequence = self.next_sequence;
             self.next_sequence += frame.len() as u64;
             let messages = frame.iter().map(|item| item.message.clone()).collect();
-            let queue = self.queue.name().to_owned();
+            let queue = self.queue.clone();
             // A stream that has broken says so by its responses.
             let _ = requests.send(ProduceRequest { queue, first_sequence, messages });
             self.unanswered.insert(first_sequence, frame);
@@ -235,6 +274,7 @@ impl Driver {
     }
 
     fn failed(&mut self, mut item: Item, error: Error) {
+        item.outcome_unknown |= error.outcome_unknown();
         if !error.repeat_is_safe() || item.repeats == REPEATS {
             return item.answer(Err(error));
         }

@@ -1,12 +1,11 @@
-//! Prints the figures of the client: sends through a producer, consuming and settling, and a lone send.
+//! Prints the figures of the client: a lone send, sends at the same time, consuming and settling.
 
 use std::error::Error;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use pgmq_grpc_client::{Client, Queue};
+use pgmq_grpc_client::{Client, Queue, Sent};
 use serde_json::json;
 
 const SPAN: Duration = Duration::from_secs(8);
@@ -31,26 +30,12 @@ async fn figures(queue: &Queue) -> Result<(), Box<dyn Error + Send + Sync>> {
     times.sort();
     println!("a lone send, p50: {:.2} ms", times[times.len() / 2].as_secs_f64() * 1e3);
 
-    let sent = Arc::new(AtomicU64::new(0));
     let producer = queue.producer();
-    let begun = Instant::now();
-    let tasks: Vec<_> = (0..64)
-        .map(|_| {
-            let (producer, sent) = (producer.clone(), sent.clone());
-            tokio::spawn(async move {
-                while begun.elapsed() < SPAN {
-                    producer.send(json!({ "order": 1, "total": "12.50" })).await?;
-                    sent.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok::<(), pgmq_grpc_client::Error>(())
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await??;
-    }
-    let rate = sent.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+    let order = || json!({ "order": 1, "total": "12.50" });
+    let rate = sends_a_second(async || queue.send(order()).await).await?;
     println!("sends at 64 outstanding: {rate:.0} a second");
+    let rate = sends_a_second(async || producer.send(order()).await).await?;
+    println!("sends at 64 outstanding, by a producer: {rate:.0} a second");
 
     queue.purge().await?;
     let total = 100_000;
@@ -67,4 +52,21 @@ async fn figures(queue: &Queue) -> Result<(), Box<dyn Error + Send + Sync>> {
         .await?;
     println!("consumed and settled: {:.0} a second", total as f64 / begun.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// How often 64 senders, which each wait for their answer, come to send.
+async fn sends_a_second(
+    send: impl AsyncFn() -> Result<Sent, pgmq_grpc_client::Error>,
+) -> Result<f64, pgmq_grpc_client::Error> {
+    let begun = Instant::now();
+    let senders = (0..64).map(async |_| {
+        let mut sent = 0;
+        while begun.elapsed() < SPAN {
+            send().await?;
+            sent += 1;
+        }
+        Ok::<u64, pgmq_grpc_client::Error>(sent)
+    });
+    let sent: u64 = try_join_all(senders).await?.into_iter().sum();
+    Ok(sent as f64 / begun.elapsed().as_secs_f64())
 }

@@ -1,10 +1,11 @@
 //! The client, as the package has it, against a real server. The cases of `clients/conformance` test what all languages
 //! share; here stands what is Rust's own.
 
+mod own_server;
+mod sends;
 mod support;
 
 use std::collections::HashSet;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -291,40 +292,4 @@ async fn the_raw_stubs_are_there() -> support::Outcome {
     assert_eq!(reply.msg_id, 1);
     assert_eq!(client.call(request).await?.msg_id, 2);
     Ok(())
-}
-
-#[tokio::test]
-async fn a_unix_socket_is_a_way_to_a_server() -> support::Outcome {
-    let Some(server) = std::env::var_os("PGMQ_GRPC_SERVER") else {
-        eprintln!("PGMQ_GRPC_SERVER is not set: a second server is not started");
-        return Ok(());
-    };
-    let directory = std::env::temp_dir().join(format!("pgmq-grpc-rust-{}", std::process::id()));
-    std::fs::create_dir_all(&directory)?;
-    let socket = directory.join("server.sock");
-    let listen = format!("unix:{}", socket.display());
-    let child = Command::new(server)
-        .args(["--listen", &listen, "--ephemeral"])
-        .env_remove("PGMQ_GRPC_LISTEN")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    let _server = Ended(child);
-    let client = Client::connect(listen.as_str())?;
-    let answers = || async { client.get_server_info().await.is_ok() };
-    eventually("a server on a Unix socket", answers).await;
-    let queue = new_queue(&client).await;
-    assert_eq!(queue.send(json!(1)).await?.msg_id, 1);
-    Ok(())
-}
-
-/// A process that ends with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // SIGTERM, so that the embedded database ends too.
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
 }
