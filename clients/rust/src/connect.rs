@@ -18,6 +18,33 @@ pub type Service =
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// A service of tower that carries calls: a channel of tonic, or one in layers. Implemented for all of them.
+pub trait Transport:
+    tower::Service<
+        http::Request<tonic::body::Body>,
+        Response = http::Response<<Self as Transport>::Body>,
+        Error: Into<BoxError>,
+        Future: Send + 'static,
+    > + Clone
+    + Send
+    + Sync
+    + 'static
+{
+    /// The body of its responses.
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> Transport for S
+where
+    S: tower::Service<http::Request<tonic::body::Body>, Response = http::Response<B>>,
+    S: Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
+
 /// How a client connects and calls. Made by [`Client::builder`].
 #[must_use = "nothing is connected before `connect`"]
 pub struct Builder {
@@ -94,18 +121,9 @@ impl Builder {
     }
 
     /// Passes each call through a layer of tower, such as one of OpenTelemetry. What is given last is outermost.
-    pub fn layer<L, B>(mut self, layer: L) -> Self
+    pub fn layer<L>(mut self, layer: L) -> Self
     where
-        L: Layer<Service> + Send + 'static,
-        L::Service: tower::Service<http::Request<tonic::body::Body>, Response = http::Response<B>>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        <L::Service as tower::Service<http::Request<tonic::body::Body>>>::Error: Into<BoxError>,
-        <L::Service as tower::Service<http::Request<tonic::body::Body>>>::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
+        L: Layer<Service, Service: Transport> + Send + 'static,
     {
         self.layers.push(Box::new(move |service| boxed(layer.layer(service))));
         self
@@ -153,18 +171,7 @@ impl Builder {
     /// # Errors
     ///
     /// `INVALID_ARGUMENT` for metadata that makes no sense.
-    pub fn over<S, B>(self, service: S) -> Result<Client, Error>
-    where
-        S: tower::Service<http::Request<tonic::body::Body>, Response = http::Response<B>>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Error: Into<BoxError>,
-        S::Future: Send + 'static,
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    pub fn over(self, service: impl Transport) -> Result<Client, Error> {
         if let Some(error) = self.error {
             return Err(error);
         }
@@ -194,21 +201,10 @@ impl Builder {
     }
 }
 
-fn boxed<S, B>(service: S) -> Service
-where
-    S: tower::Service<http::Request<tonic::body::Body>, Response = http::Response<B>>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Error: Into<BoxError>,
-    S::Future: Send + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+fn boxed<S: Transport>(service: S) -> Service {
     let service = service
         .map_err(|error: S::Error| Status::from_error(error.into()))
-        .map_response(|response: http::Response<B>| response.map(tonic::body::Body::new));
+        .map_response(|response: http::Response<_>| response.map(tonic::body::Body::new));
     BoxCloneSyncService::new(service)
 }
 

@@ -36,7 +36,7 @@ mod calls {
 
 pub use call::{Call, Rpc};
 pub use client::{Client, Raw};
-pub use connect::{Builder, Service};
+pub use connect::{Builder, Service, Transport};
 pub use consumer::{Consume, Consumer, Stopper};
 pub use error::Error;
 pub use handle::Handling;

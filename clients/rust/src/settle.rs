@@ -75,8 +75,13 @@ impl Settlement {
                 let request = pb::DeadLetterRequest { queue, receipts, reason: settle.reason };
                 client.unary(&request, None).await?.results
             }
-            SettleAction::Delete | SettleAction::Unspecified => {
+            SettleAction::Delete => {
                 let request = pb::DeleteRequest { queue, receipts, ..Default::default() };
+                client.unary(&request, None).await?.results
+            }
+            // What no call does: the message comes back at once.
+            _ => {
+                let request = pb::ReleaseRequest { queue, receipts, delay: Some(span(Duration::ZERO)) };
                 client.unary(&request, None).await?.results
             }
         };

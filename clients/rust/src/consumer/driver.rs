@@ -486,8 +486,9 @@ fn by_unary_call(
             Err(error) => error,
         };
         if error.may_be_of_one() && orders.len() > 1 {
-            let alone =
-                |order| by_unary_call(client.clone(), queue.clone(), link.clone(), vec![order.alone()]);
+            let alone = |order: Order| {
+                by_unary_call(client.clone(), queue.clone(), link.clone(), vec![order.alone()])
+            };
             return iter(orders).for_each_concurrent(MAX_CALLS, alone).await;
         }
         for order in orders {

@@ -115,12 +115,22 @@ async fn a_send_that_is_not_answered_in_time_has_an_unknown_outcome(server: &Ser
 async fn what_is_sent_while_the_server_ends_is_stored_as_its_sender_is_told() -> support::Outcome {
     let Some(mut server) = Server::start("ended").await else { return Ok(()) };
     for signal in ["-KILL", "-TERM"] {
-        let queue = new_queue(&server.client()).await;
+        let client = server.client();
+        let queue = new_queue(&client).await;
         let sends = Sends::default();
         let senders = join_all((0..32).map(|sender| send_until_stopped(&queue, &sends, sender)));
         let end = async {
             eventually("a hundred messages", async || sends.stored.load(Ordering::Relaxed) > 100).await;
-            server.end(signal).await;
+            if signal == "-KILL" {
+                // From now on all that is sent stays unanswered.
+                let sql = server.sql().await;
+                let lock = format!("BEGIN; LOCK TABLE pgmq.q_{}", queue.name());
+                sql.batch_execute(&lock).await.expect("the table is locked");
+                client.get_server_info().await.expect("what was sent before this call has arrived");
+                server.end(signal).await;
+            } else {
+                server.end(signal).await;
+            }
             server.start_again().await;
             sends.stop.store(true, Ordering::Relaxed);
         };
