@@ -135,10 +135,19 @@ async fn what_has_not_left_within_its_deadline_is_not_sent() {
 async fn close_waits_for_what_is_under_way() -> support::Outcome {
     let client = client();
     let queue = new_queue(&client).await;
-    let mut sends = Box::pin(join_all((0..50).map(async |number| queue.send(&number).await)));
-    assert!(poll_immediate(&mut sends).await.is_none());
-    let (results, ()) = tokio::join!(sends, client.clone().close());
-    results.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let sends: Vec<_> = (0..50)
+        .map(|number| {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.send(&number).await })
+        })
+        .collect();
+    // The runtime has one thread, so all of them begin.
+    tokio::task::yield_now().await;
+    client.clone().close().await;
+    assert!(sends.iter().all(tokio::task::JoinHandle::is_finished));
+    for send in sends {
+        send.await??;
+    }
     assert_eq!(queue.send(json!(50)).await.expect_err("it is closed").code(), Code::Cancelled);
     assert_eq!(queue.metrics().await?.queue_length, 50);
     client.close().await;
