@@ -133,9 +133,7 @@ impl Client {
     }
 
     async fn attempt<Q: Rpc>(&self, request: &Q, deadline: Instant) -> Result<Q::Reply, Error> {
-        let mut grpc = tonic::client::Grpc::new(self.service())
-            .max_decoding_message_size(MAX_WIRE_BYTES)
-            .max_encoding_message_size(MAX_WIRE_BYTES);
+        let mut grpc = tonic::client::Grpc::new(self.service()).max_decoding_message_size(MAX_WIRE_BYTES);
         let mut message = tonic::Request::new(request.clone());
         message.set_timeout(deadline.saturating_duration_since(Instant::now()));
         let codec = tonic_prost::ProstCodec::<Q, Q::Reply>::default();

@@ -75,9 +75,7 @@ impl Client {
     pub fn raw(&self) -> Raw {
         macro_rules! stub {
             ($stub:ident) => {
-                $stub::new(self.service())
-                    .max_decoding_message_size(MAX_WIRE_BYTES)
-                    .max_encoding_message_size(MAX_WIRE_BYTES)
+                $stub::new(self.service()).max_decoding_message_size(MAX_WIRE_BYTES)
             };
         }
         Raw {

@@ -143,6 +143,13 @@ impl Error {
         made
     }
 
+    /// What the server says of a request that is too large to be read, and a stream does not survive.
+    pub(crate) fn too_large() -> Self {
+        let mut made = Self::local(Code::InvalidArgument, "the message is larger than a request can be");
+        made.0.reason = Some(reason_text(ErrorReason::MessageTooLarge));
+        made
+    }
+
     pub(crate) fn deadline_exceeded() -> Self {
         Self::local(Code::DeadlineExceeded, "the deadline has passed").with_outcome_unknown(true)
     }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel};
 use std::time::Duration;
 
+use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::Code;
 
 use self::driver::{Driver, Item};
+use crate::call::MAX_WIRE_BYTES;
 use crate::message::IntoMessage;
 use crate::pb::OutgoingMessage;
 use crate::pb::queue_service_client::QueueServiceClient;
@@ -107,6 +109,10 @@ impl Producer {
 
     pub(crate) async fn deliver(&self, message: OutgoingMessage, limit: Duration) -> Result<Sent, Error> {
         let Shared { items, window, .. } = &*self.shared;
+        // Less what surrounds a message in its frame.
+        if message.encoded_len() > MAX_WIRE_BYTES - 1024 {
+            return Err(Error::too_large());
+        }
         let claim = Arc::new(AtomicBool::new(false));
         // Once the sender has claimed the message, the driver leaves it alone.
         let has_left = || claim.swap(true, AcqRel);

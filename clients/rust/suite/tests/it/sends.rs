@@ -46,6 +46,8 @@ async fn a_bad_message_has_its_own_error_which_is_that_of_a_lone_send() -> suppo
     for message in &bad {
         alone.push(facts(&queue.send(message.clone()).await.expect_err("it is refused")));
     }
+    let (code, reason, _, unknown) = alone[6].clone();
+    let alone_large = (code, reason, unknown);
     let good = |count: usize| (0..count).map(|number| OutgoingMessage::text(number.to_string()));
     let sends = good(20).chain(bad.clone()).chain(good(20)).map(async |message| queue.send(message).await);
     let results = join_all(sends).await;
@@ -56,6 +58,12 @@ async fn a_bad_message_has_its_own_error_which_is_that_of_a_lone_send() -> suppo
     }
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 40);
     assert_eq!(queue.metrics().await?.queue_length, 40);
+    let producer = queue.producer();
+    let (good, large) = tokio::join!(producer.send(json!(1)), producer.send(bad[6].clone()));
+    good?;
+    let large = large.expect_err("no request can be so large");
+    assert!(large.is(ErrorReason::MessageTooLarge) && !large.outcome_unknown(), "{large:?}");
+    assert_eq!(alone_large, (large.code(), Some("MESSAGE_TOO_LARGE".to_owned()), false));
     Ok(())
 }
 
