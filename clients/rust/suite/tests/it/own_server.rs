@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use pgmq_grpc_client::{Code, Error, ErrorReason, Message, Outcome, Queue};
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::support::{self, Server, eventually, new_queue};
 
@@ -89,7 +90,8 @@ async fn one_refused_message_does_not_decide_about_others(server: &Server) -> su
         assert!(!error.outcome_unknown(), "{error:?}");
         sql.batch_execute(&end).await?;
         drop(held);
-        let again = consumer.try_next().await?.ok_or("it comes back, because nobody has it any more")?;
+        let again = timeout(Duration::from_secs(30), consumer.try_next()).await;
+        let again = again.expect("it comes back, because nobody has it any more")?.ok_or("there is more")?;
         assert_eq!((again.message_text.as_str(), again.read_ct), ("3", 2));
         assert_eq!(again.delete().await?, Outcome::Done);
         consumer.stop().await?;
