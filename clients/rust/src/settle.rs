@@ -25,9 +25,9 @@ impl Settlement {
         Self::Settle(pb::Settle { action: SettleAction::Release.into(), delay, ..Default::default() })
     }
 
-    /// What becomes of messages that were received and that the application has not seen.
+    /// What becomes of messages that were received and that the application has not seen: as if they had not come.
     pub(crate) fn give_back() -> Self {
-        Self::release(Some(Duration::ZERO))
+        Self::action(SettleAction::GiveBack)
     }
 
     /// Whether it ends the delivery, if it succeeds.
@@ -79,8 +79,8 @@ impl Settlement {
                 let request = pb::DeleteRequest { queue, receipts, ..Default::default() };
                 client.unary(&request, None).await?.results
             }
-            // What no call does: the message comes back at once.
-            _ => {
+            // No call gives back uncounted; the next best is that it comes back at once.
+            SettleAction::GiveBack | SettleAction::Unspecified => {
                 let request = pb::ReleaseRequest { queue, receipts, delay: Some(span(Duration::ZERO)) };
                 client.unary(&request, None).await?.results
             }

@@ -176,7 +176,8 @@ impl Driver {
                 End::Stopped => break,
             }
         }
-        self.end_delivery();
+        let untaken = self.end_delivery();
+        self.by_unary_call(untaken);
         while let Some(command) = self.commands.recv().await {
             self.without_stream(command);
         }
@@ -322,7 +323,8 @@ impl Driver {
             open.closing = Some(duration(closing.retry_delay));
         }
         if response.stopped.is_some() {
-            self.end_delivery();
+            let untaken = self.end_delivery();
+            self.settle(open, untaken);
         }
     }
 
@@ -435,16 +437,19 @@ impl Driver {
     }
 
     /// No message follows. Those that are held go to the consumer, which gives them back if it is stopped or gone.
-    fn end_delivery(&mut self) {
+    /// What nobody takes any more is to be given back.
+    fn end_delivery(&mut self) -> Vec<Order> {
         let deliver = self.deliver.take();
+        let mut untaken = Vec::new();
         for message in std::mem::take(&mut self.held) {
             let receipt = message.receipt.clone();
             if deliver.as_ref().is_some_and(|deliver| deliver.send(Ok(message)).is_ok()) {
                 continue;
             }
             self.in_hand.remove(&receipt);
-            self.by_unary_call(vec![Order::unasked(receipt, Settlement::give_back())]);
+            untaken.push(Order::unasked(receipt, Settlement::give_back()));
         }
+        untaken
     }
 
     fn without_stream(&mut self, command: Command) {
