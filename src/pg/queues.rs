@@ -148,7 +148,15 @@ const DROP: Statement = Statement::new(
 SELECT pgmq.drop_queue(queue_name => m.queue_name::text) AS dropped FROM pgmq.meta AS m WHERE m.queue_name = $1::text",
 );
 
-/// What `pgmq.drop_queue` leaves of a queue whose table is gone.
+/// Whether a queue has an archive; of a name that somebody wrote into `pgmq.meta` by hand, too.
+const HAS_ARCHIVE: Statement = Statement::new(
+    "has_archive",
+    Effect::Reads,
+    "-- pgmq-grpc: has_archive
+SELECT to_regclass(format('pgmq.%I', left(lower('a_' || $1::text), 63))) IS NOT NULL AS has_archive",
+);
+
+/// What is left of a queue that has neither a table nor an archive.
 const FORGET: Statement = Statement::new(
     "forget_queue",
     Effect::Repeatable,
@@ -358,9 +366,23 @@ impl Connection {
             return Err(Error::queue_not_found(queue.as_str()));
         };
         if !column::<bool>(row, "dropped")? {
-            self.query(&FORGET, &name).await?;
+            self.drop_what_is_left(queue).await.map_err(|error| self.missing(queue, error))?;
         }
         self.remove_keys_of_dropped(queue).await;
+        Ok(())
+    }
+
+    /// Drops a queue whose table somebody has dropped already. pgmq takes such a queue for none, and leaves its archive to the
+    /// next one of that name, whose ids begin anew; so it gets a table once more.
+    async fn drop_what_is_left(&mut self, queue: &QueueName) -> Result<()> {
+        let name: [Parameter<'_>; 1] = [(&queue.as_str(), Type::TEXT)];
+        let rows = self.query(&HAS_ARCHIVE, &name).await?;
+        if rows.first().map_or(Ok(false), |row| column(row, "has_archive"))? {
+            self.query(&CREATE, &name).await?;
+            self.query(&DROP, &name).await?;
+        } else {
+            self.query(&FORGET, &name).await?;
+        }
         Ok(())
     }
 

@@ -92,6 +92,12 @@ impl CreateQueue {
                 .with("queue", &existing.name)
                 .with("kind", existing.kind.name_in_contract())
         };
+        // Everybody else is told that there is no such queue.
+        if existing.layout.is_none() {
+            return Err(mismatch(
+                "without its table, which somebody has dropped; DropQueue removes the rest",
+            ));
+        }
         if existing.kind != self.kind {
             return Err(mismatch(existing.kind.word()));
         }

@@ -361,6 +361,36 @@ async fn a_name_is_used_in_its_exact_case_only() {
 }
 
 #[tokio::test]
+async fn what_is_left_of_a_queue_without_its_table_is_dropped_before_it_is_made_anew() {
+    let mut test = Test::with_queue("orders").await;
+    let archive = ArchiveRequest { queue: "orders".to_owned(), msg_ids: vec![1], ..Default::default() };
+    test.client.send("orders", "1").await;
+    test.client.queue.archive(archive.clone()).await.unwrap();
+    test.run("DROP TABLE pgmq.q_orders").await;
+
+    let send = SendRequest { queue: "orders".into(), message: "1".into(), ..Default::default() };
+    let status = test.client.queue.send(send).await.unwrap_err();
+    Refusal::expect(&status, Code::NotFound, "QUEUE_NOT_FOUND");
+    // As that error says, but first it has to go.
+    let create = CreateQueueRequest { queue: "orders".to_owned(), ..Default::default() };
+    let status = test.client.queue.create_queue(create.clone()).await.unwrap_err();
+    let refusal = Refusal::expect(&status, Code::FailedPrecondition, "QUEUE_KIND_MISMATCH");
+    assert!(refusal.message.contains("DropQueue"), "{refusal:?}");
+    drop_queue(&mut test, "orders").await.unwrap();
+    assert!(test.value::<bool>("SELECT to_regclass('pgmq.a_orders') IS NULL").await);
+
+    assert!(test.client.queue.create_queue(create).await.unwrap().into_inner().created);
+    assert_eq!(test.client.send("orders", "2").await, 1);
+    let archived = test.client.queue.archive(archive).await.unwrap().into_inner().results;
+    assert_eq!(archived[0].outcome(), Outcome::Done);
+
+    // One that never had any tables.
+    test.run("INSERT INTO pgmq.meta VALUES ('nothing', false, false)").await;
+    drop_queue(&mut test, "nothing").await.unwrap();
+    assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.meta").await, 1);
+}
+
+#[tokio::test]
 async fn good_names_are_valid_and_make_nothing() {
     let mut test = Test::start().await;
 
