@@ -359,14 +359,23 @@ impl Connection {
     /// `QueueNotFound`; `QueueBusy` if a lock was not free within 2 s.
     pub async fn drop_queue(&mut self, queue: &QueueName) -> Result<()> {
         let name: [Parameter<'_>; 1] = [(&queue.as_str(), Type::TEXT)];
-        let dropped = self.query(&DROP, &name).await;
-        let rows = dropped.map_err(|error| self.missing(queue, error))?;
-        self.catalog().forget(queue);
-        let Some(row) = rows.first() else {
-            return Err(Error::queue_not_found(queue.as_str()));
+        self.mark().await?;
+        let dropped = match self.query(&DROP, &name).await {
+            Ok(rows) => rows.first().map(|row| column(row, "dropped")).transpose()?,
+            // So pgmq 1.5 says that the queue's table is gone.
+            Err(error) if error.kind() == Kind::QueueNotFound => {
+                self.return_to_mark().await?;
+                Some(false)
+            }
+            Err(error) => return Err(self.missing(queue, error)),
         };
-        if !column::<bool>(row, "dropped")? {
-            self.drop_what_is_left(queue).await.map_err(|error| self.missing(queue, error))?;
+        self.catalog().forget(queue);
+        match dropped {
+            None => return Err(Error::queue_not_found(queue.as_str())),
+            Some(true) => {}
+            Some(false) => {
+                self.drop_what_is_left(queue).await.map_err(|error| self.missing(queue, error))?;
+            }
         }
         self.remove_keys_of_dropped(queue).await;
         Ok(())
