@@ -53,7 +53,8 @@ const (
 	ReasonQueueNotFound Reason = "QUEUE_NOT_FOUND"
 	// The queue exists already. Code ALREADY_EXISTS.
 	ReasonQueueAlreadyExists Reason = "QUEUE_ALREADY_EXISTS"
-	// The queue exists with another kind, another partitioning or another policy. Code FAILED_PRECONDITION.
+	// The queue exists with another kind, another partitioning or another policy, or without its table, which plain SQL
+	// has dropped. Code FAILED_PRECONDITION.
 	ReasonQueueKindMismatch Reason = "QUEUE_KIND_MISMATCH"
 	// The database has no pgmq, or lacks the servers' own schema. Code FAILED_PRECONDITION.
 	ReasonPgmqNotInstalled Reason = "PGMQ_NOT_INSTALLED"

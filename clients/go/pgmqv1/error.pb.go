@@ -182,10 +182,11 @@ const (
 	// applied by this attempt; after a retry, the queue may be the one that the first attempt made. Metadata:
 	// `queue`, the one that is there. Details: ResourceInfo.
 	ErrorReason_ERROR_REASON_QUEUE_ALREADY_EXISTS ErrorReason = 24
-	// The queue exists with another kind, another partitioning or another policy. Code FAILED_PRECONDITION.
+	// The queue exists with another kind, another partitioning or another policy, or without its table, which plain SQL
+	// has dropped. Code FAILED_PRECONDITION.
 	//
 	// CreateQueue never changes a queue. Ask for what it has, drop it, or choose another name; UpdateQueue changes a
-	// policy. Nothing was applied. Metadata: `queue`, and `kind`, the kind that it has, such as
+	// policy. A queue without its table is to be dropped first, which removes its archive too. Nothing was applied. Metadata: `queue`, and `kind`, the kind that it has, such as
 	// "QUEUE_KIND_UNLOGGED"; `policy_field`, the first field of the policy that differs, such as "default_delay".
 	ErrorReason_ERROR_REASON_QUEUE_KIND_MISMATCH ErrorReason = 25
 	// The database has no pgmq, or lacks the servers' own schema. Code FAILED_PRECONDITION.
@@ -336,11 +337,12 @@ const (
 	// The database refuses what the call would do. Code FAILED_PRECONDITION.
 	//
 	// A constraint or a trigger that somebody has put on the queue's table says no, fails, or swallows the message, or a
-	// value does not fit into what the table, an index of it or the database's encoding can hold. Nothing was applied, of
-	// a batch none of its messages, but for settles of several messages outside Transact: there others may be settled.
-	// Repeating the call unchanged fails again until whoever looks after the database changes the rule, whose own text
-	// stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where
-	// Postgres gave one, and `constraint`, its name, where it was one.
+	// value does not fit into what the table, an index of it or the database's encoding can hold; or the table lacks a
+	// column that pgmq's tables have, as those that an upgraded pgmq 1.10.0 makes lack `last_read_at`. Nothing was
+	// applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may be
+	// settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule, whose own
+	// text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
+	// `constraint`, its name, where it was one.
 	ErrorReason_ERROR_REASON_REFUSED_BY_DATABASE ErrorReason = 54
 )
 

@@ -244,7 +244,7 @@ class QueueServiceServicer(object):
 
         It waits at most 2 seconds for those who use the queue, then gives up with QUEUE_BUSY. Streams that read
         the queue end with NOT_FOUND. A missing queue is an error: after a retry, QUEUE_NOT_FOUND may mean that
-        the first attempt worked.
+        the first attempt worked. What is left of a queue whose table plain SQL has dropped is removed in the same way.
 
         Behind it: `pgmq.drop_queue`. Errors: MISSING_FIELD, INVALID_QUEUE_NAME, QUEUE_NOT_FOUND, QUEUE_BUSY,
         CONFLICT, OUTCOME_UNKNOWN.
