@@ -69,11 +69,20 @@ def has_pgmq(client: Client) -> bool:
 
 
 class Proxy:
-    """Passes bytes on between clients and the server, until it is told to cut or to refuse connections."""
+    """Passes bytes on between clients and the server, until it is told to cut or to refuse connections.
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
+    It listens at a free port, or at the path of a Unix socket.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        if path is None:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        else:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(path))
+            self._listener.listen()
+            self.target = f"unix:{path}"
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self.refuses = False

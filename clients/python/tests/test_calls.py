@@ -1,5 +1,6 @@
 """Unary calls: what they take and give, errors, deadlines and repeats."""
 
+import asyncio
 import json
 import pickle
 import socket
@@ -10,7 +11,7 @@ from decimal import Decimal
 import grpc
 import orjson
 import pytest
-from harness import TARGET, eventually
+from harness import TARGET, Proxy, eventually
 
 from pgmq_grpc import (
     AsyncClient,
@@ -23,6 +24,20 @@ from pgmq_grpc import (
     RetryBackoff,
     SendResult,
 )
+
+
+def test_a_server_is_reached_over_a_unix_socket(tmp_path):
+    proxy = Proxy(tmp_path / "pgmq.sock")
+    with Client(proxy.target) as client:
+        assert client.get_server_info().pgmq_version
+    asyncio.run(asked_asynchronously(proxy.target))
+    assert proxy.connections == 2
+    proxy.close()
+
+
+async def asked_asynchronously(target):
+    async with AsyncClient(target) as client:
+        assert (await client.get_server_info()).pgmq_version
 
 
 def test_a_message_is_sent_read_and_settled(queue):

@@ -67,6 +67,9 @@ class Options:
             credentials = Tls().credentials() if tls else None
         else:
             credentials = tls.credentials() if isinstance(tls, Tls) else tls
+        target = target or os.environ.get("PGMQ_GRPC_TARGET") or _DEFAULT_TARGET
+        # A path is no authority: the server's HTTP/2 would refuse the call.
+        authority = {"grpc.default_authority": "localhost"} if target.startswith("unix:") else {}
         options: dict[str, object] = {
             # Replies stay below 4 MiB; this leaves room for those of newer servers.
             "grpc.max_receive_message_length": 16 << 20,
@@ -76,10 +79,11 @@ class Options:
             "grpc.max_reconnect_backoff_ms": 3000,
             # A connection of its own: a process that was forked must not share its parent's.
             "grpc.use_local_subchannel_pool": 1,
+            **authority,
             **(channel_options or {}),
         }
         return cls(
-            target=target or os.environ.get("PGMQ_GRPC_TARGET") or _DEFAULT_TARGET,
+            target=target,
             credentials=credentials,
             name=name,
             metadata=metadata or {},
