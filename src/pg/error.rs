@@ -265,7 +265,8 @@ fn refused(error: &DbError) -> Error {
 
 /// The error of messages that were not stored, although nothing has failed.
 pub(super) fn swallowed() -> Error {
-    let why = "a trigger on a queue's table swallowed messages, so none of this call's was stored";
+    let why =
+        "a trigger on a queue's or an archive's table swallows messages of this call; nothing was applied";
     Error::new(Kind::RefusedByDatabase, why)
 }
 

@@ -8,7 +8,7 @@ use super::database::{Connection, Parameter};
 use super::dead_letter::{PAUSE_MS, UNREADABLE_PAUSE_MS, WornOut};
 use super::error;
 use super::row::{self, column};
-use super::settle::Fences;
+use super::settle::{Fences, all_are_kept};
 use super::statement::{Effect, Plan, Statement};
 use super::version::Feature;
 use crate::domain::bounds::MAX_REPLY_BYTES;
@@ -172,17 +172,21 @@ FROM held WHERE {same} RETURNING q.msg_id",
 const SET_ASIDE: Statement = Statement::new(
     "set_aside",
     Effect::Repeatable,
-    "-- pgmq-grpc: set_aside
+    concat!(
+        "-- pgmq-grpc: set_aside
 WITH gone AS (DELETE FROM {q} AS q
   WHERE q.msg_id = $1::bigint AND q.read_ct = $2::integer AND q.enqueued_at = $3::timestamptz
     /*L*/AND q.last_read_at = $4::timestamptz/*/L*/
-  RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers)
-INSERT INTO {a} (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt, message, headers)
-SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message,
+  RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
+kept AS (INSERT INTO {a} (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt, message, headers)
+  SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message,
   CASE WHEN jsonb_typeof(g.headers) = 'object' THEN g.headers ELSE '{}'::jsonb END
   || jsonb_build_object('x-pgmq-dead-letter', jsonb_build_object('queue', $5::text, 'msg_id', g.msg_id,
     'read_ct', g.read_ct - 1, 'enqueued_at', g.enqueued_at, 'reason', $6::text))
-FROM gone AS g RETURNING msg_id",
+  FROM gone AS g RETURNING msg_id)
+SELECT g.msg_id FROM gone AS g WHERE ",
+        all_are_kept!()
+    ),
 );
 
 impl Connection {

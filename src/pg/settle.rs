@@ -60,10 +60,20 @@ pub(super) use delete_live;
 macro_rules! keep_gone {
     () => {
         "INSERT INTO {a} (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt, message, headers)
-  SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message, g.headers FROM gone AS g"
+  SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message, g.headers FROM gone AS g
+  RETURNING msg_id"
     };
 }
 pub(super) use keep_gone;
+
+/// Where a trigger of the user's on the archive swallows a message, the division by zero takes back the rest, and the
+/// message stays in the queue.
+macro_rules! all_are_kept {
+    () => {
+        "1 / ((SELECT count(*) FROM kept) = (SELECT count(*) FROM gone))::integer = 1"
+    };
+}
+pub(super) use all_are_kept;
 
 macro_rules! new_vt {
     () => {
@@ -97,7 +107,9 @@ const ARCHIVE_LIVE: Statement = Statement::new(
         ),
         "), kept AS (",
         keep_gone!(),
-        "), settled AS (SELECT g.ordinal, NULL::timestamptz AS vt FROM gone AS g)\n",
+        "), settled AS (SELECT g.ordinal, NULL::timestamptz AS vt FROM gone AS g WHERE ",
+        all_are_kept!(),
+        ")\n",
         verdicts!()
     ),
 );
@@ -147,7 +159,8 @@ const ARCHIVE_BY_ID: Statement = Statement::new(
   RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
 kept AS (",
         keep_gone!(),
-        ") SELECT g.msg_id, NULL::timestamptz AS vt FROM gone AS g"
+        ") SELECT g.msg_id, NULL::timestamptz AS vt FROM gone AS g WHERE ",
+        all_are_kept!()
     ),
 );
 

@@ -11,7 +11,7 @@ use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
 use super::row::column;
-use super::settle::{Fences, keep_gone, no_verdict, place};
+use super::settle::{Fences, all_are_kept, keep_gone, no_verdict, place};
 use super::statement::{Effect, Plan, Statement};
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Error, QueueName, Receipt, Result, Settlement, Timestamp};
@@ -84,7 +84,8 @@ macro_rules! archive_held {
   RETURNING held.ordinal, q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
 kept AS (",
             keep_gone!(),
-            ") SELECT g.ordinal, NULL::timestamptz AS vt, {size} FROM gone AS g"
+            ") SELECT g.ordinal, NULL::timestamptz AS vt, {size} FROM gone AS g WHERE ",
+            all_are_kept!()
         )
     };
 }

@@ -12,6 +12,7 @@ mod receipts;
 mod rights;
 mod rules;
 mod spans_and_counts;
+mod swallowing;
 mod texts;
 mod topics;
 mod transact;

@@ -66,8 +66,15 @@ async fn what_postgres_cannot_render_is_a_dead_letter() {
 
 /// Has a table refuse every message, without a look at it.
 async fn refuse(test: &Test, table: &str) {
+    refuse_by(test, table, "RAISE 'no'").await;
+}
+
+/// What a trigger can do to keep a message out: fail, or swallow it.
+const REFUSALS: [&str; 2] = ["RAISE 'no'", "RETURN NULL"];
+
+async fn refuse_by(test: &Test, table: &str, refusal: &str) {
     test.run(&format!(
-        "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+        "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {refusal}; END $$;
          CREATE TRIGGER refuse BEFORE INSERT ON pgmq.{table} FOR EACH ROW EXECUTE FUNCTION refuse()"
     ))
     .await;
@@ -93,17 +100,19 @@ async fn what_its_dead_letter_queue_refuses_goes_to_the_archive() {
 
 #[tokio::test]
 async fn what_nobody_takes_is_hidden_is_not_counted_and_goes_when_it_can() {
-    let mut test = orders(5).await;
-    test.run(LARGE).await;
-    let small = test.client.send("orders", "{}").await;
-    refuse(&test, "q_failed").await;
-    refuse(&test, "a_orders").await;
-    assert_eq!(ids(&read_all(&mut test, "orders").await), [small]);
-    expect_hidden_and_not_counted(&test).await;
-    test.run("DROP TRIGGER refuse ON pgmq.q_failed; DELETE FROM pgmq.q_orders WHERE msg_id > 1").await;
-    expire(&test, "orders").await;
-    assert!(read_all(&mut test, "orders").await.is_empty());
-    assert_eq!(header(&test, "read_ct").await, "0");
+    for refusal in REFUSALS {
+        let mut test = orders(5).await;
+        test.run(LARGE).await;
+        let small = test.client.send("orders", "{}").await;
+        refuse_by(&test, "q_failed", refusal).await;
+        refuse_by(&test, "a_orders", refusal).await;
+        assert_eq!(ids(&read_all(&mut test, "orders").await), [small]);
+        expect_hidden_and_not_counted(&test).await;
+        test.run("DROP TRIGGER refuse ON pgmq.q_failed; DELETE FROM pgmq.q_orders WHERE msg_id > 1").await;
+        expire(&test, "orders").await;
+        assert!(read_all(&mut test, "orders").await.is_empty());
+        assert_eq!(header(&test, "read_ct").await, "0");
+    }
 }
 
 #[tokio::test]
@@ -121,12 +130,13 @@ async fn a_locked_dead_letter_queue_keeps_nobody_from_what_stands_behind() {
 
 #[tokio::test]
 async fn a_transaction_goes_on_after_a_move_that_was_refused() {
-    for tables in [&["q_failed"][..], &["q_failed", "a_orders"]] {
+    let tables = [&["q_failed"][..], &["q_failed", "a_orders"]];
+    for (tables, refusal) in tables.into_iter().flat_map(|tables| REFUSALS.map(|refusal| (tables, refusal))) {
         let mut test = orders(5).await;
         test.run(LARGE).await;
         let small = test.client.send("orders", "{}").await;
         for table in tables {
-            refuse(&test, table).await;
+            refuse_by(&test, table, refusal).await;
         }
         let mut open = Open::begin(&test.client).await;
         let read = Command::ReadBatch(ReadBatchRequest { max_messages: 100, ..all_of("orders") });
