@@ -83,6 +83,11 @@ pub fn is_locked_table(error: &Error) -> bool {
     cause(error).is_some_and(|cause| cause.code == SqlState::LOCK_NOT_AVAILABLE && !cause.has_context)
 }
 
+/// Whether a statement has taken itself back because something is missing of what it stored.
+pub fn is_swallowed(error: &Error) -> bool {
+    cause(error).is_some_and(|cause| cause.code == SqlState::DIVISION_BY_ZERO && !cause.has_context)
+}
+
 fn cause(error: &Error) -> Option<&Cause> {
     let first = std::error::Error::source(error);
     std::iter::successors(first, |error| error.source()).find_map(<dyn std::error::Error>::downcast_ref)

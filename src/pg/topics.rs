@@ -71,18 +71,24 @@ SELECT q.queue_name FROM (SELECT DISTINCT r.queue_name FROM pgmq.test_routing(ro
 ORDER BY q.queue_name COLLATE \"C\"",
 );
 
-/// One call of pgmq's for each message, because each has its own schedule; one statement, so all or none.
+/// One call of pgmq's for each message, because each has its own schedule; one statement, so all or none. Each queue that
+/// matched before has a copy of each, else the division by zero takes back the others: a trigger of the user's swallowed
+/// one, or the queue was unbound meanwhile.
 const SEND: Statement = Statement::new(
     "send_topic",
     Effect::Writes,
     "-- pgmq-grpc: send_topic
-SELECT i.ordinal, r.queue_name, r.msg_id
+WITH matching AS MATERIALIZED (SELECT DISTINCT m.queue_name FROM pgmq.test_routing(routing_key => $1::text) AS m),
+sent AS MATERIALIZED (SELECT i.ordinal, r.queue_name, r.msg_id
 FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[])
   WITH ORDINALITY AS i(message, headers, delay_ms, visible_at, ordinal)
 CROSS JOIN LATERAL pgmq.send_batch_topic(routing_key => $1::text, msgs => ARRAY[i.message::jsonb],
   headers => ARRAY[i.headers::jsonb],
-  delay => coalesce(i.visible_at, clock_timestamp() + coalesce(i.delay_ms, 0) * interval '1 millisecond')) AS r
-ORDER BY r.queue_name COLLATE \"C\", i.ordinal",
+  delay => coalesce(i.visible_at, clock_timestamp() + coalesce(i.delay_ms, 0) * interval '1 millisecond')) AS r)
+SELECT s.ordinal, s.queue_name, s.msg_id FROM sent AS s
+WHERE 1 / ((SELECT count(*) FROM matching) * cardinality($2)
+  = (SELECT count(*) FROM sent AS c JOIN matching AS m USING (queue_name)))::integer = 1
+ORDER BY s.queue_name COLLATE \"C\", s.ordinal",
 );
 
 impl Connection {
@@ -155,7 +161,8 @@ impl Connection {
     /// Stores a copy of each message in every queue whose bindings match, all or none (`pgmq.send_batch_topic`).
     ///
     /// # Errors
-    /// `PgmqVersionUnsupported` before pgmq 1.11; `OutcomeUnknown` if the connection was lost meanwhile.
+    /// One that [`is_swallowed`](super::is_swallowed) where copies are missing, also those in a queue that was unbound
+    /// meanwhile; `PgmqVersionUnsupported` before pgmq 1.11; `OutcomeUnknown` if the connection was lost meanwhile.
     pub async fn send_topic(
         &mut self,
         routing_key: &RoutingKey,

@@ -7,7 +7,7 @@ use crate::domain::queue::{TopicBinding, TopicCopy};
 use crate::domain::topic::{Pattern, RoutingKey};
 use crate::domain::{Error, Kind, OutgoingMessage, QueueName, Result};
 use crate::engine::Changes;
-use crate::pg::Connection;
+use crate::pg::{Connection, is_swallowed};
 
 /// Binds a pattern to a queue (`pgmq.bind_topic`); gives whether it was not bound before.
 #[derive(Debug)]
@@ -144,38 +144,32 @@ async fn send(
     require_match: bool,
     field: fn(usize) -> String,
 ) -> Result<Vec<TopicCopy>> {
+    let routed = |copies: Vec<TopicCopy>| match copies.is_empty() && require_match {
+        true => Err(no_route(routing_key)),
+        false => Ok(copies),
+    };
+    if connection.in_transaction() {
+        return connection.send_topic_by_queue(routing_key, messages, field).await.and_then(routed);
+    }
     let keyed = messages.iter().any(|message| message.deduplication_id().is_some());
-    let by_queue = (keyed || connection.topics_follow_policies()).then_some(field);
-    if by_queue.is_none() || connection.in_transaction() {
-        return route(connection, routing_key, messages, require_match, by_queue).await;
+    if !keyed && !connection.topics_follow_policies() {
+        match connection.send_topic(routing_key, messages).await {
+            // Or a queue was unbound meanwhile: which of the two it was, shows queue by queue.
+            Err(error) if is_swallowed(&error) => {}
+            copies => return copies.and_then(routed),
+        }
     }
     match keyed {
         true => connection.begin_keyed().await?,
         false => connection.begin().await?,
     }
-    let copies = route(connection, routing_key, messages, require_match, by_queue).await;
+    let copies = connection.send_topic_by_queue(routing_key, messages, field).await.and_then(routed);
     connection.conclude(copies, all_keyed(messages)).await
 }
 
-async fn route(
-    connection: &mut Connection,
-    routing_key: &RoutingKey,
-    messages: &[OutgoingMessage],
-    require_match: bool,
-    by_queue: Option<fn(usize) -> String>,
-) -> Result<Vec<TopicCopy>> {
-    let copies = match by_queue {
-        Some(field) => connection.send_topic_by_queue(routing_key, messages, field).await?,
-        None => connection.send_topic(routing_key, messages).await?,
-    };
-    if copies.is_empty() && require_match {
-        return Err(Error::new(
-            Kind::NoRoute,
-            format!("no binding matches the routing key {:?}; nothing was sent", routing_key.as_str()),
-        )
-        .with("routing_key", routing_key.as_str()));
-    }
-    Ok(copies)
+fn no_route(routing_key: &RoutingKey) -> Error {
+    let why = format!("no binding matches the routing key {:?}; nothing was sent", routing_key.as_str());
+    Error::new(Kind::NoRoute, why).with("routing_key", routing_key.as_str())
 }
 
 /// Wakes the readers of each queue once.

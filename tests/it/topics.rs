@@ -1,14 +1,18 @@
 //! Topics: bindings, what matches, and sends by routing key.
 
+use pgmq_grpc::proto::v1::open_transaction_request::Command;
+use pgmq_grpc::proto::v1::transact_operation::Operation;
+use pgmq_grpc::proto::v1::transact_result::Result as Done;
 use pgmq_grpc::proto::v1::{
     BindTopicRequest, DropQueueRequest, ListTopicBindingsRequest, OutgoingMessage, SendTopicBatchRequest,
-    SendTopicRequest, TestRoutingRequest, TopicBinding, TopicCopy, UnbindTopicRequest, outgoing_message,
-    send_topic_request,
+    SendTopicRequest, TestRoutingRequest, TopicBinding, TopicCopy, TransactOperation, TransactRequest,
+    UnbindTopicRequest, outgoing_message, send_topic_request,
 };
 use tonic::{Code, Status};
 
 use crate::harness::client::outgoing;
 use crate::harness::{Refusal, Test, moment_in, seconds};
+use crate::transaction::Open;
 
 /// A test with queues, and patterns bound to them.
 async fn bound(queues: &[&str], bindings: &[(&str, &str)]) -> Test {
@@ -273,6 +277,49 @@ async fn a_batch_to_topics_is_sent_as_a_whole_or_not_at_all() {
     Refusal::expect(&refused, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
     for queue in ["a", "b"] {
         assert_eq!(test.value::<i64>(&format!("SELECT count(*) FROM pgmq.q_{queue}")).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_a_trigger_swallows_takes_back_the_others() {
+    for queues in [&["a", "b"][..], &["b"]] {
+        let bindings: Vec<(&str, &str)> = queues.iter().map(|&queue| ("#", queue)).collect();
+        let mut test = bound(&["a", "b"], &bindings).await;
+        test.run(
+            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF NEW.message = '2' THEN RETURN NULL; END IF; RETURN NEW; END $$;
+             CREATE TRIGGER swallow BEFORE INSERT ON pgmq.q_b FOR EACH ROW EXECUTE FUNCTION swallow()",
+        )
+        .await;
+        let one =
+            |message: &str| SendTopicRequest { message: message.to_owned(), require_match: true, ..to("k") };
+        let transact = |request| TransactRequest {
+            operations: vec![TransactOperation { operation: Some(Operation::SendTopic(request)) }],
+            ..Default::default()
+        };
+        let batch = SendTopicBatchRequest {
+            routing_key: "k".into(),
+            messages: ["1", "2"].map(outgoing).to_vec(),
+            require_match: true,
+        };
+        let mut open = Open::begin(&test.client).await;
+        open.give(Command::SendTopic(one("2"))).await;
+        for refused in [
+            test.client.topic.send_topic(one("2")).await.unwrap_err(),
+            test.client.topic.send_topic_batch(batch).await.unwrap_err(),
+            test.client.queue.transact(transact(one("2"))).await.unwrap_err(),
+            open.failure().await,
+        ] {
+            let refusal = Refusal::expect(&refused, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
+            assert_eq!(refusal.metadata.get("sqlstate"), None, "{refusal:?}");
+        }
+        let stored = "SELECT (SELECT count(*) FROM pgmq.q_a) + (SELECT count(*) FROM pgmq.q_b)";
+        assert_eq!(test.value::<i64>(stored).await, 0);
+        assert_eq!(send(&mut test, one("1")).await.unwrap().len(), queues.len());
+        let sent = test.client.queue.transact(transact(one("1"))).await.unwrap().into_inner();
+        assert!(
+            matches!(&sent.results[0].result, Some(Done::SendTopic(sent)) if sent.copies.len() == queues.len())
+        );
     }
 }
 
