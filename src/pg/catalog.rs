@@ -7,7 +7,7 @@ use tokio_postgres::types::Type;
 
 use super::database::Connection;
 use super::row::column;
-use super::statement::{Effect, QueueTexts, Statement, Texts};
+use super::statement::{Effect, QueueTexts, Sight, Statement, Texts};
 use crate::domain::{Error, Kind, QueueName, Result};
 
 /// How many queues' tables are remembered.
@@ -59,18 +59,20 @@ impl QueueTable {
     /// How statements find rows: `{place}`, what they keep of a row `q` that they have locked; `{same}`, the condition
     /// that finds it again by that; `{prune}`, the condition that keeps them from partitions without any of the rows of
     /// `$3`. A row's place in a plain table is the fastest way to it; with partitions, each would have to be looked at.
-    pub(super) fn row_marks(&self) -> [(&'static str, &'static str); 3] {
-        match self.partitioned {
+    /// By its place, a row that was changed before it was locked is not found, so who has to find each goes by its key.
+    pub(super) fn row_marks(&self, sight: Sight) -> [(&'static str, &'static str); 3] {
+        let prune = if self.partitioned { " AND q.enqueued_at = ANY ($3)" } else { "" };
+        match self.partitioned || sight == Sight::Sure {
             true => [
                 ("{place}", "q.msg_id, q.enqueued_at"),
                 ("{same}", "q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at"),
-                ("{prune}", " AND q.enqueued_at = ANY ($3)"),
+                ("{prune}", prune),
             ],
             // If the table has become another one meanwhile, places in its partitions are not mixed up.
             false => [
                 ("{place}", "q.tableoid AS part, q.ctid AS place"),
                 ("{same}", "q.ctid = held.place AND q.tableoid = held.part"),
-                ("{prune}", ""),
+                ("{prune}", prune),
             ],
         }
     }

@@ -16,7 +16,7 @@ use super::policies::Policies;
 use super::row::column;
 use super::settle::{Fences, delete_live, outcomes, place, verdicts, wanted_and_live};
 use super::settle_many::{FirstLook, held};
-use super::statement::{Effect, Plan, Statement};
+use super::statement::{Effect, Plan, Sight, Statement};
 use crate::domain::dead_letter::{Cause, SetAside};
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::policy::DeadLetterPolicy;
@@ -79,7 +79,8 @@ const DEAD_LETTER: Statement = Statement::new(
 buried AS (",
         bury_gone!("g.reason", "$6::text", "g.read_ct - $7::integer"),
         ") SELECT g.ordinal, {size} FROM gone AS g WHERE ",
-        all_are_buried!()
+        all_are_buried!(),
+        "{and_all}"
     ),
 )
 .planned(Plan::BySize);
@@ -173,7 +174,7 @@ impl Connection {
     /// each message's reads gave it to nobody.
     ///
     /// # Errors
-    /// `QueueNotFound`; `DeadLetterQueueMissing`; `OutcomeUnknownRetrySafe` if the connection was lost meanwhile.
+    /// As [`Connection::settle_unlocked`]; `DeadLetterQueueMissing`; `RefusedByDatabase` where a trigger swallows a dead letter.
     pub async fn dead_letter_unlocked(
         &mut self,
         queue: &QueueName,
@@ -181,8 +182,9 @@ impl Connection {
         receipts: &[&Receipt],
         reasons: &[&str],
         uncounted: i32,
+        sight: Sight,
     ) -> Result<Vec<FirstLook>> {
-        let statement = self.burial(queue, to, &DEAD_LETTER).await?;
+        let statement = self.burial(queue, to, &DEAD_LETTER, sight).await?;
         let fences = Fences::of(receipts.iter().copied());
         let name = queue.as_str();
         let mut parameters = fences.parameters();
@@ -216,7 +218,7 @@ impl Connection {
         receipts: &[Receipt],
         cause: &Cause,
     ) -> Result<Vec<ItemResult>> {
-        let statement = self.burial(queue, to, &DEAD_LETTER_LIVE).await?;
+        let statement = self.burial(queue, to, &DEAD_LETTER_LIVE, Sight::Quick).await?;
         let fences = Fences::of(receipts.iter());
         let created_at: Vec<Timestamp> = receipts.iter().map(Receipt::queue_created_at).collect();
         let (name, reason) = (queue.as_str(), cause.reason());
@@ -288,7 +290,7 @@ impl Connection {
         let receipts: Vec<&Receipt> = deliveries.iter().map(|delivery| &delivery.receipt).collect();
         let reasons = vec![reason; receipts.len()];
         self.begin_brief_try().await?;
-        let looks = self.dead_letter_unlocked(queue, to, &receipts, &reasons, 1).await;
+        let looks = self.dead_letter_unlocked(queue, to, &receipts, &reasons, 1, Sight::Quick).await;
         let each = receipts.iter().zip(looks.iter().flatten());
         moved.extend(
             each.filter(|(_, look)| matches!(look, FirstLook::Told(_))).map(|(receipt, _)| receipt.msg_id()),
@@ -418,13 +420,14 @@ impl Connection {
         queue: &QueueName,
         to: &QueueName,
         statement: &Statement,
+        sight: Sight,
     ) -> Result<Statement> {
         let table = self.table(queue).await?;
         let grave = self.table(to).await.map_err(|error| match error.kind() {
             Kind::QueueNotFound => missing(to).caused_by(error),
             _ => error,
         })?;
-        let mut statement = statement.on(&table);
+        let mut statement = statement.seen_on(&table, sight);
         statement.text = statement.text.replace(DEAD_LETTERS, &grave.queue).into();
         Ok(statement)
     }

@@ -268,10 +268,10 @@ fn refused(error: &DbError) -> Error {
     }
 }
 
-/// The error of messages that were not stored, although nothing has failed.
+/// The error of messages that were not stored or changed, although nothing has failed.
 pub(super) fn swallowed() -> Error {
     let why =
-        "a trigger on a queue's or an archive's table swallows messages of this call; nothing was applied";
+        "a trigger on a queue's or an archive's table swallows what this call would do; nothing was applied";
     Error::new(Kind::RefusedByDatabase, why)
 }
 

@@ -69,6 +69,7 @@ pub use redrive::{DeadLetterKey, FoundDeadLetters, RedriveStep};
 pub use retention::remove_archived;
 pub use send_group::{GroupFailure, GroupPart, StoredGroup};
 pub use settle_many::FirstLook;
+pub use statement::Sight;
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};
 pub use watch::Sighting;

@@ -28,7 +28,8 @@ live AS MATERIALIZED (SELECT q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_rea
 
 pub(super) use wanted_and_live;
 
-/// Tells what became of each wanted delivery; `settled` holds the ordinals that were settled, and their new `vt`.
+/// Tells what became of each wanted delivery; `settled` holds the ordinals that were settled, and their new `vt`. Where a
+/// trigger of the user's swallows a change of a row that is locked and as wanted, the division by zero takes back the rest.
 macro_rules! verdicts {
     () => {
         "SELECT w.ordinal, settled.vt, CASE WHEN settled.ordinal IS NOT NULL THEN 'DONE'
@@ -36,7 +37,10 @@ macro_rules! verdicts {
   WHEN l.msg_id IS NULL THEN 'NOT_FOUND'
   WHEN l.read_ct = w.read_ct/*L*/ AND l.last_read_at IS NOT DISTINCT FROM w.last_read_at/*/L*/ THEN 'NOT_FOUND'
   ELSE 'STALE' END AS outcome
-FROM queue CROSS JOIN wanted AS w LEFT JOIN live AS l USING (msg_id, enqueued_at) LEFT JOIN settled USING (ordinal)"
+FROM queue CROSS JOIN wanted AS w LEFT JOIN live AS l USING (msg_id, enqueued_at) LEFT JOIN settled USING (ordinal)
+WHERE 1 / ((SELECT count(*) FROM settled) = (SELECT count(DISTINCT (l.msg_id, l.enqueued_at)) FROM live AS l
+  JOIN wanted AS w ON w.msg_id = l.msg_id AND w.read_ct = l.read_ct AND w.enqueued_at = l.enqueued_at
+    /*L*/AND w.last_read_at IS NOT DISTINCT FROM l.last_read_at/*/L*/))::integer = 1"
     };
 }
 
@@ -137,14 +141,23 @@ macro_rules! live_by_id {
     };
 }
 
+/// The same for ids, of which `done` holds what was settled.
+macro_rules! all_live_are_done {
+    () => {
+        "1 / ((SELECT count(*) FROM done) = (SELECT count(*) FROM live))::integer = 1"
+    };
+}
+
 const DELETE_BY_ID: Statement = Statement::new(
     "delete_by_id",
     Effect::Repeatable,
     concat!(
         "-- pgmq-grpc: delete_by_id\n",
         live_by_id!(),
-        " DELETE FROM {q} AS q USING live AS l
-WHERE q.msg_id = l.msg_id AND q.enqueued_at = l.enqueued_at RETURNING q.msg_id, NULL::timestamptz AS vt"
+        ", done AS (DELETE FROM {q} AS q USING live AS l
+  WHERE q.msg_id = l.msg_id AND q.enqueued_at = l.enqueued_at RETURNING q.msg_id)
+SELECT d.msg_id, NULL::timestamptz AS vt FROM done AS d WHERE ",
+        all_live_are_done!()
     ),
 );
 
@@ -159,8 +172,10 @@ const ARCHIVE_BY_ID: Statement = Statement::new(
   RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
 kept AS (",
         keep_gone!(),
-        ") SELECT g.msg_id, NULL::timestamptz AS vt FROM gone AS g WHERE ",
-        all_are_kept!()
+        "), done AS (SELECT g.msg_id FROM gone AS g WHERE ",
+        all_are_kept!(),
+        ") SELECT d.msg_id, NULL::timestamptz AS vt FROM done AS d WHERE ",
+        all_live_are_done!()
     ),
 );
 
@@ -171,9 +186,11 @@ const SET_VT_BY_ID: Statement = Statement::new(
     concat!(
         "-- pgmq-grpc: set_vt_by_id\n",
         live_by_id!(),
-        " UPDATE {q} AS q SET vt = greatest(CASE WHEN $4::boolean THEN q.vt END,
-  coalesce($3::timestamptz, clock_timestamp() + $2::bigint * interval '1 millisecond'))
-FROM live AS l WHERE q.msg_id = l.msg_id AND q.enqueued_at = l.enqueued_at RETURNING q.msg_id, q.vt"
+        ", done AS (UPDATE {q} AS q SET vt = greatest(CASE WHEN $4::boolean THEN q.vt END,
+    coalesce($3::timestamptz, clock_timestamp() + $2::bigint * interval '1 millisecond'))
+  FROM live AS l WHERE q.msg_id = l.msg_id AND q.enqueued_at = l.enqueued_at RETURNING q.msg_id, q.vt)
+SELECT d.msg_id, d.vt FROM done AS d WHERE ",
+        all_live_are_done!()
     ),
 );
 

@@ -12,7 +12,7 @@ use tokio_postgres::types::Type;
 use super::database::{Connection, Parameter};
 use super::row::column;
 use super::settle::{Fences, all_are_kept, keep_gone, no_verdict, place};
-use super::statement::{Effect, Plan, Statement};
+use super::statement::{Effect, Plan, Sight, Statement};
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Error, QueueName, Receipt, Result, Settlement, Timestamp};
 
@@ -21,7 +21,8 @@ use crate::domain::{Error, QueueName, Receipt, Result, Settlement, Timestamp};
 pub enum FirstLook {
     /// Its outcome.
     Told(ItemResult),
-    /// It was not settled; if that is still so after the second look, somebody has locked it.
+    /// It was not settled; if that is still so after the second look, somebody has locked it, or after a quick first one a
+    /// trigger swallows the change.
     NotSettled,
 }
 
@@ -71,8 +72,8 @@ macro_rules! held_by_id {
 
 macro_rules! delete_held {
     () => {
-        " DELETE FROM {q} AS q USING held
-WHERE {same} RETURNING held.ordinal, NULL::timestamptz AS vt, {size}"
+        "{gone} DELETE FROM {q} AS q USING held
+WHERE {same} RETURNING held.ordinal, NULL::timestamptz AS vt, {size}{all}"
     };
 }
 
@@ -85,16 +86,17 @@ macro_rules! archive_held {
 kept AS (",
             keep_gone!(),
             ") SELECT g.ordinal, NULL::timestamptz AS vt, {size} FROM gone AS g WHERE ",
-            all_are_kept!()
+            all_are_kept!(),
+            "{and_all}"
         )
     };
 }
 
 macro_rules! set_vt_held {
     () => {
-        " UPDATE {q} AS q SET vt = greatest(CASE WHEN held.only_longer THEN q.vt END,
+        "{gone} UPDATE {q} AS q SET vt = greatest(CASE WHEN held.only_longer THEN q.vt END,
   coalesce(held.visible_at, clock_timestamp() + held.delay_ms * interval '1 millisecond'))
-FROM held WHERE {same} RETURNING held.ordinal, q.vt, {size}"
+FROM held WHERE {same} RETURNING held.ordinal, q.vt, {size}{all}"
     };
 }
 
@@ -102,8 +104,8 @@ FROM held WHERE {same} RETURNING held.ordinal, q.vt, {size}"
 /// delivery would have the receipt of this one, which is still in its holder's hands.
 macro_rules! give_back_held {
     () => {
-        " UPDATE {q} AS q SET vt = clock_timestamp()/*L*/, read_ct = greatest(q.read_ct - 1, 0)/*/L*/
-FROM held WHERE {same} RETURNING held.ordinal, q.vt, {size}"
+        "{gone} UPDATE {q} AS q SET vt = clock_timestamp()/*L*/, read_ct = greatest(q.read_ct - 1, 0)/*/L*/
+FROM held WHERE {same} RETURNING held.ordinal, q.vt, {size}{all}"
     };
 }
 
@@ -225,12 +227,14 @@ impl Connection {
     /// only.
     ///
     /// # Errors
-    /// `QueueNotFound`; `OutcomeUnknownRetrySafe` if the connection was lost meanwhile.
+    /// `QueueNotFound`; `RefusedByDatabase` where a sure look finds that a trigger swallows a change; `OutcomeUnknownRetrySafe`
+    /// if the connection was lost meanwhile.
     pub async fn settle_unlocked(
         &mut self,
         queue: &QueueName,
         receipts: &[&Receipt],
         settlements: &[Settlement],
+        sight: Sight,
     ) -> Result<Vec<FirstLook>> {
         let table = self.table(queue).await?;
         let fences = Fences::of(receipts.iter().copied());
@@ -245,7 +249,7 @@ impl Connection {
                 SET_VT
             }
         };
-        self.settled(queue, &statement.on(&table), &parameters, receipts.len()).await
+        self.settled(queue, &statement.seen_on(&table, sight), &parameters, receipts.len()).await
     }
 
     /// Makes deliveries of distinct messages visible again that nobody has locked, as if they had not been read.
@@ -256,21 +260,23 @@ impl Connection {
         &mut self,
         queue: &QueueName,
         receipts: &[&Receipt],
+        sight: Sight,
     ) -> Result<Vec<FirstLook>> {
         let table = self.table(queue).await?;
         let fences = Fences::of(receipts.iter().copied());
-        self.settled(queue, &GIVE_BACK.on(&table), &fences.parameters(), receipts.len()).await
+        self.settled(queue, &GIVE_BACK.seen_on(&table, sight), &fences.parameters(), receipts.len()).await
     }
 
     /// The same as [`Connection::settle_unlocked`] of distinct ids, whoever holds their messages.
     ///
     /// # Errors
-    /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile and repeating could hurt another's delivery.
+    /// As [`Connection::settle_unlocked`]; `OutcomeUnknown` where repeating could hurt another's delivery.
     pub async fn settle_unlocked_by_id(
         &mut self,
         queue: &QueueName,
         msg_ids: &[i64],
         settlements: &[Settlement],
+        sight: Sight,
     ) -> Result<Vec<FirstLook>> {
         let table = self.table(queue).await?;
         let new_times = NewTimes::of(settlements);
@@ -284,7 +290,7 @@ impl Connection {
                 SET_VT_BY_ID
             }
         };
-        let mut statement = statement.on(&table);
+        let mut statement = statement.seen_on(&table, sight);
         if table.unlogged {
             // A crash empties the queue and begins its ids anew: a repetition could settle another message.
             statement.effect = Effect::Writes;

@@ -21,6 +21,13 @@ pub(super) enum Effect {
     Writes,
 }
 
+/// A row may be held for several receipts.
+macro_rules! all_are_gone {
+    () => {
+        "1 / ((SELECT count(*) FROM gone) = (SELECT count(DISTINCT (h.msg_id, h.enqueued_at)) FROM held AS h))::integer = 1"
+    };
+}
+
 /// How long a statement may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TimeLimit {
@@ -30,8 +37,32 @@ pub(super) enum TimeLimit {
     None,
 }
 
+/// How a statement that passes over locked rows looks at those that it has locked itself, which are `held`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Sight {
+    /// As fast as can be: one that was changed just then may be left, as if others had locked it.
+    Quick,
+    /// Each is found and changed, unless a trigger of the user's swallows the change: then all is taken back.
+    Sure,
+}
+
+impl Sight {
+    /// What stands around the change of held rows: `{gone}` before it, and behind it `{all}`, or `{and_all}` where it stands
+    /// in a part `gone` already. The division by zero takes everything back.
+    const fn marks(self) -> [(&'static str, &'static str); 3] {
+        match self {
+            Self::Quick => [("{gone}", ""), ("{all}", ""), ("{and_all}", "")],
+            Self::Sure => [
+                ("{gone}", ", gone AS ("),
+                ("{all}", concat!(") SELECT g.* FROM gone AS g WHERE ", all_are_gone!())),
+                ("{and_all}", concat!(" AND ", all_are_gone!())),
+            ],
+        }
+    }
+}
+
 /// A named SQL text. `{q}` and `{a}` stand for a queue's and its archive's table, `{size}` for the size of the former,
-/// and [`QueueTable::row_marks`] for its rows.
+/// and [`QueueTable::row_marks`] and [`Sight::marks`] for its rows.
 #[derive(Debug, Clone)]
 pub(super) struct Statement {
     pub(super) name: &'static str,
@@ -161,11 +192,25 @@ impl Statement {
         self
     }
 
+    /// The statement for one queue's tables, in which locked rows are looked at in a way. Only the quick one is for every
+    /// day: the text of the other is not kept.
+    pub(super) fn seen_on(&self, table: &QueueTable, sight: Sight) -> Self {
+        match sight {
+            Sight::Quick => self.on(table),
+            Sight::Sure => Self {
+                text: for_table(&self.text, table, &table.archive, sight).into(),
+                plan: Plan::Once,
+                ..*self
+            },
+        }
+    }
+
     /// The statement for one queue's tables.
     pub(super) fn on(&self, table: &QueueTable) -> Self {
+        let make = |text: &str| for_table(text, table, &table.archive, Sight::Quick);
         let text = match &self.text {
-            Text::Fixed(fixed) => table.texts.get(fixed, || for_table(fixed, table, &table.archive)),
-            Text::Made(text) => for_table(text, table, &table.archive).into(),
+            Text::Fixed(fixed) => table.texts.get(fixed, || make(fixed)),
+            Text::Made(text) => make(text).into(),
         };
         let plan = match self.plan {
             // The size of a table with partitions is not its own.
@@ -178,16 +223,17 @@ impl Statement {
     /// The statement for one queue's table beside another table in the place of its archive. Its text is not kept: there may
     /// be as many as pairs of queues.
     pub(super) fn on_pair(&self, table: &QueueTable, archive: &str) -> Self {
-        Self { text: for_table(&self.text, table, archive).into(), plan: Plan::Once, ..*self }
+        Self { text: for_table(&self.text, table, archive, Sight::Quick).into(), plan: Plan::Once, ..*self }
     }
 }
 
-fn for_table(text: &str, table: &QueueTable, archive: &str) -> String {
+fn for_table(text: &str, table: &QueueTable, archive: &str, sight: Sight) -> String {
     let fenced = match table.fenced_by_read_time {
         true => text.to_owned(),
         false => without_last_read_at(text),
     };
-    let text = table.row_marks().iter().fold(fenced, |text, (mark, part)| text.replace(mark, part));
+    let marks = table.row_marks(sight).into_iter().chain(sight.marks());
+    let text = marks.fold(fenced, |text, (mark, part)| text.replace(mark, part));
     // In one pass: a queue may be named like a mark.
     let with_names = |text: &str| {
         let parts = text.split("{q}").map(|part| part.replace("{a}", archive));

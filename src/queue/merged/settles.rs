@@ -2,7 +2,9 @@
 //!
 //! The statement passes over rows that others have locked. For what it did not settle, a second one looks without
 //! locking: a message that is gone or was read again is told so. What is left is locked by somebody, and goes back to its
-//! caller, who hands it in again a little later: nobody waits for a lock with a connection in hand.
+//! caller, who hands it in again a little later: nobody waits for a lock with a connection in hand. Or a trigger swallows
+//! what would be done to it: that shows when it is handed in again, for then the statement is one that takes itself back
+//! where it has a row and does not change it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use crate::domain::message::Outcome;
 use crate::domain::{Deadline, Error, Kind, QueueName, Receipt, Result, Settlement};
 use crate::engine::merge::{Attempt, Blame, Failure, Load, Merge, Parcel, Share, Shares, bisect};
 use crate::engine::{Changes, Events};
-use crate::pg::{Connection, Database, FirstLook, is_locked_table, may_be_one_items_fault};
+use crate::pg::{Connection, Database, FirstLook, Sight, is_locked_table, may_be_one_items_fault};
 use crate::queue::settle::Targets;
 
 /// How long a merged statement may take, and the wait for its connection. It is the server's own limit, because no
@@ -118,6 +120,7 @@ pub(super) struct SettleLane {
     queue: QueueName,
     action: Action,
     by_receipt: bool,
+    sight: Sight,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,7 +133,7 @@ enum Action {
 }
 
 impl SettleLane {
-    pub(super) fn of(queue: QueueName, targets: &Targets, deed: &Deed) -> Self {
+    pub(super) fn of(queue: QueueName, targets: &Targets, deed: &Deed, sight: Sight) -> Self {
         let action = match deed {
             Deed::Settle(Settlement::Delete) => Action::Delete,
             Deed::Settle(Settlement::Archive) => Action::Archive,
@@ -138,7 +141,7 @@ impl SettleLane {
             Deed::GiveBack => Action::GiveBack,
             Deed::DeadLetter(_) => Action::DeadLetter,
         };
-        Self { queue, action, by_receipt: matches!(targets, Targets::Receipts(_)) }
+        Self { queue, action, by_receipt: matches!(targets, Targets::Receipts(_)), sight }
     }
 }
 
@@ -255,7 +258,7 @@ impl First<'_> {
             let reason = if let Deed::DeadLetter(cause) = &wanted.deed { cause.reason() } else { "" };
             reasons.resize(receipts.len(), reason);
         }
-        self.connection.dead_letter_unlocked(queue, to, &receipts, &reasons, 0).await
+        self.connection.dead_letter_unlocked(queue, to, &receipts, &reasons, 0, self.lane.sight).await
     }
 }
 
@@ -263,21 +266,22 @@ impl Attempt<&Wanted> for First<'_> {
     type Output = Vec<FirstLook>;
 
     async fn attempt(&mut self, wanted: &[&Wanted]) -> Result<Vec<Vec<FirstLook>>, Failure> {
-        let queue = &self.lane.queue;
+        let SettleLane { queue, sight, .. } = self.lane;
         let settlements = wanted
             .iter()
             .flat_map(|wanted| (0..wanted.targets.len()).map(|place| wanted.deed.settlement(place)));
+        let settlements: Vec<Settlement> = settlements.collect();
         let receipts =
             || wanted.iter().flat_map(|wanted| wanted.targets.receipts()).collect::<Vec<&Receipt>>();
         let looks = if self.lane.action == Action::DeadLetter {
             self.dead_letter(wanted).await
         } else if self.lane.action == Action::GiveBack {
-            self.connection.give_back_unlocked(queue, &receipts()).await
+            self.connection.give_back_unlocked(queue, &receipts(), *sight).await
         } else if self.lane.by_receipt {
-            self.connection.settle_unlocked(queue, &receipts(), &settlements.collect::<Vec<_>>()).await
+            self.connection.settle_unlocked(queue, &receipts(), &settlements, *sight).await
         } else {
             let msg_ids: Vec<i64> = wanted.iter().flat_map(|wanted| wanted.targets.msg_ids()).collect();
-            self.connection.settle_unlocked_by_id(queue, &msg_ids, &settlements.collect::<Vec<_>>()).await
+            self.connection.settle_unlocked_by_id(queue, &msg_ids, &settlements, *sight).await
         };
         let mut looks = looks.map_err(failure)?.into_iter();
         Ok(wanted.iter().map(|wanted| looks.by_ref().take(wanted.targets.len()).collect()).collect())

@@ -10,7 +10,7 @@ use crate::domain::error::Applied;
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::{Error, Kind, QueueName, Result, Settlement};
 use crate::engine::merge::Verdict;
-use crate::pg::{Connection, FirstLook};
+use crate::pg::{Connection, FirstLook, Sight};
 use crate::queue::release::{Released, is_nowhere_to_go};
 use crate::queue::settle::{Targets, distinct};
 
@@ -44,9 +44,19 @@ impl Merging {
     /// # Errors
     /// Those of [`Merging::settle`], but for `Overloaded`.
     pub async fn settle_unlocked(&self, queue: QueueName, targets: Targets, change: Change) -> Result<Told> {
+        self.settle_with(&queue, targets, &change, Patience::Waits).await
+    }
+
+    async fn settle_with(
+        &self,
+        queue: &QueueName,
+        targets: Targets,
+        change: &Change,
+        patience: Patience,
+    ) -> Result<Told> {
         let (targets, places) = distinct_targets(targets);
-        let parts = self.parts(&queue, &targets, &change);
-        let (told, _) = self.hand_in(&queue, targets, parts, Patience::Waits).await?;
+        let parts = self.parts(queue, &targets, change);
+        let (told, _) = self.hand_in(queue, targets, parts, patience).await?;
         Ok(in_places(told, places))
     }
 
@@ -54,7 +64,7 @@ impl Merging {
     /// connection meanwhile, until they are settled or were locked for too long.
     ///
     /// # Errors
-    /// Those of [`Merging::settle`], but for `Overloaded`.
+    /// Those of [`Merging::settle`], but for `Overloaded`; `RefusedByDatabase` where a trigger swallows what would be done.
     pub async fn until_unlocked(
         &self,
         queue: QueueName,
@@ -78,7 +88,7 @@ impl Merging {
             }
             pauses.pause().await;
             // It waits for room, for the first part may be applied already.
-            let again = self.settle_unlocked(queue.clone(), targets.at(&locked), change.clone()).await;
+            let again = self.settle_with(&queue, targets.at(&locked), &change, Patience::Again).await;
             for (place, result) in locked.into_iter().zip(again.map_err(failed)?) {
                 told[place] = result;
             }
@@ -124,12 +134,13 @@ impl Merging {
         };
         let dead = Deed::DeadLetter(Cause::MaxReceives);
         // Once the others are let in, these are as well.
-        let bury_patience = if others.is_empty() { patience } else { Patience::Waits };
+        let later = if let Patience::Refused = patience { Patience::Waits } else { patience };
+        let bury_patience = if others.is_empty() { patience } else { later };
         let bury = async {
             match self.hand_in_alike(queue, targets.at(&worn_out), dead, bury_patience).await {
                 Err(error) if is_nowhere_to_go(&error) => {
                     Connection::warn_of_missing(queue, &to);
-                    release(&worn_out, Patience::Waits).await
+                    release(&worn_out, later).await
                 }
                 told => told,
             }
@@ -174,11 +185,12 @@ impl Merging {
         deed: Deed,
         patience: Patience,
     ) -> Result<Verdict<Looked>> {
-        let lane = SettleLane::of(queue.clone(), &targets, &deed);
+        let sight = if let Patience::Again = patience { Sight::Sure } else { Sight::Quick };
+        let lane = SettleLane::of(queue.clone(), &targets, &deed, sight);
         let wanted = Wanted { targets, deed };
         match patience {
             Patience::Refused => self.settles.submit(lane, wanted),
-            Patience::Waits => Ok(self.settles.submit_when_room(lane, wanted).await),
+            Patience::Waits | Patience::Again => Ok(self.settles.submit_when_room(lane, wanted).await),
         }
     }
 }
@@ -198,6 +210,8 @@ enum Patience {
     Refused,
     /// The caller waits for one.
     Waits,
+    /// The same, and it is not the first try.
+    Again,
 }
 
 /// What was told of targets, and the targets.
