@@ -29,12 +29,18 @@ pub(super) fn of_commit(error: tokio_postgres::Error, effect: Effect) -> Error {
     match &refused.code().code()[..2] {
         "40" => conflict().caused_by(Cause::of(refused)),
         "08" | "57" => of_statement(error, effect),
-        _ => Error::new(
-            Kind::TransactionFailed,
-            "the database refused the commit, because of a statement or a deferred constraint; nothing was applied",
-        )
-        .caused_by(Cause::of(refused)),
+        _ => {
+            let error = of_database(refused, effect);
+            let error = if error.kind() == Kind::Internal { not_committed() } else { error };
+            error.caused_by(Cause::of(refused))
+        }
     }
+}
+
+/// The error of a commit that the database refused, for whatever it found then.
+pub fn not_committed() -> Error {
+    let why = "the database refused the commit, because of a statement or a deferred constraint; nothing was applied";
+    Error::new(Kind::TransactionFailed, why)
 }
 
 /// What a log may show of an error: no detail, which can hold the whole row, and no text in which Postgres or a

@@ -60,7 +60,7 @@ pub use browse::Found;
 pub use cleaner::remove_expired_keys;
 pub use clients::{ClientRows, ClientState};
 pub use database::{Connection, Database, PoolLimits, PoolUse};
-pub use error::{is_locked_table, is_swallowed, may_be_one_items_fault};
+pub use error::{is_locked_table, is_swallowed, may_be_one_items_fault, not_committed};
 pub use install::CARRIED_VERSION;
 pub use keyed::KeyPatience;
 pub use monitor::{DatabaseState, Monitor};

@@ -12,7 +12,7 @@ use crate::config::TransactionLimits;
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::{Deadline, Delivery, Error, Kind, Ordering, Result};
 use crate::engine::{Changes, Interest, Wake};
-use crate::pg::Connection;
+use crate::pg::{Connection, not_committed};
 
 /// The longest pause between two reads of an empty queue in a transaction.
 const IDLE_POLL: Duration = Duration::from_secs(1);
@@ -170,7 +170,11 @@ impl Transaction {
             }
             Err(error) => {
                 self.roll_back().await;
-                Err(error)
+                Err(match error.kind() {
+                    // No command of the caller's is to be blamed.
+                    Kind::RefusedByDatabase => not_committed().caused_by(error),
+                    _ => error,
+                })
             }
         }
     }

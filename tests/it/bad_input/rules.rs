@@ -1,5 +1,6 @@
 //! Rules of others on the queue's table: constraints and triggers.
 
+use pgmq_grpc::proto::v1::transact_operation::Operation;
 use pgmq_grpc::proto::v1::*;
 use tonic::{Code, Status};
 
@@ -69,7 +70,7 @@ async fn a_rule_that_is_broken_itself_refuses_what_it_is_asked_about() {
 }
 
 #[tokio::test]
-async fn a_constraint_that_is_looked_at_last_refuses_the_send() {
+async fn a_constraint_that_is_looked_at_last_refuses_the_send_and_the_transaction() {
     let mut test = Test::with_queue("orders").await;
     test.run(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE check_violation; END $$;
@@ -77,8 +78,13 @@ async fn a_constraint_that_is_looked_at_last_refuses_the_send() {
            FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
     .await;
-    let status = test.client.queue.send(good_send()).await.unwrap_err();
-    assert_eq!(expect_refused(&status).0.as_deref(), Some("23514"));
+    let send = Operation::Send(good_send());
+    for status in [
+        test.client.queue.send(good_send()).await.unwrap_err(),
+        test.client.queue.transact(super::transact([send])).await.unwrap_err(),
+    ] {
+        assert_eq!(expect_refused(&status).0.as_deref(), Some("23514"));
+    }
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 0);
 }
 
