@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use super::database::Connection;
 use super::row::column;
 use super::statement::{Effect, Statement};
-use crate::domain::{Queue, QueueKind, QueueLayout, QueueName, Result};
+use crate::domain::{Kind, Queue, QueueKind, QueueLayout, QueueName, Result};
 
 /// Half of each page stays free for the next versions of its rows. Dead rows at the head of a queue cost every read, so
 /// they are removed early and without pauses; the same for long bodies, which are stored apart.
@@ -157,7 +157,12 @@ impl Connection {
                 self.change(format!("DROP INDEX {index}")).await?;
             }
         }
-        built
+        built.map_err(|error| match error.kind() {
+            Kind::QueueBusy => {
+                error.reworded(Kind::QueueBusy, "a lock was not free within 60 s; nothing was applied")
+            }
+            _ => error,
+        })
     }
 
     /// The tables whose settings make the layout, quoted; with the one that pg_partman copies for new partitions.

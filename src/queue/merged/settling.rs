@@ -242,7 +242,10 @@ fn partly_applied(error: Error, may_be_repeated: bool) -> Error {
         Kind::DatabaseResources | Kind::StorageFull => {
             "the database lacks a resource for some of the messages"
         }
-        Kind::RefusedByDatabase => "the database refuses what would be done to some of the messages",
+        Kind::RefusedByDatabase => {
+            let why = "the database refuses what would be done to some of the messages; others are settled";
+            return error.reworded(kind, format!("{why}, and {repeat}"));
+        }
         Kind::DatabaseUnavailable | Kind::Overloaded => {
             let why = format!(
                 "the database could not be reached again; some of the messages are settled, and {repeat}"

@@ -177,7 +177,7 @@ async fn a_queue_that_swallows_changes_refuses_them_and_is_not_called_busy() {
                 vec![deed(vec![receipt(0)], vec![]), deed(vec![receipt(1), receipt(0)], vec![])];
             match deed(vec![], vec![1]) {
                 Operation::Release(_) | Operation::DeadLetter(_) => {}
-                by_id => swallowed.push(by_id),
+                by_id => swallowed.insert(0, by_id),
             }
             let before = super::contents(&test).await;
             for operation in swallowed {
@@ -185,6 +185,8 @@ async fn a_queue_that_swallows_changes_refuses_them_and_is_not_called_busy() {
                 let status = way.ask(&mut test.client, operation).await.expect_err(&text);
                 let refusal = Refusal::expect(&status, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
                 assert!(refusal.retry_delay.is_none(), "{text} {refusal:?}");
+                let is_whole = super::contents(&test).await == before;
+                assert_eq!(refusal.message.contains("nothing was applied"), is_whole, "{text} {refusal:?}");
             }
             let is_whole = super::contents(&test).await == before;
             // Outside transactions, the other message of the two is settled.
