@@ -97,7 +97,7 @@ const (
 	ReasonDraining Reason = "DRAINING"
 	// The disk of the database is full. Code RESOURCE_EXHAUSTED.
 	ReasonStorageFull Reason = "STORAGE_FULL"
-	// The database ran out of memory, connections or another resource. Code RESOURCE_EXHAUSTED.
+	// The database ran out of memory or another resource. Code RESOURCE_EXHAUSTED.
 	ReasonDatabaseResources Reason = "DATABASE_RESOURCES"
 	// The call's deadline passed. Code DEADLINE_EXCEEDED.
 	ReasonDeadlineExceeded Reason = "DEADLINE_EXCEEDED"

@@ -69,8 +69,9 @@ const (
 	ErrorReason_ERROR_REASON_MISSING_FIELD ErrorReason = 2
 	// Fields are set that exclude each other. Code INVALID_ARGUMENT.
 	//
-	// This covers `msg_ids` together with `receipts`, `conditional` with an ordering other than UNORDERED, and a
-	// `target_queue` that is the dead-letter queue itself. Set only one of them. Nothing was applied.
+	// This covers `msg_ids` together with `receipts`, `conditional` with an ordering other than UNORDERED, a
+	// `target_queue` that is the dead-letter queue itself, `max_extension` without `auto_extend`, and the `delay` or the
+	// `reason` of a settle with an action that has none. Set only one of them. Nothing was applied.
 	ErrorReason_ERROR_REASON_CONFLICTING_FIELDS ErrorReason = 3
 	// The body of a message is not JSON text that the queue can hold. Code INVALID_ARGUMENT.
 	//
@@ -258,8 +259,8 @@ const (
 	ErrorReason_ERROR_REASON_QUEUE_BUSY ErrorReason = 36
 	// The database refused to commit a transaction. Code ABORTED.
 	//
-	// A constraint that is checked at the commit failed, or a statement before had failed. Nothing was applied.
-	// Begin again if the cause is gone. Metadata: none.
+	// Only OpenTransaction gives it. A constraint that is checked at the commit failed, or a statement before had failed.
+	// Nothing was applied. Begin again if the cause is gone. Metadata: none.
 	ErrorReason_ERROR_REASON_TRANSACTION_FAILED ErrorReason = 37
 	// An open transaction was idle for too long, or lasted too long in all. Code ABORTED.
 	//
@@ -275,8 +276,8 @@ const (
 	ErrorReason_ERROR_REASON_OVERLOADED ErrorReason = 39
 	// The server cannot use the database now. Code UNAVAILABLE.
 	//
-	// Postgres cannot be reached, is starting or stopping, or is read-only after a failover. Nothing was
-	// applied. Repeat the call with a growing pause. Metadata: none.
+	// Postgres cannot be reached, has no free connection, is starting or stopping, or is read-only after a failover.
+	// Nothing was applied. Repeat the call with a growing pause. Metadata: none.
 	ErrorReason_ERROR_REASON_DATABASE_UNAVAILABLE ErrorReason = 40
 	// The connection to Postgres broke after a write was handed over, and repeating is not safe. Code UNKNOWN.
 	//
@@ -297,7 +298,7 @@ const (
 	//
 	// Nothing was applied. An operator makes room. Repeating helps only after that. Metadata: none.
 	ErrorReason_ERROR_REASON_STORAGE_FULL ErrorReason = 44
-	// The database ran out of memory, connections or another resource. Code RESOURCE_EXHAUSTED.
+	// The database ran out of memory or another resource. Code RESOURCE_EXHAUSTED.
 	//
 	// Nothing was applied. Repeat the call after a longer pause, and tell an operator. Metadata: none.
 	ErrorReason_ERROR_REASON_DATABASE_RESOURCES ErrorReason = 45
@@ -336,12 +337,13 @@ const (
 	ErrorReason_ERROR_REASON_DEAD_LETTER_CHAIN ErrorReason = 53
 	// The database refuses what the call would do. Code FAILED_PRECONDITION.
 	//
-	// A constraint or a trigger that somebody has put on the queue's table says no, fails, or swallows the message, or a
+	// A constraint or a trigger that somebody has put on the queue's or its archive's table says no, fails, or swallows
+	// the message or what would be done to it, also where it is looked at as late as at the commit of the call; or a
 	// value does not fit into what the table, an index of it or the database's encoding can hold; or the table lacks a
 	// column that pgmq's tables have, as those that an upgraded pgmq 1.10.0 makes lack `last_read_at`. Nothing was
-	// applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may be
-	// settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule, whose own
-	// text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
+	// applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may
+	// be settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule,
+	// whose own text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
 	// `constraint`, its name, where it was one.
 	ErrorReason_ERROR_REASON_REFUSED_BY_DATABASE ErrorReason = 54
 )

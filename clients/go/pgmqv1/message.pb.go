@@ -249,7 +249,8 @@ type Message struct {
 	EnqueuedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=enqueued_at,json=enqueuedAt,proto3" json:"enqueued_at,omitempty"`
 	// The moment of the newest read, this one included, by the database's clock.
 	//
-	// Unset for a message that was never read, and always with pgmq older than 1.10.
+	// Unset for a message that was never read, and always with pgmq older than 1.10. A read that was given back, as by
+	// SETTLE_ACTION_GIVE_BACK, is undone in `read_ct` only and still the newest here.
 	LastReadAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=last_read_at,json=lastReadAt,proto3" json:"last_read_at,omitempty"`
 	// The moment when the message becomes visible, by the database's clock.
 	//

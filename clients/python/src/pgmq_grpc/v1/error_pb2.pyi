@@ -61,8 +61,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CONFLICTING_FIELDS: _ErrorReason.ValueType  # 3
     """Fields are set that exclude each other. Code INVALID_ARGUMENT.
 
-    This covers `msg_ids` together with `receipts`, `conditional` with an ordering other than UNORDERED, and a
-    `target_queue` that is the dead-letter queue itself. Set only one of them. Nothing was applied.
+    This covers `msg_ids` together with `receipts`, `conditional` with an ordering other than UNORDERED, a
+    `target_queue` that is the dead-letter queue itself, `max_extension` without `auto_extend`, and the `delay` or the
+    `reason` of a settle with an action that has none. Set only one of them. Nothing was applied.
     """
     ERROR_REASON_INVALID_JSON: _ErrorReason.ValueType  # 4
     """The body of a message is not JSON text that the queue can hold. Code INVALID_ARGUMENT.
@@ -284,8 +285,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TRANSACTION_FAILED: _ErrorReason.ValueType  # 37
     """The database refused to commit a transaction. Code ABORTED.
 
-    A constraint that is checked at the commit failed, or a statement before had failed. Nothing was applied.
-    Begin again if the cause is gone. Metadata: none.
+    Only OpenTransaction gives it. A constraint that is checked at the commit failed, or a statement before had failed.
+    Nothing was applied. Begin again if the cause is gone. Metadata: none.
     """
     ERROR_REASON_TRANSACTION_EXPIRED: _ErrorReason.ValueType  # 38
     """An open transaction was idle for too long, or lasted too long in all. Code ABORTED.
@@ -304,8 +305,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 40
     """The server cannot use the database now. Code UNAVAILABLE.
 
-    Postgres cannot be reached, is starting or stopping, or is read-only after a failover. Nothing was
-    applied. Repeat the call with a growing pause. Metadata: none.
+    Postgres cannot be reached, has no free connection, is starting or stopping, or is read-only after a failover.
+    Nothing was applied. Repeat the call with a growing pause. Metadata: none.
     """
     ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 41
     """The connection to Postgres broke after a write was handed over, and repeating is not safe. Code UNKNOWN.
@@ -331,7 +332,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Nothing was applied. An operator makes room. Repeating helps only after that. Metadata: none.
     """
     ERROR_REASON_DATABASE_RESOURCES: _ErrorReason.ValueType  # 45
-    """The database ran out of memory, connections or another resource. Code RESOURCE_EXHAUSTED.
+    """The database ran out of memory or another resource. Code RESOURCE_EXHAUSTED.
 
     Nothing was applied. Repeat the call after a longer pause, and tell an operator. Metadata: none.
     """
@@ -377,12 +378,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REFUSED_BY_DATABASE: _ErrorReason.ValueType  # 54
     """The database refuses what the call would do. Code FAILED_PRECONDITION.
 
-    A constraint or a trigger that somebody has put on the queue's table says no, fails, or swallows the message, or a
+    A constraint or a trigger that somebody has put on the queue's or its archive's table says no, fails, or swallows
+    the message or what would be done to it, also where it is looked at as late as at the commit of the call; or a
     value does not fit into what the table, an index of it or the database's encoding can hold; or the table lacks a
     column that pgmq's tables have, as those that an upgraded pgmq 1.10.0 makes lack `last_read_at`. Nothing was
-    applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may be
-    settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule, whose own
-    text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
+    applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may
+    be settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule,
+    whose own text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
     `constraint`, its name, where it was one.
     """
 
@@ -420,8 +422,9 @@ applied.
 ERROR_REASON_CONFLICTING_FIELDS: ErrorReason.ValueType  # 3
 """Fields are set that exclude each other. Code INVALID_ARGUMENT.
 
-This covers `msg_ids` together with `receipts`, `conditional` with an ordering other than UNORDERED, and a
-`target_queue` that is the dead-letter queue itself. Set only one of them. Nothing was applied.
+This covers `msg_ids` together with `receipts`, `conditional` with an ordering other than UNORDERED, a
+`target_queue` that is the dead-letter queue itself, `max_extension` without `auto_extend`, and the `delay` or the
+`reason` of a settle with an action that has none. Set only one of them. Nothing was applied.
 """
 ERROR_REASON_INVALID_JSON: ErrorReason.ValueType  # 4
 """The body of a message is not JSON text that the queue can hold. Code INVALID_ARGUMENT.
@@ -643,8 +646,8 @@ a Send or a message of Produce waited for a held id. Details: RetryInfo.
 ERROR_REASON_TRANSACTION_FAILED: ErrorReason.ValueType  # 37
 """The database refused to commit a transaction. Code ABORTED.
 
-A constraint that is checked at the commit failed, or a statement before had failed. Nothing was applied.
-Begin again if the cause is gone. Metadata: none.
+Only OpenTransaction gives it. A constraint that is checked at the commit failed, or a statement before had failed.
+Nothing was applied. Begin again if the cause is gone. Metadata: none.
 """
 ERROR_REASON_TRANSACTION_EXPIRED: ErrorReason.ValueType  # 38
 """An open transaction was idle for too long, or lasted too long in all. Code ABORTED.
@@ -663,8 +666,8 @@ Metadata: none. Details: RetryInfo.
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 40
 """The server cannot use the database now. Code UNAVAILABLE.
 
-Postgres cannot be reached, is starting or stopping, or is read-only after a failover. Nothing was
-applied. Repeat the call with a growing pause. Metadata: none.
+Postgres cannot be reached, has no free connection, is starting or stopping, or is read-only after a failover.
+Nothing was applied. Repeat the call with a growing pause. Metadata: none.
 """
 ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 41
 """The connection to Postgres broke after a write was handed over, and repeating is not safe. Code UNKNOWN.
@@ -690,7 +693,7 @@ ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 44
 Nothing was applied. An operator makes room. Repeating helps only after that. Metadata: none.
 """
 ERROR_REASON_DATABASE_RESOURCES: ErrorReason.ValueType  # 45
-"""The database ran out of memory, connections or another resource. Code RESOURCE_EXHAUSTED.
+"""The database ran out of memory or another resource. Code RESOURCE_EXHAUSTED.
 
 Nothing was applied. Repeat the call after a longer pause, and tell an operator. Metadata: none.
 """
@@ -736,12 +739,13 @@ would have both, and `queue`, the one at the other end of the policy that is the
 ERROR_REASON_REFUSED_BY_DATABASE: ErrorReason.ValueType  # 54
 """The database refuses what the call would do. Code FAILED_PRECONDITION.
 
-A constraint or a trigger that somebody has put on the queue's table says no, fails, or swallows the message, or a
+A constraint or a trigger that somebody has put on the queue's or its archive's table says no, fails, or swallows
+the message or what would be done to it, also where it is looked at as late as at the commit of the call; or a
 value does not fit into what the table, an index of it or the database's encoding can hold; or the table lacks a
 column that pgmq's tables have, as those that an upgraded pgmq 1.10.0 makes lack `last_read_at`. Nothing was
-applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may be
-settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule, whose own
-text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
+applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may
+be settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule,
+whose own text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
 `constraint`, its name, where it was one.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -230,7 +230,8 @@ class Message(_message.Message):
     def last_read_at(self) -> _timestamp_pb2.Timestamp:
         """The moment of the newest read, this one included, by the database's clock.
 
-        Unset for a message that was never read, and always with pgmq older than 1.10.
+        Unset for a message that was never read, and always with pgmq older than 1.10. A read that was given back, as by
+        SETTLE_ACTION_GIVE_BACK, is undone in `read_ct` only and still the newest here.
         """
 
     @_builtins.property

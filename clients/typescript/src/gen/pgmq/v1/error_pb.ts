@@ -121,8 +121,9 @@ export enum ErrorReason {
   /**
    * Fields are set that exclude each other. Code INVALID_ARGUMENT.
    *
-   * This covers `msg_ids` together with `receipts`, `conditional` with an ordering other than UNORDERED, and a
-   * `target_queue` that is the dead-letter queue itself. Set only one of them. Nothing was applied.
+   * This covers `msg_ids` together with `receipts`, `conditional` with an ordering other than UNORDERED, a
+   * `target_queue` that is the dead-letter queue itself, `max_extension` without `auto_extend`, and the `delay` or the
+   * `reason` of a settle with an action that has none. Set only one of them. Nothing was applied.
    *
    * @generated from enum value: ERROR_REASON_CONFLICTING_FIELDS = 3;
    */
@@ -480,8 +481,8 @@ export enum ErrorReason {
   /**
    * The database refused to commit a transaction. Code ABORTED.
    *
-   * A constraint that is checked at the commit failed, or a statement before had failed. Nothing was applied.
-   * Begin again if the cause is gone. Metadata: none.
+   * Only OpenTransaction gives it. A constraint that is checked at the commit failed, or a statement before had failed.
+   * Nothing was applied. Begin again if the cause is gone. Metadata: none.
    *
    * @generated from enum value: ERROR_REASON_TRANSACTION_FAILED = 37;
    */
@@ -512,8 +513,8 @@ export enum ErrorReason {
   /**
    * The server cannot use the database now. Code UNAVAILABLE.
    *
-   * Postgres cannot be reached, is starting or stopping, or is read-only after a failover. Nothing was
-   * applied. Repeat the call with a growing pause. Metadata: none.
+   * Postgres cannot be reached, has no free connection, is starting or stopping, or is read-only after a failover.
+   * Nothing was applied. Repeat the call with a growing pause. Metadata: none.
    *
    * @generated from enum value: ERROR_REASON_DATABASE_UNAVAILABLE = 40;
    */
@@ -559,7 +560,7 @@ export enum ErrorReason {
   STORAGE_FULL = 44,
 
   /**
-   * The database ran out of memory, connections or another resource. Code RESOURCE_EXHAUSTED.
+   * The database ran out of memory or another resource. Code RESOURCE_EXHAUSTED.
    *
    * Nothing was applied. Repeat the call after a longer pause, and tell an operator. Metadata: none.
    *
@@ -633,12 +634,13 @@ export enum ErrorReason {
   /**
    * The database refuses what the call would do. Code FAILED_PRECONDITION.
    *
-   * A constraint or a trigger that somebody has put on the queue's table says no, fails, or swallows the message, or a
+   * A constraint or a trigger that somebody has put on the queue's or its archive's table says no, fails, or swallows
+   * the message or what would be done to it, also where it is looked at as late as at the commit of the call; or a
    * value does not fit into what the table, an index of it or the database's encoding can hold; or the table lacks a
    * column that pgmq's tables have, as those that an upgraded pgmq 1.10.0 makes lack `last_read_at`. Nothing was
-   * applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may be
-   * settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule, whose own
-   * text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
+   * applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may
+   * be settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule,
+   * whose own text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
    * `constraint`, its name, where it was one.
    *
    * @generated from enum value: ERROR_REASON_REFUSED_BY_DATABASE = 54;

@@ -62,7 +62,8 @@ export type Message = Message$1<"pgmq.v1.Message"> & {
   /**
    * The moment of the newest read, this one included, by the database's clock.
    *
-   * Unset for a message that was never read, and always with pgmq older than 1.10.
+   * Unset for a message that was never read, and always with pgmq older than 1.10. A read that was given back, as by
+   * SETTLE_ACTION_GIVE_BACK, is undone in `read_ct` only and still the newest here.
    *
    * @generated from field: google.protobuf.Timestamp last_read_at = 4;
    */
