@@ -24,6 +24,7 @@ from pgmq_grpc import (
     RetryBackoff,
     SendResult,
 )
+from pgmq_grpc.v1.error_pb2 import CommandError
 
 
 def test_a_server_is_reached_over_a_unix_socket(tmp_path):
@@ -345,3 +346,12 @@ def test_the_target_comes_from_the_environment(monkeypatch):
     with Client() as client:
         assert TARGET in repr(client)
         assert client.get_server_info().server_version
+
+
+@pytest.mark.parametrize(
+    ("code", "unknown"),
+    [(grpc.StatusCode.UNAVAILABLE, True), (grpc.StatusCode.INTERNAL, True), (grpc.StatusCode.ABORTED, False)],
+)
+def test_a_reason_newer_than_the_client_is_judged_by_its_code(code, unknown):
+    failure = PgmqError.from_command(CommandError(code=code.value[0], reason=9999))
+    assert (failure.reason, failure.outcome_unknown) == ("9999", unknown)

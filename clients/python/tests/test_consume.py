@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -349,6 +350,44 @@ def test_a_watcher_of_a_missing_queue_fails_at_once(client):
     assert caught.value.reason == "QUEUE_NOT_FOUND"
 
 
+def test_a_watcher_gives_up_where_there_is_no_server(proxy, queue):
+    proxy.refuses = True
+    with Client(proxy.target, timeout=0.5) as client:
+        with pytest.raises(PgmqError) as caught, client.queue(queue.name).watch():
+            pass
+        assert caught.value.is_temporary
+
+
+def test_at_most_so_many_are_unsettled_over_two_streams(proxy, queue):
+    queue.send_batch(range(9))
+    with Client(proxy.target) as client, client.queue(queue.name).consume(max_in_flight=3) as messages:
+        held = [messages.receive(30) for _ in range(3)]
+        proxy.cut()
+        # The next stream has brought what it may, beside what is in hand.
+        eventually(lambda: messages._session.started and queue.metrics().in_flight_length == 6)
+        assert messages.receive(0.5) is None
+        assert held.pop().delete() == "DONE"
+        held.append(messages.receive(30))
+        assert held[-1].message == 3
+        assert messages.receive(0.5) is None
+        while held:
+            assert held.pop().delete() == "DONE"
+            if (message := messages.receive(1)) is not None:
+                held.append(message)
+    assert queue.metrics().queue_length == 0
+
+
+def test_what_is_held_back_is_given_back_by_stop(proxy, queue):
+    queue.send_batch(range(9))
+    with Client(proxy.target) as client, client.queue(queue.name).consume(max_in_flight=3) as messages:
+        held = [messages.receive(30) for _ in range(3)]
+        proxy.cut()
+        eventually(lambda: messages._session.started and queue.metrics().in_flight_length == 6)
+        messages.stop()
+        eventually(lambda: queue.metrics().visible_length == 6)
+        assert [message.delete() for message in held] == ["DONE"] * 3
+
+
 def test_what_a_handler_finishes_after_the_stream_has_broken_is_settled(proxy, queue):
     queue.send("slow")
     begun, go_on = threading.Event(), threading.Event()
@@ -371,15 +410,43 @@ def test_what_a_handler_finishes_after_the_stream_has_broken_is_settled(proxy, q
     assert queue.metrics().queue_length == 0
 
 
-def test_what_the_application_raises_for_metadata_ends_a_consumer(queue):
+def test_a_consumer_survives_what_the_application_raises_for_metadata(proxy, queue):
+    asked, has_token = [], threading.Event()
+
+    def metadata():
+        asked.append(has_token.is_set())
+        if not has_token.is_set():
+            raise LookupError("no token")
+        return {}
+
+    queue.send_batch([1, 2])
+    with Client(proxy.target, metadata=metadata) as client, client.queue(queue.name).consume() as messages:
+        eventually(lambda: len(asked) > 1)
+        has_token.set()
+        first = messages.receive(30)
+        has_token.clear()
+        proxy.cut()
+        eventually(lambda: not asked[-1])
+        before = len(asked)
+        with ThreadPoolExecutor(1) as pool:
+            deleted = pool.submit(first.delete)
+            # It is settled by a call while there is no stream, or by the next stream.
+            eventually(lambda: len(asked) > before + 1)
+            has_token.set()
+            assert deleted.result(30) == "DONE"
+        assert messages.receive(30).delete() == "DONE"
+
+
+def test_what_the_application_raises_for_metadata_is_the_error_of_a_send(queue):
     def metadata():
         raise LookupError("no token")
 
-    with Client(metadata=metadata) as client:
-        with pytest.raises(LookupError):
-            client.queue(queue.name).consume().receive(30)
-        with pytest.raises(LookupError), client.queue(queue.name).producer() as producer:
-            producer.send(1)
+    with (
+        Client(metadata=metadata) as client,
+        pytest.raises(LookupError),
+        client.queue(queue.name).producer() as producer,
+    ):
+        producer.send(1)
 
 
 def test_a_handler_of_signals_may_stop_a_consumer(queue):

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 from harness import eventually
 
@@ -132,3 +133,55 @@ def test_closing_waits_for_what_is_under_way(queue):
     producer.close()
     assert all(future.done() for future in futures)
     assert queue.metrics().queue_length == 1000
+
+
+def test_what_may_be_stored_stays_unknown_though_later_tries_do_not_leave(proxy, queue):
+    with Client(proxy.target, timeout=1) as client, client.queue(queue.name).producer(idempotent=True) as producer:
+        producer.send("before")
+        proxy.is_deaf = True
+        future = producer.submit("lost answer")
+        eventually(lambda: queue.metrics().queue_length == 2)
+        proxy.refuses = True
+        proxy.cut()
+        assert future.exception(60).outcome_unknown
+
+
+def test_a_message_that_no_request_can_hold_harms_no_other(queue):
+    with queue.producer() as producer:
+        before = [producer.submit(number) for number in range(10)]
+        with pytest.raises(PgmqError) as caught:
+            producer.send("x" * (9 << 20))
+        after = [producer.submit(number) for number in range(10)]
+        assert [future.result(60).msg_id for future in before + after] == list(range(1, 21))
+    assert (caught.value.code, caught.value.reason, caught.value.outcome_unknown) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "MESSAGE_TOO_LARGE",
+        False,
+    )
+
+
+def test_a_send_has_a_deadline(proxy, queue):
+    with Client(proxy.target, timeout=1) as client, client.queue(queue.name).producer(max_outstanding=2) as producer:
+        producer.send("before")
+        proxy.is_deaf = True
+        producer.submit("first")
+        failures = []
+        for message in ("second", "no place"):
+            with pytest.raises(PgmqError) as caught:
+                producer.send(message)
+            failures.append((caught.value.code, caught.value.outcome_unknown))
+        assert failures == [(grpc.StatusCode.DEADLINE_EXCEEDED, True), (grpc.StatusCode.DEADLINE_EXCEEDED, False)]
+    assert queue.metrics().queue_length == 3
+
+
+async def test_a_send_of_a_task_has_a_deadline(proxy, client, name):
+    async with AsyncClient(proxy.target, timeout=1) as aio, aio.queue(name).producer(max_outstanding=1) as producer:
+        await producer.send("before")
+        proxy.is_deaf = True
+        sends = [producer.send(message) for message in ("first", "no place")]
+        failures = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), 30)
+    assert [(each.code, each.outcome_unknown) for each in failures] == [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, True),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, False),
+    ]
+    assert client.queue(name).metrics().queue_length == 2

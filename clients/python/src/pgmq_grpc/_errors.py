@@ -22,6 +22,18 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # With these reasons the server does not know whether the call was applied. All others mean that it was not.
 _UNKNOWN = frozenset({"OUTCOME_UNKNOWN", "OUTCOME_UNKNOWN_RETRY_SAFE", "DEADLINE_EXCEEDED", "INTERNAL"})
 
+# Of reasons that are newer than this client only the code is known.
+_UNKNOWN_CODES = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
 # What settles several messages has settled some of them, perhaps, when it fails with these.
 UNDONE_IN_PART = frozenset({"QUEUE_BUSY", "REFUSED_BY_DATABASE"})
 
@@ -119,27 +131,36 @@ class PgmqError(Exception):
         if retry_delay is None and pushback is not None and pushback.isdecimal():
             retry_delay = timedelta(milliseconds=int(pushback))
         message = call.details() or ""
+        code = call.code() or grpc.StatusCode.UNKNOWN
         return cls(
-            call.code() or grpc.StatusCode.UNKNOWN,
+            code,
             message,
             reason=info.reason,
             metadata=info.metadata,
             request_id=request_id or _text(trailers.get("x-request-id")),
             retry_delay=retry_delay,
-            outcome_unknown=info.reason in _UNKNOWN if info.reason else not message.startswith(_NOT_SENT),
+            outcome_unknown=_leaves_open(info.reason, code) if info.reason else not message.startswith(_NOT_SENT),
         )
 
     @classmethod
     def from_command(cls, error: error_pb2.CommandError) -> PgmqError:
         """Read a failure that stands inside a reply."""
         reason = _reason(error.reason)
+        code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
         return cls(
-            _CODES.get(error.code, grpc.StatusCode.UNKNOWN),
+            code,
             error.message,
             reason=reason,
             metadata=error.metadata,
-            outcome_unknown=reason in _UNKNOWN,
+            outcome_unknown=_leaves_open(reason, code),
         )
+
+
+def _leaves_open(reason: str, code: grpc.StatusCode) -> bool:
+    """Tell whether a call that failed for this reason may have been applied."""
+    if _PREFIX + reason in error_pb2.ErrorReason.DESCRIPTOR.values_by_name:
+        return reason in _UNKNOWN
+    return code in _UNKNOWN_CODES
 
 
 def _reason(number: error_pb2.ErrorReason.ValueType) -> str:

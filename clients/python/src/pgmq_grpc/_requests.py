@@ -6,7 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
+from grpc import StatusCode
+
 from pgmq_grpc._convert import duration, timestamp, word
+from pgmq_grpc._errors import PgmqError
 from pgmq_grpc._json import JsonLibrary, text_of
 from pgmq_grpc._message import MessageFields
 from pgmq_grpc._types import Outcome, OutgoingMessage
@@ -15,8 +18,12 @@ from pgmq_grpc.v1 import message_pb2, queue_service_pb2, topic_service_pb2
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from google.protobuf.message import Message as Proto
+
     from pgmq_grpc._convert import Span
 
+# The server takes requests of up to 8 MiB; this leaves room for what surrounds a message.
+_MOST_BYTES = (8 << 20) - 4096
 
 Item = MessageFields | str | int
 """A message that was read, or its receipt, or an id."""
@@ -72,6 +79,14 @@ def outgoing(request: Outgoing, given: object, library: JsonLibrary, *, idempote
     elif idempotent:
         request.deduplication_id = uuid4().hex
     return request
+
+
+def refuse_too_large(part: Proto) -> None:
+    """Refuse what the server would not read, before it is the end of a stream that others share."""
+    if part.ByteSize() > _MOST_BYTES:
+        text = "the message is larger than a request can be"
+        code = StatusCode.INVALID_ARGUMENT
+        raise PgmqError(code, text, reason="MESSAGE_TOO_LARGE", outcome_unknown=False)
 
 
 def batch(messages: Iterable[object], library: JsonLibrary, *, idempotent: bool) -> list[message_pb2.OutgoingMessage]:

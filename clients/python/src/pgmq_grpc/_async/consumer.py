@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +18,7 @@ from pgmq_grpc._async.message import AsyncMessage
 from pgmq_grpc._convert import duration, seconds
 from pgmq_grpc._errors import UNDONE_IN_PART, PgmqError
 from pgmq_grpc._options import backoff
-from pgmq_grpc._requests import outcome
+from pgmq_grpc._requests import outcome, refuse_too_large
 from pgmq_grpc._types import Outcome, SettleAction
 from pgmq_grpc.v1 import queue_service_pb2 as contract
 
@@ -45,16 +46,20 @@ class Command:
     since: float = field(default_factory=time.monotonic)
     attempts: int = 0
     alone: bool = False
+    is_last: bool = False
 
     def done(self, result: Outcome) -> None:
         """Tell what was done."""
+        if self.alone and result == "NOT_FOUND" and self.kind[0] != "EXTEND":
+            # The message is gone, most likely by the command for several that was refused.
+            result = "DONE"
         if self.waiter is None:
             if result == "STALE":
                 logger.warning("%r was read by somebody else before it was settled", self.message)
         elif not self.waiter.done():
             self.waiter.set_result(result)
 
-    def failed(self, error: PgmqError) -> None:
+    def failed(self, error: Exception) -> None:
         """Tell why it was not."""
         if self.waiter is None:
             logger.warning("%r could not be settled: %s", self.message, error)
@@ -84,6 +89,9 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         self._last_id = 0
         self._in_hand: weakref.WeakKeyDictionary[AsyncMessage, tuple[Session, float]] = weakref.WeakKeyDictionary()
         self._most_extension = start.max_extension.ToNanoseconds() / 1e9 or 3600
+        # What a stream brings while that of streams before is in hand: together they may be too many.
+        self._held: deque[AsyncMessage] = deque()
+        self._is_crowded = False
 
     async def run(
         self,
@@ -101,6 +109,8 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         """
         if not io.suits(handler):
             raise TypeError(f"{handler!r} is no handler for a {type(self).__name__}")
+        _check((action, None, ""))
+        _check(("RELEASE", None if retry_delay is None else seconds(retry_delay), ""))
         self._start()
         workers = [io.Task(self._work, handler, action, retry_delay) for _ in range(concurrency)]
         try:
@@ -121,21 +131,31 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
     def stop(self) -> None:
         """Take no more messages. It does not wait, and may be called from anywhere, such as a handler of signals."""
         super().stop()
-        for message in self._items.drain():
+        with self._lock:
+            left = [*self._items.drain(), *self._held]
+            self._held.clear()
+        for message in left:
             self._give_back(message)
 
     async def settle_one(
         self, message: AsyncMessage, action: SettleAction, *, delay: Span | None = None, reason: str = ""
     ) -> Outcome:
         """Settle a message, as its own methods do."""
+        kind = (action, None if delay is None else seconds(delay), reason)
+        _check(kind)
         message.mark_settled()
-        return await self._do(message, (action, None if delay is None else seconds(delay), reason))
+        try:
+            return await self._do(message, kind)
+        except Exception:
+            # It is in hand still: a handler that fails gives it back.
+            message.settled = False
+            raise
 
     async def extend_one(self, message: AsyncMessage, visibility_timeout: Span | None) -> Outcome:
         """Keep a message invisible, as its own method does."""
-        return await self._do(
-            message, ("EXTEND", None if visibility_timeout is None else seconds(visibility_timeout), "")
-        )
+        kind: Kind = ("EXTEND", None if visibility_timeout is None else seconds(visibility_timeout), "")
+        _check(kind)
+        return await self._do(message, kind)
 
     async def _do(self, message: AsyncMessage, kind: Kind) -> Outcome:
         waiter: io.Future[Outcome] = io.future()
@@ -219,13 +239,10 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
 
     def _signs_of_life(self, session: Session) -> list[contract.ConsumeRequest]:
         """Show that this process lives, and extend what came over streams that have ended."""
-        now = time.monotonic()
+        self._hand_over()
         with self._lock:
-            receipts = [
-                message.receipt
-                for message, (origin, since) in self._in_hand.items()
-                if origin is not session and not message.settled and now < since + self._most_extension
-            ]
+            older = self._older(session) if self._start_command.auto_extend else []
+        receipts = [message.receipt for message in older]
         parts = [receipts[start : start + _MOST_RECEIPTS] for start in range(0, len(receipts), _MOST_RECEIPTS)]
         # Nobody waits for the results of these: request 0 is of nobody.
         return [_request(0, ("EXTEND", None, ""), part) for part in parts] or [
@@ -237,8 +254,10 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         for raw in response.messages:
             message = AsyncMessage(self._start_command.queue, raw, json, self)
             with self._lock:
-                if self._start_command.auto_extend:
-                    self._in_hand[message] = (session, time.monotonic())
+                self._in_hand[message] = (session, time.monotonic())
+                if self._is_crowded and not self._stopping:
+                    self._held.append(message)
+                    continue
                 if not self._stopping:
                     self._items.put(message)
                     continue
@@ -251,6 +270,33 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
             else:
                 for command, each in zip(commands, result.results, strict=False):
                     command.done(outcome(each))
+        self._hand_over()
+
+    def _unsettled(self) -> list[tuple[AsyncMessage, Session]]:
+        """Give what is kept from others, and the streams that it came over."""
+        now, extended = time.monotonic(), self._start_command.auto_extend
+        return [
+            (message, origin)
+            for message, (origin, since) in self._in_hand.items()
+            if not message.settled
+            and now < since + (self._most_extension if extended else message.visibility_timeout.total_seconds())
+        ]
+
+    def _older(self, session: Session) -> list[AsyncMessage]:
+        return [message for message, origin in self._unsettled() if origin is not session]
+
+    def _hand_over(self) -> None:
+        """Give out what was held back, as far as there is room beside what came over the streams before."""
+        with self._lock:
+            if not self._is_crowded or self._stopping:
+                return
+            held = set(self._held)
+            given = [origin for message, origin in self._unsettled() if message not in held]
+            alone = all(origin is self._session for origin in given)
+            room = len(held) if alone else self._start_command.max_in_flight - len(given)
+            for _ in range(min(room, len(held))):
+                self._items.put(self._held.popleft())
+            self._is_crowded = not alone or bool(self._held)
 
     def _refused(self, commands: Sequence[Command], error: PgmqError) -> None:
         """Do again what the server says may be done again, after a pause, and tell of the rest."""
@@ -264,12 +310,19 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
             command.attempts += 1
             # Who waits for a result may decide about locks and conflicts; what a handler has done is to be settled.
             may_repeat = error.may_repeat or (command.waiter is None and error.code is grpc.StatusCode.ABORTED)
-            if may_repeat and self._is_young(command) and not self._closing:
+            if may_repeat and (command.is_last or self._is_young(command)) and not self._closing:
                 again.append(command)
             else:
                 command.failed(error)
+                self._let_go(command)
         if again:
             io.Task(self._again, again, backoff(again[0].attempts, error))
+
+    def _let_go(self, command: Command) -> None:
+        """Have a message come back that nobody settles any more: the server would extend it still."""
+        if command.waiter is None and not command.is_last and command.kind[0] != "GIVE_BACK":
+            kind: Kind = ("RELEASE", self._session.visibility_timeout or None, "")
+            self._submit(Command(command.message, kind, is_last=True))
 
     async def _again(self, commands: Sequence[Command], pause: float) -> None:
         await self._pauses.take(1, pause, lambda: self._closing)
@@ -282,6 +335,7 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         with self._lock:
             commands = [command for group in self._sent.values() for command in group]
             self._sent.clear()
+            self._is_crowded = self._is_crowded or bool(self._unsettled())
         self._commands.put_back(commands)
 
     async def _between(self, seconds: float, failure: Exception | None) -> None:
@@ -308,10 +362,19 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
                 results = await self._queue.settle(*group[0].kind, [command.message for command in group])
             except PgmqError as error:
                 if _is_of_one(error, group):
+                    for command in group:
+                        command.alone = True
                     groups += [[command] for command in group]
                     continue
                 for command in group:
                     if keep and error.is_temporary and self._is_young(command):
+                        kept.append(command)
+                    else:
+                        command.failed(error)
+            except Exception as error:  # noqa: BLE001
+                # Such as one of the application's own function for metadata, which may work the next time.
+                for command in group:
+                    if keep and self._is_young(command):
                         kept.append(command)
                     else:
                         command.failed(error)
@@ -335,6 +398,11 @@ def _alike(commands: Sequence[Command]) -> list[list[Command]]:
 def _is_of_one(error: PgmqError, commands: Sequence[Command]) -> bool:
     """Tell whether an error may be that of one message among several, so that each is to have its own answer."""
     return error.reason in UNDONE_IN_PART and len(commands) > 1
+
+
+def _check(kind: Kind) -> None:
+    """Raise what is wrong with a command here, and not on the stream that all messages share."""
+    refuse_too_large(_request(0, kind, []))
 
 
 def _request(request_id: int, kind: Kind, receipts: list[str]) -> contract.ConsumeRequest:

@@ -143,6 +143,16 @@ async def outcome(of: Future[T], timeout: float | None = None) -> T:
         timer.cancel()
 
 
+async def acquire(places: Semaphore, timeout: float | None) -> bool:
+    """Take a place, and tell whether there was one in time."""
+    if timeout is None or not places.locked():
+        return await places.acquire()
+    try:
+        return await asyncio.wait_for(places.acquire(), timeout)
+    except TimedOut:
+        return False
+
+
 def claim(of: Future[Any]) -> bool:
     """Tell whether somebody wants the result, who from now on has to wait for it."""
     return not of.done()

@@ -38,6 +38,7 @@ class AsyncLink:
         self._stopping = False
         self._closing = False
         self._finished = False
+        self._trouble: Exception | None = None
         self._pauses: io.Mailbox[None] = io.Mailbox()
 
     async def __aenter__(self) -> Self:
@@ -114,7 +115,7 @@ class AsyncLink:
         try:
             while self._is_wanted():
                 session = Session()
-                failure = await self._serve(session)
+                self._trouble = failure = await self._serve(session)
                 if _is_lasting(failure) and self._give_up(failure):
                     break
                 failures = 1 if session.started else failures + 1
@@ -123,6 +124,10 @@ class AsyncLink:
                     logger.warning("%s: the stream broke, open again in %.1f s: %s", self._subject, pause, failure)
                 await self._between(pause, failure)
             await self._finish()
+        except Exception as error:
+            # Whoever waits is to hear of it.
+            self._give_up(PgmqError(grpc.StatusCode.UNKNOWN, f"{type(error).__name__}: {error}"))
+            raise
         finally:
             with self._lock:
                 self._finished = True
@@ -216,6 +221,9 @@ class AsyncSubscription(AsyncLink, Generic[T]):
         self._items.wake()
 
     def _give_up(self, failure: Exception) -> bool:
+        if not isinstance(failure, PgmqError):
+            # Of the application's own function for metadata, which may work the next time.
+            return False
         self._failure = failure
         self._stopping = True
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from pgmq_grpc._async import io
 from pgmq_grpc._async.link import AsyncLink
 from pgmq_grpc._errors import PgmqError
 from pgmq_grpc._options import backoff
-from pgmq_grpc._requests import described, outgoing
+from pgmq_grpc._requests import described, outgoing, refuse_too_large
 from pgmq_grpc._types import SendResult
 from pgmq_grpc.v1 import message_pb2
 from pgmq_grpc.v1 import queue_service_pb2 as contract
@@ -39,6 +40,7 @@ class Sending:
     since: float = field(default_factory=time.monotonic)
     attempts: int = 0
     has_left: bool = False
+    may_be_stored: bool = False
 
 
 class AsyncSendStream(AsyncLink):
@@ -64,6 +66,9 @@ class AsyncSendStream(AsyncLink):
 
     def _fail(self, sending: Sending, error: Exception) -> None:
         self._done()
+        if sending.may_be_stored:
+            error = copy(error) if isinstance(error, PgmqError) else PgmqError(grpc.StatusCode.UNKNOWN, str(error))
+            error.outcome_unknown = True
         if not sending.waiter.done():
             sending.waiter.set_exception(error)
 
@@ -157,25 +162,39 @@ class AsyncProducer(AsyncSendStream):
         group: str | None = None,
         deduplication_id: str | None = None,
     ) -> SendResult:
-        """Send a message, and wait until it is stored."""
+        """Send a message, and wait until it is stored, at most for the client's timeout."""
         given = described(message, headers, delay, visible_at, group, deduplication_id)
-        return await io.outcome(await self.submit(given))
+        deadline = time.monotonic() + self._client.timeout
+        sending = await self._offer(given, self._client.timeout)
+        try:
+            return await io.outcome(sending.waiter, max(deadline - time.monotonic(), 0.001))
+        except io.TimedOut:
+            with self._lock:
+                text, unknown = "there was no answer in time", sending.has_left or sending.may_be_stored
+                raise PgmqError(grpc.StatusCode.DEADLINE_EXCEEDED, text, outcome_unknown=unknown) from None
 
     async def submit(self, message: object) -> io.Future[SendResult]:
         """Send a message, a value or an OutgoingMessage, and give the future of its result.
 
-        It waits only while too many are outstanding.
+        It waits only while too many are outstanding, and has no deadline, nor has the future.
         """
+        return (await self._offer(message, None)).waiter
+
+    async def _offer(self, message: object, timeout: float | None) -> Sending:
         written = outgoing(message_pb2.OutgoingMessage(), message, self._client.json, idempotent=self._idempotent)
-        await self._places.acquire()
+        refuse_too_large(written)
+        if not await io.acquire(self._places, timeout):
+            text = "too many messages were outstanding for too long"
+            raise PgmqError(grpc.StatusCode.DEADLINE_EXCEEDED, text, outcome_unknown=False)
         waiter: io.Future[SendResult] = io.future()
         with self._lock:
             if self._closing:
                 self._places.release()
                 raise RuntimeError("the producer is closed")
-            self._waiting.put(Sending(written, waiter))
+            sending = Sending(written, waiter)
+            self._waiting.put(sending)
             self._start()
-        return waiter
+        return sending
 
     def _done(self) -> None:
         self._places.release()
@@ -199,7 +218,9 @@ class AsyncProducer(AsyncSendStream):
         again = []
         for sending, error in refused:
             sending.attempts += 1
+            sending.may_be_stored = sending.may_be_stored or error.outcome_unknown
             if error.may_repeat and sending.attempts < _ATTEMPTS:
+                sending.has_left = False
                 again.append(sending)
             else:
                 self._fail(sending, error)
@@ -215,6 +236,9 @@ class AsyncProducer(AsyncSendStream):
             self._repeating -= 1
 
     def _unheard(self, sendings: Sequence[Sending], failure: Exception | None) -> None:
+        for sending in sendings:
+            sending.has_left = False
+            sending.may_be_stored = sending.may_be_stored or failure is not None
         again = [sending for sending in sendings if failure is None or sending.message.deduplication_id]
         self._waiting.put_back(again)
         for sending in sendings:

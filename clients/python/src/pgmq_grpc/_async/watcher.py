@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from pgmq_grpc._async import io
 from pgmq_grpc._async.link import AsyncSubscription
 from pgmq_grpc._convert import request, result
+from pgmq_grpc._errors import PgmqError
 from pgmq_grpc._types import QueueEvent
 from pgmq_grpc.v1 import queue_service_pb2 as contract
 
@@ -25,7 +28,7 @@ class AsyncWatcher(AsyncSubscription[QueueEvent]):
             async for event in events:
                 print(event.queue, event.kind)
 
-    The `async with` block begins when the server has confirmed that it watches.
+    The `async with` block begins when the server has confirmed that it watches, and fails if it does not in time.
     """
 
     def __init__(self, client: AsyncClient, queues: list[str], heartbeat_interval: Span | None) -> None:
@@ -35,10 +38,14 @@ class AsyncWatcher(AsyncSubscription[QueueEvent]):
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
-        await self._confirmed.take(1, None, lambda: self._stopping)
-        if self._failure is not None:
+        is_there = await self._confirmed.take(1, self._client.timeout, lambda: self._stopping)
+        failure = self._failure
+        if not is_there and not self._stopping:
+            text = "the server has not confirmed in time that it watches"
+            failure = self._trouble or PgmqError(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+        if failure is not None:
             await self.close()
-            raise self._failure
+            raise failure
         return self
 
     def _open(self, session: Session) -> Any:

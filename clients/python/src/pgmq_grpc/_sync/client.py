@@ -337,6 +337,7 @@ class Client:
         `repeat` says that the contract allows it after any UNAVAILABLE. `patience` is added to the deadline.
         """
         attempts = Attempts(self.timeout + patience, repeatable=repeat)
+        unknown = False
         while True:
             try:
                 return method(asked, timeout=attempts.remaining(), metadata=self.metadata())
@@ -346,8 +347,10 @@ class Client:
                 failure = error
             if failure.reason in UNDONE_IN_PART and settles_several(asked):
                 failure.outcome_unknown = True
+            unknown = unknown or failure.outcome_unknown
             pause = attempts.pause_after(failure)
             if pause is None:
+                failure.outcome_unknown = unknown
                 raise failure
             io.pause(pause)
 

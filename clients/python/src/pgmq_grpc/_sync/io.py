@@ -177,6 +177,11 @@ def outcome(of: Future[T], timeout: float | None = None) -> T:
         raise
 
 
+def acquire(places: Semaphore, timeout: float | None) -> bool:
+    """Take a place, and tell whether there was one in time."""
+    return places.acquire(timeout=timeout)
+
+
 def claim(of: Future[Any]) -> bool:
     """Tell whether somebody wants the result, who from now on has to wait for it."""
     return of.running() or of.set_running_or_notify_cancel()

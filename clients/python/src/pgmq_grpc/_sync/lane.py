@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _IDLE_SECONDS = 10.0
 _MOST_LANES = 16
+# Larger messages gain nothing from a stream, hold up those behind them, and can be its end.
+_MOST_BYTES = 1 << 20
 # For so long after a stream has failed, calls go by themselves.
 _REST_SECONDS = 1.0
 
@@ -50,7 +52,8 @@ def _send(
 ) -> SendResult:
     deadline = time.monotonic() + timeout
     lost = False
-    if len(streams.sends) > 1 and (lane := _lane(client, streams, queue)) is not None:
+    shares = len(streams.sends) > 1 and message.ByteSize() <= _MOST_BYTES
+    if shares and (lane := _lane(client, streams, queue)) is not None:
         try:
             return lane.carry(message, timeout)
         except Unheard as unheard:
@@ -60,7 +63,12 @@ def _send(
     asked = contract.SendRequest(queue=queue, **{field.name: value for field, value in message.ListFields()})
     left = max(deadline - time.monotonic(), 0.001)
     # What was sent once, and may be sent again, waits for a server that is starting again.
-    reply = client.raw.queue.Send(asked, timeout=left, metadata=metadata, wait_for_ready=lost)
+    try:
+        reply = client.raw.queue.Send(asked, timeout=left, metadata=metadata, wait_for_ready=lost)
+    except grpc.RpcError as error:
+        failure = PgmqError.from_rpc(error)
+        failure.outcome_unknown = failure.outcome_unknown or lost
+        raise failure from error
     return SendResult(reply.msg_id, reply.deduplicated)
 
 

@@ -39,6 +39,7 @@ class Link:
         self._stopping = False
         self._closing = False
         self._finished = False
+        self._trouble: Exception | None = None
         self._pauses: io.Mailbox[None] = io.Mailbox()
 
     def __enter__(self) -> Self:
@@ -115,7 +116,7 @@ class Link:
         try:
             while self._is_wanted():
                 session = Session()
-                failure = self._serve(session)
+                self._trouble = failure = self._serve(session)
                 if _is_lasting(failure) and self._give_up(failure):
                     break
                 failures = 1 if session.started else failures + 1
@@ -124,6 +125,10 @@ class Link:
                     logger.warning("%s: the stream broke, open again in %.1f s: %s", self._subject, pause, failure)
                 self._between(pause, failure)
             self._finish()
+        except Exception as error:
+            # Whoever waits is to hear of it.
+            self._give_up(PgmqError(grpc.StatusCode.UNKNOWN, f"{type(error).__name__}: {error}"))
+            raise
         finally:
             with self._lock:
                 self._finished = True
@@ -217,6 +222,9 @@ class Subscription(Link, Generic[T]):
         self._items.wake()
 
     def _give_up(self, failure: Exception) -> bool:
+        if not isinstance(failure, PgmqError):
+            # Of the application's own function for metadata, which may work the next time.
+            return False
         self._failure = failure
         self._stopping = True
         return True

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import grpc
+
 from pgmq_grpc._convert import request, result
+from pgmq_grpc._errors import PgmqError
 from pgmq_grpc._sync import io
 from pgmq_grpc._sync.link import Subscription
 from pgmq_grpc._types import QueueEvent
@@ -26,7 +29,7 @@ class Watcher(Subscription[QueueEvent]):
             for event in events:
                 print(event.queue, event.kind)
 
-    The `with` block begins when the server has confirmed that it watches.
+    The `with` block begins when the server has confirmed that it watches, and fails if it does not in time.
     """
 
     def __init__(self, client: Client, queues: list[str], heartbeat_interval: Span | None) -> None:
@@ -36,10 +39,14 @@ class Watcher(Subscription[QueueEvent]):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self._confirmed.take(1, None, lambda: self._stopping)
-        if self._failure is not None:
+        is_there = self._confirmed.take(1, self._client.timeout, lambda: self._stopping)
+        failure = self._failure
+        if not is_there and not self._stopping:
+            text = "the server has not confirmed in time that it watches"
+            failure = self._trouble or PgmqError(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+        if failure is not None:
             self.close()
-            raise self._failure
+            raise failure
         return self
 
     def _open(self, session: Session) -> Any:
