@@ -150,7 +150,7 @@ def test_a_message_that_no_request_can_hold_harms_no_other(queue):
     with queue.producer() as producer:
         before = [producer.submit(number) for number in range(10)]
         with pytest.raises(PgmqError) as caught:
-            producer.send("x" * (9 << 20))
+            producer.submit("x" * (9 << 20))
         after = [producer.submit(number) for number in range(10)]
         assert [future.result(60).msg_id for future in before + after] == list(range(1, 21))
     assert (caught.value.code, caught.value.reason, caught.value.outcome_unknown) == (

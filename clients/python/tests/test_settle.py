@@ -167,6 +167,16 @@ async def test_a_settle_that_cannot_be_written_is_its_callers_error_alone(aio, n
         assert await asyncio.wait_for(second.delete(), 30) == "DONE"
 
 
+async def test_what_is_gone_when_it_is_settled_again_alone_is_done(refusing):
+    async with AsyncClient(refusing) as client, client.queue("refusing").consume() as messages:
+        gone, kept, last = [await messages.receive(30) for _ in range(3)]
+        # As a command for all does that is refused after it has deleted some.
+        assert await client.queue("refusing").delete([gone.msg_id]) == ["DONE"]
+        settles = (gone.delete(), kept.delete(), last.delete())
+        first, refused, third = await asyncio.gather(*settles, return_exceptions=True)
+    assert (first, refused.reason, third) == ("DONE", "REFUSED_BY_DATABASE", "DONE")
+
+
 def test_a_retry_delay_that_cannot_be_written_is_the_error_of_run(queue):
     with pytest.raises(ValueError, match="NaN"):
         queue.consume().run(print, retry_delay=float("nan"))
