@@ -171,7 +171,7 @@ def test_a_send_has_a_deadline(proxy, queue):
                 producer.send(message)
             failures.append((caught.value.code, caught.value.outcome_unknown))
         assert failures == [(grpc.StatusCode.DEADLINE_EXCEEDED, True), (grpc.StatusCode.DEADLINE_EXCEEDED, False)]
-    assert queue.metrics().queue_length == 3
+    eventually(lambda: queue.metrics().queue_length == 3)
 
 
 async def test_a_send_of_a_task_has_a_deadline(proxy, client, name):
@@ -184,4 +184,4 @@ async def test_a_send_of_a_task_has_a_deadline(proxy, client, name):
         (grpc.StatusCode.DEADLINE_EXCEEDED, True),
         (grpc.StatusCode.DEADLINE_EXCEEDED, False),
     ]
-    assert client.queue(name).metrics().queue_length == 2
+    eventually(lambda: client.queue(name).metrics().queue_length == 2)
