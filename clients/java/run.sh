@@ -24,7 +24,8 @@ maven() {
   marker="$root/target/maven/complete-$versions-$goals"
   local options=(--batch-mode --quiet -Dstyle.color=never "-Dmaven.repo.local=$root/target/maven" -Dmaven.artifact.threads=16)
   [[ ! -e $marker ]] || options+=(--offline)
-  mvn "${options[@]}" -f "$here/checks/pom.xml" "$@" >&2
+  # Where a caller asks for its status, nothing ends by itself at a failure.
+  mvn "${options[@]}" -f "$here/checks/pom.xml" "$@" >&2 || return
   touch "$marker"
 }
 
@@ -34,7 +35,7 @@ build() {
   [[ ! -e $built || -n $(find "$root/proto" "$here" "$example" -path '*/target' -prune -o -type f \
     \( -name '*.java' -o -name '*.proto' -o -name '*.properties' -o -name pom.xml -o -name run.sh \) -newer "$built" \
     -print -quit) ]] || return 0
-  maven install install
+  maven install install || return
   touch "$built"
 }
 

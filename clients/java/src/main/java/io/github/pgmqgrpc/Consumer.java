@@ -5,16 +5,20 @@ import io.github.pgmqgrpc.v1.ConsumeRequest;
 import io.github.pgmqgrpc.v1.ConsumeResponse;
 import io.github.pgmqgrpc.v1.Extend;
 import io.github.pgmqgrpc.v1.QueueServiceGrpc;
-import io.github.pgmqgrpc.v1.Settle;
+import io.github.pgmqgrpc.v1.SettleAction;
 import io.github.pgmqgrpc.v1.StreamStarted;
 import java.lang.System.Logger;
 import java.lang.System.Logger.Level;
 import java.time.Duration;
+import java.util.ArrayDeque;
+import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
@@ -34,7 +38,7 @@ import java.util.stream.Stream;
  * }
  * }</pre>
  *
- * <p>At most {@code maxInFlight} messages of a stream are unsettled, and their visibility timeouts are extended while
+ * <p>At most {@code maxInFlight} messages are unsettled, and their visibility timeouts are extended while
  * this object lives. A message that is never settled comes back when its visibility timeout ends. An error that no
  * repetition cures, such as a queue that is missing, is thrown to whoever takes.
  */
@@ -49,9 +53,19 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
     /** Deliveries that are not settled, as far as this client knows, by their receipts. */
     private final Map<String, Delivery> unsettled = new LinkedHashMap<>();
 
+    /** Messages that wait until fewer are in hand: after a stream broke, the next one begins with an empty window. */
+    private final ArrayDeque<Message> held = new ArrayDeque<>();
+
+    /** Messages that no handler has any more, and that the server would keep extending, by their receipts. */
+    private final Map<String, Delivery> refused = new LinkedHashMap<>();
+
+    /** Those of them whose release is under way. */
+    private final Set<String> releasing = new HashSet<>();
+
     private final CompletableFuture<Void> handled;
     private boolean stopping;
     private boolean stopped;
+    private int maxInFlight = MOST_RECEIPTS;
     private Duration visibilityTimeout = Duration.ofSeconds(30);
     private Duration heartbeatInterval = Duration.ofSeconds(25);
     private long heartbeatAt = System.nanoTime();
@@ -96,7 +110,9 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
             return;
         }
         stopping = true;
-        List<Message> left = inbox.drain();
+        List<Message> left = new ArrayList<>(inbox.drain());
+        left.addAll(held);
+        held.clear();
         inbox.end(null);
         giveBack(left);
         if (isStarted()) {
@@ -149,10 +165,25 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
         }
     }
 
-    CompletableFuture<ItemResult> settle(String receipt, Settle how) {
+    CompletableFuture<ItemResult> settle(String receipt, ConsumeRequest how) {
+        Delivery delivery;
         synchronized (this) {
-            unsettled.remove(receipt);
+            delivery = unsettled.remove(receipt);
+            handOut();
         }
+        return settler.settle(receipt, how).whenComplete((result, failure) -> {
+            if (delivery != null && failure instanceof PgmqException e && !e.outcomeUnknown()) {
+                keep(receipt, delivery);
+            }
+        });
+    }
+
+    /** What could certainly not be settled is in hand still. */
+    private synchronized void keep(String receipt, Delivery delivery) {
+        unsettled.put(receipt, delivery);
+    }
+
+    CompletableFuture<ItemResult> extend(String receipt, ConsumeRequest how) {
         return settler.settle(receipt, how);
     }
 
@@ -189,8 +220,35 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
         settled.whenComplete((outcome, failure) -> {
             if (failure != null) {
                 LOG.log(Level.DEBUG, () -> message.msgId() + " of " + queue.name() + " is not settled", failure);
+                abandon(message.receipt());
             }
         });
+    }
+
+    /**
+     * Lets a message that could not be settled come back after a visibility timeout. Only a command ends its extension by
+     * the server and frees its place, so one is given until it is answered.
+     */
+    private synchronized void abandon(String receipt) {
+        Delivery delivery = unsettled.remove(receipt);
+        refused.put(receipt, delivery == null ? new Delivery(generation(), System.nanoTime()) : delivery);
+        handOut();
+        releaseLater(receipt);
+    }
+
+    private void releaseLater(String receipt) {
+        if (!releasing.add(receipt)) {
+            return;
+        }
+        settler.settle(receipt, Settler.how(SettleAction.SETTLE_ACTION_RELEASE, visibilityTimeout, ""))
+                .whenComplete((result, failure) -> released(receipt, failure == null));
+    }
+
+    private synchronized void released(String receipt, boolean isAnswered) {
+        releasing.remove(receipt);
+        if (isAnswered) {
+            refused.remove(receipt);
+        }
     }
 
     @Override
@@ -222,6 +280,7 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
         started(started.getHeartbeatInterval());
         heartbeatInterval = Convert.duration(started.getHeartbeatInterval());
         visibilityTimeout = Convert.duration(started.getVisibilityTimeout());
+        maxInFlight = started.getMaxInFlight();
         if (stopping) {
             command(ConsumeRequest.newBuilder()
                     .setStop(io.github.pgmqgrpc.v1.Stop.getDefaultInstance())
@@ -238,7 +297,24 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
         }
         Delivery delivery = new Delivery(generation(), System.nanoTime());
         messages.forEach(message -> unsettled.put(message.receipt(), delivery));
-        inbox.add(messages);
+        held.addAll(messages);
+        handOut();
+    }
+
+    /**
+     * The server keeps to the window of its stream; only while messages of an earlier one are in hand too, there can be
+     * too many.
+     */
+    private void handOut() {
+        if (held.isEmpty()) {
+            return;
+        }
+        boolean isWithin = unsettled.values().stream().allMatch(delivery -> delivery.generation == generation());
+        List<Message> given = new ArrayList<>();
+        while (!held.isEmpty() && (isWithin || unsettled.size() - held.size() < maxInFlight)) {
+            given.add(held.poll());
+        }
+        inbox.add(given);
     }
 
     private void giveBack(List<Message> messages) {
@@ -274,6 +350,10 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
         }
         Duration longest = options.start.getAutoExtend() ? options.longestExtension() : visibilityTimeout;
         unsettled.values().removeIf(delivery -> now - delivery.at > longest.toNanos());
+        held.removeIf(message -> !unsettled.containsKey(message.receipt()));
+        handOut();
+        refused.values().removeIf(delivery -> now - delivery.at > longest.toNanos());
+        List.copyOf(refused.keySet()).forEach(this::releaseLater);
         if (now - extendedAt >= visibilityTimeout.toNanos() / 2) {
             extendOlder(now);
         }

@@ -143,24 +143,41 @@ abstract class LastingStream<Q, R> implements AutoCloseable {
         connection.streams.remove(this);
         ended.complete(null);
         if (current != null) {
+            // Nothing can be sent any more.
+            leaving = true;
             current.call.cancel("closed", null);
         }
     }
 
-    private void beat() {
-        synchronized (this) {
+    private synchronized void beat() {
+        try {
             long now = System.nanoTime();
             if (current != null && now - current.heardAt > current.silence.toNanos()) {
-                LOG.log(Level.DEBUG, "{0} is silent for too long", method.getBareMethodName());
-                current.call.cancel("silent for too long", null);
+                // It ends here and now: nothing can be sent over a call that is cancelled.
+                Attempt silent = current;
+                silent.call.cancel("silent for too long", null);
+                Status status = Status.UNAVAILABLE.withDescription("the stream was silent for too long");
+                ended(silent, PgmqException.local(status, true));
             }
             tick(now);
+        } catch (RuntimeException e) {
+            // What is scheduled ends with its first exception, and signs of life and deadlines would end with it.
+            LOG.log(Level.WARNING, method.getBareMethodName() + " could not look after its stream", e);
         }
     }
 
-    private void ended(Attempt attempt, Status status, Metadata trailers) {
+    /** Only after {@code closing} is an end without an error in good order: what is unanswered was not taken then. */
+    private PgmqException cause(Attempt attempt, Status status, Metadata trailers) {
+        if (!status.isOk()) {
+            return PgmqException.of(status, trailers, attempt.departure.left());
+        }
+        return attempt.reopenAfter != null
+                ? null
+                : PgmqException.local(Status.UNAVAILABLE.withDescription("the stream has ended unannounced"), true);
+    }
+
+    private void ended(Attempt attempt, PgmqException cause) {
         current = null;
-        PgmqException cause = status.isOk() ? null : PgmqException.of(status, trailers, attempt.departure.left());
         lost(attempt.started ? cause : null);
         if (leaving || ended.isDone()) {
             finish();
@@ -209,7 +226,7 @@ abstract class LastingStream<Q, R> implements AutoCloseable {
         public void onClose(Status status, Metadata trailers) {
             synchronized (LastingStream.this) {
                 if (current == this) {
-                    ended(this, status, trailers);
+                    ended(this, cause(this, status, trailers));
                 }
             }
         }

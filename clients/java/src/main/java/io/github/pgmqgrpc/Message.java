@@ -1,6 +1,6 @@
 package io.github.pgmqgrpc;
 
-import io.github.pgmqgrpc.v1.Settle;
+import io.github.pgmqgrpc.v1.ConsumeRequest;
 import io.github.pgmqgrpc.v1.SettleAction;
 import java.time.Duration;
 import java.time.Instant;
@@ -188,15 +188,18 @@ public final class Message {
     }
 
     /**
-     * Keeps the message invisible from now on for a span of time.
+     * Keeps the message invisible from now on for a span of time. A message of a consumer that is invisible for longer
+     * already stays so.
      *
-     * @param visibilityTimeout 0 to 12 hours
+     * @param visibilityTimeout above 0 and at most 12 hours
      * @return what was done
      */
     public Outcome extend(Duration visibilityTimeout) {
-        return queue.setVisibilityTimeout(Items.of(this), visibilityTimeout)
-                .get(0)
-                .outcome();
+        ConsumeRequest how = Settler.extension(visibilityTimeout);
+        ItemResult result = consumer == null
+                ? queue.settle(Items.of(this), how).get(0)
+                : Connection.await(consumer.extend(receipt(), how));
+        return result.outcome();
     }
 
     /**
@@ -227,28 +230,36 @@ public final class Message {
         return settleAsync(SettleAction.SETTLE_ACTION_RELEASE, delay);
     }
 
-    /** Whether a settling method was called, whatever came of it. */
+    /** Whether a settling method was called and has not failed. */
     boolean isSettled() {
         return settled;
     }
 
     private Outcome settle(SettleAction action, Duration delay, String reason) {
-        Settle how = Settler.how(action, delay, reason);
+        ConsumeRequest how = Settler.how(action, delay, reason);
         settled = true;
-        ItemResult result = consumer == null
-                ? queue.settle(Items.of(this), how).get(0)
-                : Connection.await(consumer.settle(receipt(), how));
-        return result.outcome();
+        try {
+            ItemResult result = consumer == null
+                    ? queue.settle(Items.of(this), how).get(0)
+                    : Connection.await(consumer.settle(receipt(), how));
+            return result.outcome();
+        } catch (RuntimeException e) {
+            // It is in hand still: a handler that fails now gives it back.
+            settled = false;
+            throw e;
+        }
     }
 
     private CompletableFuture<Outcome> settleAsync(SettleAction action, Duration delay) {
         if (consumer == null) {
             return queue.client().connection.later(() -> settle(action, delay, ""));
         }
+        ConsumeRequest how = Settler.how(action, delay, "");
         settled = true;
         // What is attached to the result runs elsewhere, so that it does not hold up the stream.
-        return consumer.settle(receipt(), Settler.how(action, delay, ""))
-                .thenApplyAsync(ItemResult::outcome, consumer.connection.executor);
+        return consumer.settle(receipt(), how)
+                .whenComplete((result, failure) -> settled = failure == null)
+                .thenApplyAsync(ItemResult::outcome, consumer.connection::elsewhere);
     }
 
     private Object decode(String text, Class<?> type) {

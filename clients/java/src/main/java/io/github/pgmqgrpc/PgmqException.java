@@ -17,6 +17,8 @@ import java.util.HashMap;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
 
 /**
  * A call that has failed. Programs decide by {@link #code()} and {@link #reason()}; the text is for people.
@@ -34,9 +36,19 @@ public final class PgmqException extends RuntimeException {
     private static final Set<String> UNKNOWN_REASONS =
             Set.of("OUTCOME_UNKNOWN", "OUTCOME_UNKNOWN_RETRY_SAFE", "DEADLINE_EXCEEDED", "INTERNAL");
 
+    private static final Set<String> KNOWN_REASONS = Stream.of(ErrorReason.values())
+            .filter(reason -> reason != ErrorReason.UNRECOGNIZED)
+            .map(PgmqException::name)
+            .collect(Collectors.toUnmodifiableSet());
+
     /** Codes that say nothing about what was applied, where the reason is one that this client does not know. */
-    private static final Set<Status.Code> UNKNOWN_CODES =
-            Set.of(Status.Code.UNKNOWN, Status.Code.INTERNAL, Status.Code.DEADLINE_EXCEEDED, Status.Code.CANCELLED);
+    private static final Set<Status.Code> UNKNOWN_CODES = Set.of(
+            Status.Code.UNKNOWN,
+            Status.Code.INTERNAL,
+            Status.Code.DEADLINE_EXCEEDED,
+            Status.Code.UNAVAILABLE,
+            Status.Code.CANCELLED,
+            Status.Code.DATA_LOSS);
 
     /** Reasons with which some of several messages may have been settled. */
     private static final Set<String> PARTIAL_REASONS = Set.of("QUEUE_BUSY", "REFUSED_BY_DATABASE");
@@ -64,8 +76,12 @@ public final class PgmqException extends RuntimeException {
 
     /** What the server says decides; where it says nothing, whether anything of the call has gone out. */
     private static PgmqException of(Status status, Facts facts, boolean left) {
-        boolean unknown = UNKNOWN_REASONS.contains(facts.reason) || UNKNOWN_CODES.contains(status.getCode());
-        return new PgmqException(status, facts, facts.fromServer ? unknown : left);
+        return new PgmqException(status, facts, facts.fromServer ? leavesOpen(facts.reason, status.getCode()) : left);
+    }
+
+    /** Whether the contract leaves open what was applied. A reason that is newer than this client is judged by its code. */
+    static boolean leavesOpen(String reason, Status.Code code) {
+        return UNKNOWN_REASONS.contains(reason) || !KNOWN_REASONS.contains(reason) && UNKNOWN_CODES.contains(code);
     }
 
     /**
@@ -87,7 +103,7 @@ public final class PgmqException extends RuntimeException {
         facts.fromServer = true;
         facts.reason = error.getReason() == ErrorReason.UNRECOGNIZED
                 ? String.valueOf(error.getReasonValue())
-                : error.getReason().name().substring("ERROR_REASON_".length());
+                : name(error.getReason());
         facts.metadata = new HashMap<>(error.getMetadataMap());
         return of(Status.fromCodeValue(error.getCode()).withDescription(error.getMessage()), facts, true);
     }
@@ -215,6 +231,10 @@ public final class PgmqException extends RuntimeException {
             text.append(" (request ").append(facts.requestId).append(')');
         }
         return text.toString();
+    }
+
+    private static String name(ErrorReason reason) {
+        return reason.name().substring("ERROR_REASON_".length());
     }
 
     private static Metadata.Key<String> ascii(String name) {

@@ -1,5 +1,7 @@
 package io.github.pgmqgrpc;
 
+import io.github.pgmqgrpc.v1.CommandError;
+import io.github.pgmqgrpc.v1.ErrorReason;
 import io.github.pgmqgrpc.v1.ProduceFailure;
 import io.github.pgmqgrpc.v1.ProduceRequest;
 import io.github.pgmqgrpc.v1.ProduceResponse;
@@ -27,14 +29,17 @@ import java.util.stream.Stream;
 /**
  * Lets many callers share one stream of sends to a queue: the fast way to send. {@link Queue#producer()} gives one.
  *
- * <p>Each message gets its own answer. Messages of one thread are stored in the order in which they were sent. When the
- * stream breaks, messages with a deduplication id are sent again, and so are those that the server has certainly not
+ * <p>Each message gets its own answer. Messages of one thread are stored in the order in which they were sent, but for
+ * those that the server refuses for the moment, which are sent again. When the stream breaks, messages with a deduplication id are sent again, and so are those that the server has certainly not
  * taken; others fail with {@link PgmqException#outcomeUnknown()}.
  */
 public final class Producer extends LastingStream<ProduceRequest, ProduceResponse> {
     private static final Status LATE = Status.DEADLINE_EXCEEDED.withDescription("no answer to a send in time");
     /** So many frames are under way at most; what comes meanwhile goes together. */
     private static final int MOST_FRAMES = 2;
+
+    /** A request that is larger than 8 MiB would end the stream of all. */
+    private static final int LARGEST_BYTES = 8 * 1024 * 1024 - 4096;
 
     /** After so long without a send, a shared producer ends. */
     private static final Duration LONGEST_REST = Duration.ofSeconds(10);
@@ -80,6 +85,14 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
                     .build();
         }
         Entry entry = new Entry(wire, Deadline.after(queue.client().deadline.toNanos(), TimeUnit.NANOSECONDS));
+        if (wire.getSerializedSize() > LARGEST_BYTES) {
+            entry.result.completeExceptionally(PgmqException.of(CommandError.newBuilder()
+                    .setCode(Status.Code.INVALID_ARGUMENT.value())
+                    .setReason(ErrorReason.ERROR_REASON_MESSAGE_TOO_LARGE)
+                    .setMessage("the message is larger than a request can be")
+                    .build()));
+            return entry.result;
+        }
         if (!offer(entry)) {
             throw new IllegalStateException("the producer is closed");
         }
@@ -208,7 +221,7 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
         if (reply.getMsgIdsCount() > 0) {
             List<Entry> frame = frames.remove(reply.getFirstSequence());
             if (frame != null) {
-                connection.executor.execute(() -> answer(frame, reply));
+                connection.elsewhere(() -> answer(frame, reply));
             }
         }
         flush();
@@ -222,8 +235,35 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
         }
         Set<Integer> deduplicated = new HashSet<>(reply.getDeduplicatedList());
         for (int i = 0; i < frame.size(); i++) {
+            if (isTriedAgain(frame.get(i), failures.get(i))) {
+                continue;
+            }
             finish(frame.get(i), new SendResult(reply.getMsgIds(i), deduplicated.contains(i)), failures.get(i));
         }
+    }
+
+    /** What the server refuses for the moment is sent again after a pause. A shared producer leaves that to its callers. */
+    private synchronized boolean isTriedAgain(Entry entry, PgmqException failure) {
+        if (shared || failure == null || entry.finished || ended.isDone()) {
+            return false;
+        }
+        boolean isKeyed = !entry.message.getDeduplicationId().isEmpty();
+        Duration pause = Backoff.pause(++entry.failures, failure.retryDelay().orElse(null));
+        if (entry.failures > Connection.MOST_REPETITIONS
+                || !failure.isRepeatable(isKeyed)
+                || entry.deadline.timeRemaining(TimeUnit.NANOSECONDS) <= pause.toNanos()) {
+            return false;
+        }
+        entry.isUnderWay = false;
+        entry.mayBeStored |= failure.outcomeUnknown();
+        connection.timer.schedule(() -> again(entry), pause.toNanos(), TimeUnit.NANOSECONDS);
+        return true;
+    }
+
+    private synchronized void again(Entry entry) {
+        waiting.add(entry);
+        open();
+        flush();
     }
 
     @Override
@@ -271,7 +311,7 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
                 .filter(entry -> entry.deadline.isExpired())
                 .toList();
         if (!late.isEmpty()) {
-            connection.executor.execute(() -> late.forEach(entry -> giveUp(entry, LATE)));
+            connection.elsewhere(() -> late.forEach(entry -> giveUp(entry, LATE)));
         }
         boolean idle = window.availablePermits() == options.maxInFlight && now - usedAt > LONGEST_REST.toNanos();
         if (shared && idle && !closed) {
@@ -282,7 +322,7 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
     }
 
     private void fail(List<Entry> entries, PgmqException failure) {
-        connection.executor.execute(() -> entries.forEach(entry -> finish(entry, null, failure)));
+        connection.elsewhere(() -> entries.forEach(entry -> finish(entry, null, failure)));
     }
 
     /** Ends an entry that has no answer. */
@@ -325,6 +365,8 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
         boolean mayBeStored;
 
         boolean finished;
+        /** How often the server has refused it for the moment. */
+        int failures;
 
         Entry(io.github.pgmqgrpc.v1.OutgoingMessage message, Deadline deadline) {
             this.message = message;

@@ -22,6 +22,7 @@ import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getSendBatchMethod;
 import static io.github.pgmqgrpc.v1.QueueServiceGrpc.getSetVisibilityTimeoutMethod;
 
 import io.github.pgmqgrpc.v1.ArchiveResponse;
+import io.github.pgmqgrpc.v1.ConsumeRequest;
 import io.github.pgmqgrpc.v1.CreateQueueResponse;
 import io.github.pgmqgrpc.v1.DeadLetterResponse;
 import io.github.pgmqgrpc.v1.DeleteArchivedMessagesRequest;
@@ -536,8 +537,16 @@ public final class Queue {
         return client.unbindTopic(pattern, name);
     }
 
-    /** Settles by a unary call. None gives back uncounted; the next best is to release at once. */
-    List<ItemResult> settle(Items items, Settle how) {
+    /**
+     * Does by a unary call what a command of a stream does. None gives back uncounted; the next best is to release at
+     * once.
+     */
+    List<ItemResult> settle(Items items, ConsumeRequest command) {
+        if (command.hasExtend()) {
+            return setVisibilityTimeout(
+                    items, Convert.duration(command.getExtend().getVisibilityTimeout()));
+        }
+        Settle how = command.getSettle();
         return switch (how.getAction()) {
             case SETTLE_ACTION_DELETE -> delete(items);
             case SETTLE_ACTION_ARCHIVE -> archive(items);

@@ -2,6 +2,7 @@ package io.github.pgmqgrpc;
 
 import io.github.pgmqgrpc.v1.CommandResult;
 import io.github.pgmqgrpc.v1.ConsumeRequest;
+import io.github.pgmqgrpc.v1.Extend;
 import io.github.pgmqgrpc.v1.Settle;
 import io.github.pgmqgrpc.v1.SettleAction;
 import io.grpc.Status;
@@ -12,14 +13,15 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.RejectedExecutionException;
 
 /**
- * Settles the messages of a consumer: over its stream while there is one, by unary calls while there is none. What
+ * Settles and extends the messages of a consumer: over its stream while there is one, by unary calls while there is none. What
  * waits goes together, as far as it is settled alike. Guarded by the consumer's lock.
  */
 final class Settler {
     /** What becomes of a message that was received and never taken: as if it had not come. */
-    static final Settle GIVE_BACK = how(SettleAction.SETTLE_ACTION_GIVE_BACK, null, "");
+    static final ConsumeRequest GIVE_BACK = how(SettleAction.SETTLE_ACTION_GIVE_BACK, null, "");
 
     private static final int MOST_RECEIPTS = 1_000;
     /** So many commands are under way at most; what comes meanwhile is gathered. */
@@ -38,8 +40,8 @@ final class Settler {
         this.queue = queue;
     }
 
-    /** How a message is settled: what the contract's {@code Settle} says, without receipts. */
-    CompletableFuture<ItemResult> settle(String receipt, Settle how) {
+    /** Gives a command for a message, which {@code how} is without an id and receipts. */
+    CompletableFuture<ItemResult> settle(String receipt, ConsumeRequest how) {
         Entry entry = new Entry(
                 receipt, how, System.nanoTime() + queue.client().deadline.toNanos());
         synchronized (consumer) {
@@ -65,17 +67,28 @@ final class Settler {
     void flush() {
         while (!waiting.isEmpty() && sent.size() < MOST_COMMANDS && consumer.isUsable()) {
             List<Entry> group = nextGroup();
-            Settle.Builder settle = group.get(0).how.toBuilder();
-            group.forEach(entry -> settle.addReceipts(entry.receipt));
-            sent.put(++lastId, group);
-            consumer.command(ConsumeRequest.newBuilder()
-                    .setRequestId(lastId)
-                    .setSettle(settle)
-                    .build());
+            List<String> receipts = receipts(group);
+            ConsumeRequest.Builder command = group.get(0).how.toBuilder().setRequestId(++lastId);
+            if (command.hasExtend()) {
+                command.getExtendBuilder().addAllReceipts(receipts);
+            } else {
+                command.getSettleBuilder().addAllReceipts(receipts);
+            }
+            sent.put(lastId, group);
+            consumer.command(command.build());
         }
         if (!waiting.isEmpty() && !consumer.isUsable() && !calling) {
             calling = true;
-            consumer.connection.executor.execute(this::call);
+            try {
+                consumer.connection.executor.execute(this::call);
+            } catch (RejectedExecutionException e) {
+                calling = false;
+                List<Entry> left = List.copyOf(waiting);
+                waiting.clear();
+                PgmqException closed =
+                        PgmqException.local(Status.CANCELLED.withDescription("the client is closed"), true);
+                left.forEach(entry -> entry.result.completeExceptionally(closed));
+            }
         }
     }
 
@@ -126,9 +139,7 @@ final class Settler {
                 group = nextGroup();
             }
             try {
-                Items receipts = Items.receipts(
-                        group.stream().map(entry -> entry.receipt).toList());
-                complete(group, queue.settle(receipts, group.get(0).how));
+                complete(group, queue.settle(Items.receipts(receipts(group)), group.get(0).how));
             } catch (PgmqException failure) {
                 synchronized (consumer) {
                     if (failure.code() == Status.Code.UNAVAILABLE && !consumer.ended.isDone()) {
@@ -138,6 +149,11 @@ final class Settler {
                         return;
                     }
                     failed(group, failure);
+                }
+            } catch (RuntimeException e) {
+                // An interceptor, such as one that fetches credentials, has failed; perhaps not at the first attempt.
+                synchronized (consumer) {
+                    failed(group, PgmqException.local(Status.fromThrowable(e), true));
                 }
             }
         }
@@ -173,29 +189,46 @@ final class Settler {
 
     private static void complete(List<Entry> group, List<ItemResult> results) {
         for (int i = 0; i < group.size(); i++) {
-            group.get(i).result.complete(results.get(i));
+            group.get(i).complete(results.get(i));
         }
     }
 
-    static Settle how(SettleAction action, Duration delay, String reason) {
+    private static List<String> receipts(List<Entry> group) {
+        return group.stream().map(entry -> entry.receipt).toList();
+    }
+
+    static ConsumeRequest extension(Duration visibilityTimeout) {
+        return ConsumeRequest.newBuilder()
+                .setExtend(Extend.newBuilder().setVisibilityTimeout(Convert.duration(visibilityTimeout)))
+                .build();
+    }
+
+    static ConsumeRequest how(SettleAction action, Duration delay, String reason) {
         Settle.Builder how = Settle.newBuilder().setAction(action).setReason(reason);
         if (delay != null) {
             how.setDelay(Convert.duration(delay));
         }
-        return how.build();
+        return ConsumeRequest.newBuilder().setSettle(how).build();
     }
 
     private static final class Entry {
         final String receipt;
-        final Settle how;
+        final ConsumeRequest how;
         final long deadline;
         final CompletableFuture<ItemResult> result = new CompletableFuture<>();
+        /** Whether it was refused together with others, and perhaps done all the same. */
         boolean alone;
 
-        Entry(String receipt, Settle how, long deadline) {
+        Entry(String receipt, ConsumeRequest how, long deadline) {
             this.receipt = receipt;
             this.how = how;
             this.deadline = deadline;
+        }
+
+        void complete(ItemResult came) {
+            // A message that is gone now was settled by the command that was refused because of another.
+            boolean isDone = alone && how.hasSettle() && came.outcome() == Outcome.NOT_FOUND;
+            result.complete(isDone ? new ItemResult(Outcome.DONE, came.vt()) : came);
         }
 
         boolean isSettledWith(Entry other) {

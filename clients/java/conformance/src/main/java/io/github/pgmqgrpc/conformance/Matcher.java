@@ -5,9 +5,13 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.Set;
 
 /** Compares what came with what was expected. */
 final class Matcher {
+    /** What may stand in place of a value. */
+    static final Set<String> WORDS = Set.of("$any", "$absent");
+
     private Matcher() {}
 
     /** What is wrong, or null if nothing is. */
@@ -95,11 +99,11 @@ final class Matcher {
     private static boolean fitsUnordered(List<?> wanted, List<?> came) {
         List<Object> left = new ArrayList<>(came);
         for (Object item : wanted) {
-            Object found = left.stream()
-                    .filter(candidate -> compare(item, candidate, "") == null)
-                    .findFirst()
-                    .orElse(null);
-            if (found == null && !left.contains(null)) {
+            int found = 0;
+            while (found < left.size() && compare(item, left.get(found), "") != null) {
+                found++;
+            }
+            if (found == left.size()) {
                 return false;
             }
             left.remove(found);

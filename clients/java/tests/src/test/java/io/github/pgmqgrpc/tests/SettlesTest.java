@@ -70,8 +70,7 @@ class SettlesTest extends Scene {
                     assertEquals("QUEUE_BUSY", failure.reason());
                     assertFalse(failure.outcomeUnknown());
                 } else {
-                    // NOT_FOUND where it was settled together with the one that was refused.
-                    assertTrue(List.of(Outcome.DONE, Outcome.NOT_FOUND).contains(outcome.join()));
+                    assertEquals(Outcome.DONE, outcome.join());
                 }
             }
         }

@@ -17,12 +17,15 @@ import java.time.Duration;
 import java.time.Instant;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.Test;
 
@@ -84,6 +87,78 @@ class StreamsTest extends Scene {
     }
 
     @Test
+    void noMoreThanTheWindowIsInHandWhenTheStreamBreaks() throws Exception {
+        try (Wire wire = new Wire();
+                PgmqClient other = PgmqClient.connect(wire.target())) {
+            Queue queue = queue(other);
+            queue.sendBatch(List.of(1, 2, 3, 4));
+            try (Consumer consumer = queue.consume(options -> options.maxInFlight(2))) {
+                Message first = consumer.poll(LIMIT).orElseThrow();
+                consumer.poll(LIMIT).orElseThrow();
+                wire.mend();
+                eventually(
+                        "the next stream brings the others",
+                        () -> client.queue(queue.name()).listMessages().stream().allMatch(m -> m.readCt() > 0));
+                assertTrue(consumer.poll(Duration.ofMillis(500)).isEmpty());
+                assertEquals(Outcome.DONE, first.delete());
+                assertEquals(3, consumer.poll(LIMIT).orElseThrow().msgId());
+            }
+        }
+    }
+
+    @Test
+    void anExtensionNeverShortens() {
+        Queue queue = queue();
+        queue.send("held");
+        try (Consumer consumer = queue.consume(options -> options.visibilityTimeout(Duration.ofHours(1)))) {
+            Message held = consumer.poll(LIMIT).orElseThrow();
+            assertEquals(Outcome.DONE, held.extend(Duration.ofSeconds(1)));
+            for (Message message : queue.listMessages()) {
+                assertFalse(message.vt().isBefore(held.vt()));
+            }
+        }
+    }
+
+    @Test
+    void aSettleWhoseCallCannotBeMadeIsTold() throws Exception {
+        AtomicBoolean fails = new AtomicBoolean();
+        try (Wire wire = new Wire();
+                PgmqClient other = PgmqClient.builder()
+                        .target(wire.target())
+                        .metadata(() -> {
+                            if (fails.get()) {
+                                throw new IllegalStateException("there are no credentials");
+                            }
+                            return Map.of();
+                        })
+                        .build()) {
+            Queue queue = queue(other);
+            queue.sendBatch(List.of(1, 2));
+            try (Consumer consumer = queue.consume()) {
+                Message first = consumer.poll(LIMIT).orElseThrow();
+                Message second = consumer.poll(LIMIT).orElseThrow();
+                fails.set(true);
+                wire.mend();
+                assertThrows(PgmqException.class, () -> first.delete());
+                fails.set(false);
+                assertEquals(Outcome.DONE, second.delete());
+            }
+        }
+    }
+
+    @Test
+    void aSettleAfterTheEndOfTheClientFails() throws Exception {
+        PgmqClient other = PgmqClient.connect(TARGET);
+        Queue queue = queue(other);
+        queue.send("held");
+        Message held = queue.consume().poll(LIMIT).orElseThrow();
+        other.close();
+        ExecutionException failure = assertThrows(
+                ExecutionException.class, () -> held.deleteAsync().get(LIMIT.toSeconds(), TimeUnit.SECONDS));
+        assertTrue(failure.getCause() instanceof PgmqException);
+    }
+
+    @Test
     void whatCameOverAnEarlierStreamIsExtendedToo() throws Exception {
         try (Wire wire = new Wire();
                 PgmqClient other = PgmqClient.connect(wire.target())) {
@@ -136,6 +211,58 @@ class StreamsTest extends Scene {
             consumer.stop();
         }
         assertEquals(1, queue.metrics(true).archiveLength().orElseThrow());
+    }
+
+    @Test
+    void aHandlerThatIsRefusedItsSettleGivesTheMessageBack() throws Exception {
+        Queue queue = queue();
+        queue.send("poison");
+        CountDownLatch deliveries = new CountDownLatch(2);
+        try (Consumer consumer = queue.handle(options -> options.visibilityTimeout(Duration.ofHours(1)), message -> {
+            deliveries.countDown();
+            if (deliveries.getCount() > 0) {
+                // There is no such queue.
+                message.deadLetter("poison");
+            }
+        })) {
+            assertTrue(deliveries.await(LIMIT.toSeconds(), TimeUnit.SECONDS));
+            consumer.stop();
+        }
+    }
+
+    @Test
+    void whatAHandlerCannotSettleComesBackAfterItsVisibilityTimeout() throws Exception {
+        Queue queue = queue();
+        queue.send("again");
+        CountDownLatch deliveries = new CountDownLatch(2);
+        try (Consumer consumer = queue.handle(
+                options -> options.visibilityTimeout(Duration.ofSeconds(1)).retryDelay(Duration.ofHours(13)),
+                message -> {
+                    deliveries.countDown();
+                    if (deliveries.getCount() > 0) {
+                        throw new IllegalStateException("and the delay is more than the server takes");
+                    }
+                })) {
+            assertTrue(deliveries.await(LIMIT.toSeconds(), TimeUnit.SECONDS));
+            consumer.stop();
+        }
+    }
+
+    @Test
+    void aMessageThatNoRequestCanHoldHarmsNoOther() {
+        Queue queue = queue();
+        try (Producer producer = queue.producer()) {
+            producer.send("first").join();
+            List<CompletableFuture<SendResult>> sent = IntStream.range(0, 5)
+                    .mapToObj(i -> producer.send(i == 2 ? "x".repeat(9 * 1024 * 1024) : i))
+                    .toList();
+            CompletionException failure = assertThrows(CompletionException.class, sent.get(2)::join);
+            assertEquals("MESSAGE_TOO_LARGE", ((PgmqException) failure.getCause()).reason());
+            assertFalse(((PgmqException) failure.getCause()).outcomeUnknown());
+            producer.send("last").join();
+            List.of(0, 1, 3, 4).forEach(i -> sent.get(i).join());
+        }
+        assertEquals(6, queue.metrics().queueLength());
     }
 
     @Test
