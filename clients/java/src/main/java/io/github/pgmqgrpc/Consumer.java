@@ -205,19 +205,22 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
 
     /** Whatever a handler throws gives its message back. */
     private void handle(Message message, MessageHandler handler) {
-        CompletableFuture<Outcome> settled = CompletableFuture.completedFuture(Outcome.DONE);
         try {
             handler.handle(message);
             if (!message.isSettled()) {
-                settled = options.archive ? message.archiveAsync() : message.deleteAsync();
+                if (options.archive) {
+                    message.archiveAsync();
+                } else {
+                    message.deleteAsync();
+                }
             }
         } catch (Throwable e) {
             LOG.log(Level.DEBUG, () -> "the handler of " + queue.name() + " has failed on " + message.msgId(), e);
             if (!message.isSettled()) {
-                settled = message.releaseAsync(options.retryDelay);
+                message.releaseAsync(options.retryDelay);
             }
         }
-        settled.whenComplete((outcome, failure) -> {
+        message.settling().whenComplete((result, failure) -> {
             if (failure != null) {
                 LOG.log(Level.DEBUG, () -> message.msgId() + " of " + queue.name() + " is not settled", failure);
                 abandon(message.receipt());

@@ -19,6 +19,8 @@ public final class Message {
     private final Consumer consumer;
 
     private volatile boolean settled;
+    /** What becomes of the last settle over the consumer. */
+    private volatile CompletableFuture<ItemResult> settling = CompletableFuture.completedFuture(null);
 
     Message(Queue queue, io.github.pgmqgrpc.v1.Message wire, Consumer consumer) {
         this.queue = queue;
@@ -241,7 +243,7 @@ public final class Message {
         try {
             ItemResult result = consumer == null
                     ? queue.settle(Items.of(this), how).get(0)
-                    : Connection.await(consumer.settle(receipt(), how));
+                    : Connection.await(settleByConsumer(how));
             return result.outcome();
         } catch (RuntimeException e) {
             // It is in hand still: a handler that fails now gives it back.
@@ -257,9 +259,19 @@ public final class Message {
         ConsumeRequest how = Settler.how(action, delay, "");
         settled = true;
         // What is attached to the result runs elsewhere, so that it does not hold up the stream.
-        return consumer.settle(receipt(), how)
+        return settleByConsumer(how)
                 .whenComplete((result, failure) -> settled = failure == null)
                 .thenApplyAsync(ItemResult::outcome, consumer.connection::elsewhere);
+    }
+
+    private CompletableFuture<ItemResult> settleByConsumer(ConsumeRequest how) {
+        settling = consumer.settle(receipt(), how);
+        return settling;
+    }
+
+    /** The last settle, which may be under way. */
+    CompletableFuture<ItemResult> settling() {
+        return settling;
     }
 
     private Object decode(String text, Class<?> type) {

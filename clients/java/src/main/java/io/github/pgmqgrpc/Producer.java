@@ -30,8 +30,9 @@ import java.util.stream.Stream;
  * Lets many callers share one stream of sends to a queue: the fast way to send. {@link Queue#producer()} gives one.
  *
  * <p>Each message gets its own answer. Messages of one thread are stored in the order in which they were sent, but for
- * those that the server refuses for the moment, which are sent again. When the stream breaks, messages with a deduplication id are sent again, and so are those that the server has certainly not
- * taken; others fail with {@link PgmqException#outcomeUnknown()}.
+ * those that the server refuses for the moment, which are sent again. When the stream breaks, messages with a
+ * deduplication id are sent again, and so are those that the server has certainly not taken; others fail with {@link
+ * PgmqException#outcomeUnknown()}.
  */
 public final class Producer extends LastingStream<ProduceRequest, ProduceResponse> {
     private static final Status LATE = Status.DEADLINE_EXCEEDED.withDescription("no answer to a send in time");

@@ -16,8 +16,8 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.RejectedExecutionException;
 
 /**
- * Settles and extends the messages of a consumer: over its stream while there is one, by unary calls while there is none. What
- * waits goes together, as far as it is settled alike. Guarded by the consumer's lock.
+ * Settles and extends the messages of a consumer: over its stream while there is one, by unary calls while there is
+ * none. What waits goes together, as far as it is settled alike. Guarded by the consumer's lock.
  */
 final class Settler {
     /** What becomes of a message that was received and never taken: as if it had not come. */

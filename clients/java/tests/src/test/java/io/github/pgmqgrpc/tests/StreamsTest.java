@@ -231,6 +231,21 @@ class StreamsTest extends Scene {
     }
 
     @Test
+    void whatAHandlerLeavesToBeSettledComesBackWhereThatIsRefused() throws Exception {
+        Queue queue = queue();
+        queue.send("again");
+        CountDownLatch deliveries = new CountDownLatch(2);
+        try (Consumer consumer = queue.handle(options -> options.visibilityTimeout(Duration.ofSeconds(1)), message -> {
+            deliveries.countDown();
+            // Longer than the server takes, and nobody looks at what becomes of it.
+            message.releaseAsync(Duration.ofHours(13));
+        })) {
+            assertTrue(deliveries.await(LIMIT.toSeconds(), TimeUnit.SECONDS));
+            consumer.stop();
+        }
+    }
+
+    @Test
     void whatAHandlerCannotSettleComesBackAfterItsVisibilityTimeout() throws Exception {
         Queue queue = queue();
         queue.send("again");
