@@ -104,8 +104,9 @@ package() {
   rm -rf target/dist
   "$tooling/bin/python" -m build --no-isolation --outdir target/dist . >target/build.log 2>&1 ||
     { cat target/build.log >&2; return 1; }
-  "$installed/bin/pip" install --quiet target/dist/*.whl >&2
-  "$installed/bin/pip" install --quiet --no-deps --force-reinstall target/dist/*.whl >&2
+  # Where this is called, a command that fails does not end the script.
+  "$installed/bin/pip" install --quiet target/dist/*.whl >&2 &&
+    "$installed/bin/pip" install --quiet --no-deps --force-reinstall target/dist/*.whl >&2
 }
 
 # Starts a server of its own, whose Postgres pgmq-py reaches.
