@@ -289,6 +289,10 @@ func (s *session) finish(result *pgmqv1.CommandResult) {
 	s.mu.Unlock()
 	if result.GetError() == nil {
 		for i, result := range result.GetResults() {
+			if command := commands[i]; command.alone && command.settlement.action != actionExtend && result.Outcome == NotFound {
+				// The message is gone, most likely by the first attempt.
+				result.Outcome = Done
+			}
 			commands[i].answer <- answer{result: result}
 		}
 		return
