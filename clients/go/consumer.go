@@ -209,6 +209,22 @@ func (c *Consumer) settled(m *Message, s settlement, outcome Outcome) {
 	}
 }
 
+// letGo has a message that could not be settled come back after its visibility timeout. Only a command ends its
+// extension by the server, and frees its place there.
+func (c *Consumer) letGo(ctx context.Context, m *Message) {
+	c.mu.Lock()
+	hidden := settlement{action: actionRelease, span: c.visibilityTimeout}
+	c.mu.Unlock()
+	for failures := range maxRepeats {
+		sleep(ctx, backOff(failures, 0))
+		if _, err := m.settle(ctx, hidden); err == nil {
+			return
+		}
+	}
+	// Whoever stops the consumer need not wait for it: the server keeps it no longer than the stream lasts.
+	c.settled(m, hidden, Done)
+}
+
 // Stop takes no more messages, and returns when those in hand are settled and the stream is over: all loops over
 // [Consumer.Messages] end. What was received and not yet taken is released at once. When the context ends before that,
 // Stop waits no longer.

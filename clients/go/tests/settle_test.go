@@ -177,3 +177,29 @@ func TestWhatWasNotTakenIsGivenBackThoughOneIsRefused(t *testing.T) {
 		t.Error(metrics, err)
 	}
 }
+
+func TestAHandledMessageThatCannotBeSettledComesBackAndFreesItsPlace(t *testing.T) {
+	queue := newQueue(t, connect(t), pgmq.CreateOptions{})
+	send(t, queue, 1, 2)
+	forbid(t, queue, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var again, other atomic.Bool
+	var handling group
+	handling.Go(func() {
+		handler := func(_ context.Context, message *pgmq.Message) error {
+			if message.MsgID == 2 {
+				other.Store(true)
+			} else if message.ReadCt > 1 {
+				again.Store(true)
+			}
+			return nil
+		}
+		options := pgmq.ConsumeOptions{MaxInFlight: 1, VisibilityTimeout: time.Second}
+		if err := queue.Handle(ctx, handler, pgmq.HandleOptions{ConsumeOptions: options}); err != nil {
+			t.Error(err)
+		}
+	})
+	defer handling.Wait()
+	defer cancel()
+	eventually(t, "the other message is handled, and the refused one again", func() bool { return other.Load() && again.Load() })
+}
