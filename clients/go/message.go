@@ -137,6 +137,10 @@ func (m *Message) settle(ctx context.Context, s settlement) (Outcome, error) {
 	if m.client == nil || m.Receipt == "" {
 		return 0, refused(codes.FailedPrecondition, "receipt", "the message was not read, so it has no receipt", nil)
 	}
+	// What cannot be written to the wire must not come to a stream that others share.
+	if err := isUTF8("reason", s.reason); err != nil {
+		return 0, err
+	}
 	if m.consumer != nil {
 		return m.consumer.settle(ctx, m, s)
 	}

@@ -203,3 +203,28 @@ func TestAHandledMessageThatCannotBeSettledComesBackAndFreesItsPlace(t *testing.
 	defer cancel()
 	eventually(t, "the other message is handled, and the refused one again", func() bool { return other.Load() && again.Load() })
 }
+
+func TestAReasonThatCannotBeWrittenSpoilsNoOtherSettlement(t *testing.T) {
+	var w wire
+	var opened atomic.Int32
+	w.open = func() error {
+		opened.Add(1)
+		return nil
+	}
+	queue := newQueue(t, connect(t, w.options()), pgmq.CreateOptions{})
+	send(t, queue, 1, 2)
+	consumer := queue.Consume(t.Context(), pgmq.ConsumeOptions{})
+	held := take(t, consumer, 2)
+	_, err := held[0].DeadLetter(within(t), "\xff")
+	if failure := failureOf(t, err); failure.Field != "reason" || failure.OutcomeUnknown {
+		t.Errorf("%+v", failure)
+	}
+	for _, message := range held {
+		if outcome, err := message.Delete(within(t)); outcome != pgmq.Done {
+			t.Error(outcome, err)
+		}
+	}
+	if err := consumer.Stop(within(t)); err != nil || opened.Load() != 1 {
+		t.Errorf("%v; %d streams were opened", err, opened.Load())
+	}
+}
