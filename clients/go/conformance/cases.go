@@ -16,7 +16,7 @@ import (
 )
 
 // How long a case may last.
-const caseLimit = 60 * time.Second
+const caseLimit = 120 * time.Second
 
 // aCase is a case as the file has it. Values are nil, bool, string, json.Number, []any and map[string]any.
 type aCase struct {
