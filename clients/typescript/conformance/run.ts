@@ -5,8 +5,9 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
 import { type Client, connect, losslessJson, PgmqError } from "pgmq-grpc";
-import { parse } from "yaml";
-import { expand, fromClient, isMap, matches, type Plain, toClient } from "./values.js";
+import { parse, type ScalarTag, type Tags } from "yaml";
+import { checkArguments } from "./arguments.js";
+import { exactly, expand, fromClient, isMap, matches, type Plain, toClient } from "./values.js";
 import { archived, type Surroundings, WORDS } from "./words.js";
 
 interface Step {
@@ -26,7 +27,8 @@ interface Case {
   steps: Step[];
 }
 
-const CASE_LIMIT_MS = 60_000;
+const CASE_LIMIT_MS = 120_000;
+const FLOAT = "tag:yaml.org,2002:float";
 const CASE_KEYS = new Set(["name", "queues", "names", "steps"]);
 const STEP_KEYS = new Set(["do", "with", "expect", "error", "save", "client", "deadline"]);
 
@@ -54,11 +56,19 @@ if (process.env.CONFORMANCE_RESULTS) writeFileSync(process.env.CONFORMANCE_RESUL
 console.log(`${lines.length - failed} passed, ${failed} failed`);
 process.exit(failed === 0 && lines.length > 0 ? 0 : 1);
 
-/** The cases of a file, with whole numbers that keep their digits. */
+/** The cases of a file, with numbers that keep their digits. */
 function read(path: string): Case[] {
   const safe = (_: unknown, value: unknown) =>
     typeof value === "bigint" && Number.isSafeInteger(Number(value)) ? Number(value) : value;
-  return parse(readFileSync(path, "utf8"), safe, { maxAliasCount: -1, intAsBigInt: true }) as Case[];
+  const customTags = (tags: Tags): Tags =>
+    tags.map((tag) => (typeof tag === "object" && tag.tag === FLOAT ? exact(tag as ScalarTag) : tag));
+  const options = { maxAliasCount: -1, intAsBigInt: true, customTags };
+  return parse(readFileSync(path, "utf8"), safe, options) as Case[];
+}
+
+/** Reads numbers with a point or a power of ten, without rounding them. `.nan` and its like are no numbers of JSON. */
+function exact(tag: ScalarTag): ScalarTag {
+  return { ...tag, resolve: (text, ...others) => (/\d/.test(text) ? exactly(text) : tag.resolve(text, ...others)) };
 }
 
 /** Runs one case with names of its own. Gives what is wrong, if anything is. */
@@ -77,7 +87,7 @@ async function run(one: Case): Promise<string | undefined> {
       const made = toClient(expand(options, rename, new Map())) as Plain;
       await client.createQueue(prefix + name, made);
     }
-    const late = sleep(CASE_LIMIT_MS, "it took more than a minute", { signal: limit.signal }).catch(() => undefined);
+    const late = sleep(CASE_LIMIT_MS, "it took more than two minutes", { signal: limit.signal }).catch(() => undefined);
     return await Promise.race([steps(one.steps, rename, around), late]);
   } catch (error) {
     return `around it: ${inspect(error)}`;
@@ -111,7 +121,9 @@ async function perform(
 ): Promise<string | undefined> {
   const word = WORDS[step.do];
   if (!word) throw new Error("there is no such word");
-  const given = toClient(expand(step.with ?? {}, rename, saved)) as Plain;
+  const written = expand(step.with ?? {}, rename, saved) as Plain;
+  checkArguments(step.do, written);
+  const given = toClient(written) as Plain;
   if (step.deadline !== undefined) given.timeoutMs = step.deadline * 1000;
   const asked =
     step.client === undefined ? around : { ...around, client: expand(step.client, rename, saved) as Client };

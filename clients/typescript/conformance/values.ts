@@ -45,11 +45,13 @@ export function expand(
     const renamed = rename.get(value);
     if (renamed !== undefined) return renamed;
     const [, name, path] = /^\$(\w+)((?:\.\w+)*)$/.exec(value) ?? [];
-    if (name === undefined || !saved.has(name)) return value;
-    return (path ?? "")
+    if (name === undefined || value === "$any" || value === "$absent") return value;
+    const found = (path ?? "")
       .split(".")
       .slice(1)
-      .reduce<unknown>((inner, key) => (inner as Plain)[key], saved.get(name));
+      .reduce<unknown>((inner, key) => (inner as Plain | undefined)?.[key], saved.get(name));
+    if (found === undefined && !(path === "" && saved.has(name))) throw new Error(`nothing was saved as ${value}`);
+    return found;
   }
   if (Array.isArray(value)) return value.map((item) => expand(item, rename, saved));
   if (!isMap(value)) return value;
@@ -130,6 +132,23 @@ const isAbsent = (value: unknown): boolean =>
 const isNumeric = (value: unknown): boolean =>
   typeof value === "number" || typeof value === "bigint" || value instanceof LosslessNumber;
 
+/** The value of a number as text: all its digits but the zeros around them, and the power of ten that they count. */
+function decimal(value: unknown): string {
+  const parts = /^(-?)(\d*)\.?(\d*)(?:e([+-]?\d+))?$/i.exec(String(value));
+  if (!parts) return String(value);
+  const [, sign = "", whole = "", fraction = "", exponent = "0"] = parts;
+  const digits = (whole + fraction).replace(/^0+/, "");
+  const significant = digits.replace(/0+$/, "");
+  const power = Number(exponent) - fraction.length + digits.length - significant.length;
+  return significant === "" ? "0" : `${sign}${significant}e${power}`;
+}
+
+/** A number of a case: one that `number` would round keeps its text. */
+export function exactly(text: string): number | LosslessNumber {
+  const value = Number(text);
+  return !/^[-\d.e+]+$/i.test(text) || decimal(value) === decimal(text) ? value : new LosslessNumber(text);
+}
+
 const MATCHERS: Record<string, (actual: unknown, argument: never) => boolean> = {
   $at_least: (actual, argument: number) => isNumeric(actual) && Number(actual) >= argument,
   $at_most: (actual, argument: number) => isNumeric(actual) && Number(actual) <= argument,
@@ -151,9 +170,7 @@ const MATCHERS: Record<string, (actual: unknown, argument: never) => boolean> = 
 export function matches(actual: unknown, expected: unknown): boolean {
   if (expected === "$any") return !isAbsent(actual);
   if (expected === "$absent") return isAbsent(actual);
-  if (isNumeric(expected) && isNumeric(actual)) {
-    return Number(actual) === Number(expected) && (typeof actual !== "bigint" || actual === BigInt(String(expected)));
-  }
+  if (isNumeric(expected) && isNumeric(actual)) return decimal(actual) === decimal(expected);
   if (Array.isArray(expected)) {
     return (
       Array.isArray(actual) &&
