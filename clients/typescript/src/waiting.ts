@@ -3,7 +3,7 @@ import { type CallOptions, cancelled } from "./calls.js";
 import { PgmqError } from "./errors.js";
 
 /** The longest time that a timer of Node.js takes. */
-const LONGEST_MS = 2 ** 31 - 1;
+export const LONGEST_MS = 2 ** 31 - 1;
 
 /** A caller who waits. Only the first answer counts. */
 export class Waiter<Answer> {

@@ -1,11 +1,12 @@
 /** Watching queues, over a stream that survives restarts. */
 import type { Client } from "./client.js";
 import { fromWire } from "./convert.js";
-import type { PgmqError } from "./errors.js";
+import { PgmqError } from "./errors.js";
 import { QueueEventSchema, type WatchResponse } from "./gen/pgmq/v1/queue_service_pb.js";
 import { Inbox } from "./inbox.js";
 import { Line } from "./stream.js";
 import type { QueueEvent } from "./types.js";
+import { LONGEST_MS } from "./waiting.js";
 
 /**
  * What happens to queues: `for await (const event of queue.watch())`. An event is a hint to look, not a count. What
@@ -14,12 +15,14 @@ import type { QueueEvent } from "./types.js";
 export class Watcher implements AsyncIterable<QueueEvent>, AsyncDisposable {
   readonly #inbox = new Inbox<QueueEvent>();
   readonly #line: Line<never, WatchResponse>;
+  readonly #client: Client;
   #running: Promise<PgmqError | undefined> | undefined;
   #started!: () => void;
   readonly #ready = new Promise<void>((resolve) => (this.#started = resolve));
 
   /** @internal */
   constructor(client: Client, queues: readonly string[], signal: AbortSignal | undefined) {
+    this.#client = client;
     this.#line = new Line(client, {
       name: `watch of ${queues.join(", ")}`,
       open: (_, signal) => client.raw.queues.watch({ queues: [...queues] }, { signal }),
@@ -62,18 +65,37 @@ export class Watcher implements AsyncIterable<QueueEvent>, AsyncDisposable {
     };
   }
 
-  /** Watches from the first call on. Resolves at the end, with the error that it is. */
+  /**
+   * Watches from the first call on, if the server confirms that within the time of a call. Resolves at the end, with the
+   * error that it is.
+   */
   #run(): Promise<PgmqError | undefined> {
-    this.#running ??= this.#line
-      .run(this)
-      .then(
-        () => undefined,
-        (error: unknown) => error as PgmqError,
-      )
-      .then((error) => {
-        this.#inbox.end(error);
-        return error;
-      });
+    this.#running ??= this.#watch().then((error) => {
+      this.#inbox.end(error);
+      return error;
+    });
     return this.#running;
+  }
+
+  async #watch(): Promise<PgmqError | undefined> {
+    let late: PgmqError | undefined;
+    const limit = setTimeout(
+      () => {
+        late = new PgmqError("DEADLINE_EXCEEDED", "no server has confirmed the watch in time", {
+          outcomeUnknown: true,
+        });
+        this.#line.abort();
+      },
+      Math.min(this.#client.calls.deadline({}) - Date.now(), LONGEST_MS),
+    );
+    void this.#ready.then(() => clearTimeout(limit));
+    try {
+      await this.#line.run(this);
+      return late;
+    } catch (error) {
+      return error as PgmqError;
+    } finally {
+      clearTimeout(limit);
+    }
   }
 }

@@ -206,3 +206,12 @@ test("a watcher tells what happens, and goes on when the connection breaks", asy
   await assert.rejects(shared.watch(["nowhere_at_all"]).ready(), missing);
   await assert.rejects(shared.watch(["nowhere_at_all"])[Symbol.asyncIterator]().next(), missing);
 });
+
+test("a watch that no server confirms ends in time", async () => {
+  const way = await Way.open();
+  const away = client({ timeoutMs: 300 }, way.address);
+  await way.close();
+
+  await assert.rejects(away.watch(["orders"]).ready(), { code: "DEADLINE_EXCEEDED" });
+  await assert.rejects(away.watch(["orders"])[Symbol.asyncIterator]().next(), { code: "DEADLINE_EXCEEDED" });
+});
