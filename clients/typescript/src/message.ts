@@ -138,5 +138,10 @@ export function outgoing(message: OutgoingMessage, json: JsonCodec): wire.Outgoi
 
 /** About how much of a frame a message takes. */
 export function bytesOf({ message, headers, group, deduplicationId }: wire.OutgoingMessage): number {
-  return Buffer.byteLength(message) + Buffer.byteLength(headers) + group.length + deduplicationId.length;
+  return (
+    Buffer.byteLength(message) +
+    Buffer.byteLength(headers) +
+    Buffer.byteLength(group) +
+    Buffer.byteLength(deduplicationId)
+  );
 }

@@ -22,6 +22,8 @@ export interface ProducerOptions {
 
 /** How often a message is sent again that the server has refused for the moment. */
 const REPEATS = 3;
+/** The server takes requests of up to 8 MiB, and a larger one is the end of its stream. */
+const MOST_BYTES = (8 << 20) - 4096;
 /** What the contract allows, until the stream itself says it. */
 const LIMITS = { maxInFlight: 10_000, maxFrameMessages: 1000, maxFrameBytes: 1 << 20 };
 
@@ -76,12 +78,17 @@ export class Producer<T = unknown> implements AsyncDisposable {
   /** @internal */
   enqueue(message: WireMessage, options: CallOptions): Promise<SendResult> {
     if (this.#closing) throw new PgmqError("CANCELLED", "the producer is closed", { outcomeUnknown: false });
+    const bytes = bytesOf(message);
+    if (bytes > MOST_BYTES) {
+      const facts = { reason: "MESSAGE_TOO_LARGE", outcomeUnknown: false } as const;
+      throw new PgmqError("INVALID_ARGUMENT", "the message is larger than a request can be", facts);
+    }
     this.#callers++;
     const caller = new Waiter<SendResult>(this.#queue.client.calls.deadline(options), options, () => {
       this.#callers--;
       this.#change.tell();
     });
-    this.#waiting.push({ message, bytes: bytesOf(message), caller, failures: 0, unknown: false });
+    this.#waiting.push({ message, bytes, caller, failures: 0, unknown: false });
     this.#run();
     this.#flushSoon();
     return caller.answer();

@@ -107,3 +107,18 @@ test("closing waits for what is under way, and takes no more", async () => {
   await assert.rejects(producer.send(1), { code: "CANCELLED", outcomeUnknown: false });
   await shared.queue(orders.name).producer().close();
 });
+
+test("a message that no request can carry is refused alone", async () => {
+  const orders = await queue(shared);
+  await using producer = orders.producer();
+
+  const sends = ["before", "x".repeat(9 << 20), "after"].map((message) => producer.send(message));
+  const [before, large, after] = await Promise.allSettled(sends);
+
+  const { code, reason, outcomeUnknown } = (large as PromiseRejectedResult).reason as PgmqError;
+  assert.deepEqual(
+    { code, reason, outcomeUnknown },
+    { code: "INVALID_ARGUMENT", reason: "MESSAGE_TOO_LARGE", outcomeUnknown: false },
+  );
+  assert.deepEqual([before?.status, after?.status], ["fulfilled", "fulfilled"]);
+});
