@@ -53,6 +53,8 @@ interface Batch {
   settlement: Settlement;
   receipts: string[];
   waiters: Pick<Waiter<ItemResult>, "resolve" | "reject">[];
+  /** Whether its message was refused together with others, so that it is settled alone now. */
+  again?: boolean;
 }
 
 type Command = NonNullable<ConsumeRequest["command"]>;
@@ -281,7 +283,12 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
 
   #resolve(batch: Batch, results: ItemResult[]): void {
     this.#settling -= batch.waiters.length;
-    for (const [index, waiter] of batch.waiters.entries()) waiter.resolve(results[index] as ItemResult);
+    const again = batch.again && batch.settlement.action !== "EXTEND";
+    for (const [index, waiter] of batch.waiters.entries()) {
+      const result = results[index] as ItemResult;
+      // A message that is gone now is so most likely by the first attempt.
+      waiter.resolve(again && result.outcome === "NOT_FOUND" ? { ...result, outcome: "DONE" } : result);
+    }
     this.#change.tell();
   }
 
@@ -289,7 +296,8 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     if (error.ofOne && receipts.length > 1) {
       // Which one, it does not say: each is asked for alone, so that nobody has the error of another.
       for (const [index, receipt] of receipts.entries()) {
-        this.#send({ settlement, receipts: [receipt], waiters: [waiters[index] as Batch["waiters"][number]] });
+        const waiter = waiters[index] as Batch["waiters"][number];
+        this.#send({ settlement, receipts: [receipt], waiters: [waiter], again: true });
       }
       return;
     }
