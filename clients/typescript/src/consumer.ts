@@ -1,4 +1,5 @@
 /** Messages as they come, over a stream that survives restarts. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
 import { backoff, type CallOptions } from "./calls.js";
 import { durationOf, milliseconds, toWire } from "./convert.js";
@@ -44,6 +45,8 @@ export interface ConsumeOptions {
 const GIVE_BACK: Settlement = { action: "GIVE_BACK" };
 /** How many receipts a command takes. */
 const MOST_RECEIPTS = 1000;
+/** How often a message that could not be settled is let go. */
+const ATTEMPTS = 3;
 const PATIENCE_MS = 30_000;
 /** How long a message is extended after a broken stream, where nothing else is said. */
 const HOUR_MS = 3_600_000;
@@ -151,6 +154,24 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   /** @internal */
   settled(message: Message): void {
     this.#forget(message.receipt);
+  }
+
+  /**
+   * @internal Has a message that could not be settled come back after its visibility timeout. Only a command ends its
+   * extension by the server, and frees its place there.
+   */
+  async letGo(message: Message): Promise<void> {
+    for (let failures = 0; failures < ATTEMPTS; failures++) {
+      await sleep(backoff(failures, 1000));
+      try {
+        await message.release({ delay: this.#visibilityTimeout });
+        return;
+      } catch (error) {
+        this.#log(`${message.msgId} is not let go: ${String(error)}`);
+      }
+    }
+    // Whoever stops need not wait for it: the server keeps it no longer than the stream lasts.
+    this.settled(message);
   }
 
   #begin(): void {

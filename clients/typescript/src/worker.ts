@@ -46,9 +46,11 @@ export class Worker<T = unknown> implements AsyncDisposable {
   async #work(): Promise<void> {
     for await (const message of this.#consumer) {
       const success = await this.#handle(message);
-      await this.#settle(message, success).catch((error: unknown) =>
-        this.#log(`${message.msgId} is not settled`, error),
-      );
+      await this.#settle(message, success).catch((error: unknown) => {
+        this.#log(`${message.msgId} is not settled, and will come back`, error);
+        // The consumer, which has it in hand until then, is what stopping waits for.
+        void this.#consumer.letGo(message);
+      });
     }
   }
 

@@ -79,3 +79,27 @@ test("a message that the database refuses to settle spoils no other's settling",
   await assert.rejects(refused.delete({ msgIds: [2] }), { ...error, outcomeUnknown: false });
   await assert.rejects(refused.delete({ msgIds: [2, 999] }), { ...error, outcomeUnknown: true });
 });
+
+test("a message that a worker cannot settle comes back, and frees its place", options, async () => {
+  const kept = client({}, server?.address).queue<number>("kept");
+  await kept.create();
+  await sql?.query(`
+    CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+      IF old.message = '1'::jsonb THEN RAISE EXCEPTION 'one stays'; END IF;
+      RETURN old;
+    END $$;
+    CREATE TRIGGER keep BEFORE DELETE ON pgmq.q_kept FOR EACH ROW EXECUTE FUNCTION keep();
+  `);
+  await kept.sendBatch([{ message: 1 }, { message: 2 }]);
+  const handled: string[] = [];
+
+  const worker = kept.consume((message) => handled.push(`${message.message} for the ${message.readCt}`), {
+    maxInFlight: 1,
+    visibilityTimeout: 1000,
+  });
+  await eventually("both are handled, and the refused one again", () =>
+    ["2 for the 1", "1 for the 2"].every((one) => handled.includes(one)),
+  );
+  await worker.stop();
+});
