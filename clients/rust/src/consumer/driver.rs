@@ -62,6 +62,7 @@ impl Order {
     fn answer(self, mut result: Result<ItemResult, Error>) {
         if let Ok(result) = &mut result
             && self.again
+            && self.settlement.ends()
             && result.outcome() == Outcome::NotFound
         {
             // The message is gone, most likely by the first attempt.

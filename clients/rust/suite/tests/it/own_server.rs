@@ -96,6 +96,27 @@ async fn one_refused_message_does_not_decide_about_others(server: &Server) -> su
         assert_eq!(again.delete().await?, Outcome::Done);
         consumer.stop().await?;
     }
+    queue.send_batch((0..5).map(|number| json!(number))).await?;
+    let mut consumer = queue.consume().visibility_timeout(Duration::from_secs(3600)).start();
+    let mut held: Vec<Message> = Vec::new();
+    while held.len() < 5 {
+        held.extend(consumer.try_next().await?);
+    }
+    let trigger = format!(
+        "CREATE TRIGGER refuse BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW WHEN (OLD.message = '3') EXECUTE FUNCTION refuse()"
+    );
+    sql.batch_execute(&format!("DELETE FROM {table} WHERE message = '4'; {trigger}")).await?;
+    // The refused command may have settled what is gone, and it has extended nothing.
+    let longer = join_all(held.iter().map(|message| message.extend(Duration::from_secs(7200)))).await;
+    let deleted = join_all(held.iter().map(Message::delete)).await;
+    for ((message, extended), deleted) in held.iter().zip(longer).zip(deleted) {
+        match message.message_text.as_str() {
+            "3" => assert!(extended.is_err() && deleted.is_err()),
+            "4" => assert_eq!((extended?, deleted?), (Outcome::NotFound, Outcome::Done)),
+            _ => assert_eq!((extended?, deleted?), (Outcome::Done, Outcome::Done)),
+        }
+    }
+    sql.batch_execute(&format!("DROP TRIGGER refuse ON {table}")).await?;
     Ok(())
 }
 
