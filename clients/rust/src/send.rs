@@ -20,7 +20,7 @@ const ALL: u32 = 1 << 28;
 const KEPT: Duration = Duration::from_secs(10);
 
 /// The bytes of a message that is better sent alone, so that others need not wait for it.
-const LARGE: usize = 256 * 1024;
+const LARGE: usize = 1 << 20;
 
 /// What a client knows of its sends.
 pub(crate) struct Sends {

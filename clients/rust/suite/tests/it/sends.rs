@@ -27,6 +27,20 @@ async fn sends_at_the_same_time_share_a_stream_and_a_lone_one_is_a_call() -> sup
 }
 
 #[tokio::test]
+async fn only_a_message_of_more_than_a_mebibyte_leaves_the_stream() -> support::Outcome {
+    let unary = Loses::first(0, "/Send");
+    let queue = new_queue(&Client::builder().layer(unary.clone()).connect(None)?).await;
+    for (bytes, calls) in [(1_000_000, 1), (1_100_000, 3)] {
+        let large = "x".repeat(bytes);
+        let bodies = ["alone", large.as_str()];
+        let sent = join_all(bodies.map(async |body| queue.send(body).await)).await;
+        assert!(sent[0].is_ok(), "{sent:?}");
+        assert_eq!(unary.calls(), calls, "{bytes}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_bad_message_has_its_own_error_which_is_that_of_a_lone_send() -> support::Outcome {
     let queue = new_queue(&client()).await;
     let bad = [
