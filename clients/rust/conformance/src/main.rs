@@ -16,7 +16,7 @@ use pgmq_grpc_client::Client;
 use crate::case::Case;
 use crate::words::Runner;
 
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
