@@ -91,9 +91,10 @@ async fn what_a_cancelled_stream_was_not_given_is_visible_at_once() {
     for _ in 0..4 {
         test.client.send_all("orders", &[large.as_str(); 10]).await;
     }
-    // Its transport takes some megabytes at most, and nobody reads them.
+    // Its transport takes far less than all of them, and nobody reads them.
+    let stalled = Client::connect_hesitantly(&test.server).await;
     let greedy = ConsumeStart { max_in_flight: 1_000, visibility_timeout: seconds(600.0), ..start("orders") };
-    let stuck = Consumer::start(&test.client, greedy).await;
+    let stuck = Consumer::start(&stalled, greedy).await;
     let taken = "SELECT count(*) FROM pgmq.q_orders WHERE read_ct > 0";
     eventually("a read", async || (test.value::<i64>(taken).await > 0).then_some(())).await;
     drop(stuck);
