@@ -51,5 +51,6 @@ tools: ## Install every tool that the other targets need
 image: ## Build the container image pgmq-grpc with docker
 	docker build --tag pgmq-grpc .
 
-clean: ## Remove everything that was built
+clean: ## Remove everything that was built, of the clients too
 	cargo clean
+	git clean -fdXq clients examples
