@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bb8::{Pool, PooledConnection, QueueStrategy, RunError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use futures_util::future::poll_immediate;
+use tokio::sync::AcquireError;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -20,6 +21,7 @@ use super::row::column;
 use super::schema::{self, Schema};
 use super::statement::{Effect, Plan, Statement, TimeLimit};
 use super::tls;
+use super::turns::{Turn, Turns};
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
 use crate::domain::{Deadline, Error, Kind, QueueName, Result};
@@ -72,7 +74,7 @@ struct Shared {
     pool: Pool<Manager>,
     tls: MakeRustlsConnect,
     failures: ConnectFailures,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     waiting: AtomicUsize,
     limits: PoolLimits,
     guard: Arc<Guard>,
@@ -109,7 +111,7 @@ impl Database {
             pool,
             tls: tls::connector(url)?,
             failures,
-            turns: Arc::new(Semaphore::new(limits.connections as usize)),
+            turns: Turns::new(limits.connections as usize),
             waiting: AtomicUsize::new(0),
             limits,
             guard,
@@ -128,15 +130,44 @@ impl Database {
     /// `Overloaded` when too many calls wait or the turn does not come in time; `DatabaseUnavailable` when no
     /// connection can be made. Nothing was applied in either case.
     pub async fn connect(&self, operation: &'static str, deadline: Deadline) -> Result<Connection> {
+        self.connect_by(operation, deadline, self.shared.turns.take()).await
+    }
+
+    /// The same for an operation that concerns a subject, as a rule a queue. What has turned out to be slow with it leaves
+    /// connections to the others.
+    ///
+    /// # Errors
+    /// As [`Database::connect`].
+    pub async fn connect_for(
+        &self,
+        operation: &'static str,
+        subject: &str,
+        deadline: Deadline,
+    ) -> Result<Connection> {
+        self.connect_by(operation, deadline, self.shared.turns.take_for(operation, subject)).await
+    }
+
+    /// Whether an operation is known to be slow with a subject.
+    pub fn is_slow(&self, operation: &'static str, subject: &str) -> bool {
+        self.shared.turns.is_slow(operation, subject)
+    }
+
+    async fn connect_by(
+        &self,
+        operation: &'static str,
+        deadline: Deadline,
+        turn: impl Future<Output = Result<Turn, AcquireError>>,
+    ) -> Result<Connection> {
         let asked = Instant::now();
         // A little before the deadline, so that the caller still hears why.
         let patience = deadline.remaining().mul_f32(0.9).min(MAX_TURN_WAIT);
-        let turn = self.turn(operation, patience).await?;
+        let mut turn = self.turn(operation, patience, turn).await?;
         let session = tokio::time::timeout(patience.saturating_sub(asked.elapsed()), self.session())
             .await
             .map_err(|_| error::unavailable("the database does not answer"))??;
         tracing::trace!(operation, wait_us = asked.elapsed().as_micros(), "connection taken");
-        Ok(Connection { session, database: self.clone(), marked: false, operation, deadline, _turn: turn })
+        turn.begin();
+        Ok(Connection { session, database: self.clone(), marked: false, operation, deadline, turn })
     }
 
     /// How another connection to the same server is encrypted.
@@ -160,7 +191,7 @@ impl Database {
         PoolUse {
             most: shared.limits.connections,
             open: shared.pool.state().connections,
-            in_use: shared.limits.connections as usize - shared.turns.available_permits(),
+            in_use: shared.limits.connections as usize - shared.turns.free(),
             // More may be counted for the moment that it takes to refuse them.
             waiting_calls: shared.waiting.load(Ordering::Relaxed).min(shared.limits.waiting_calls),
         }
@@ -206,10 +237,15 @@ impl Database {
         }
     }
 
-    async fn turn(&self, operation: &str, patience: Duration) -> Result<OwnedSemaphorePermit> {
-        let turns = Arc::clone(&self.shared.turns);
-        if let Ok(turn) = Arc::clone(&turns).try_acquire_owned() {
-            return Ok(turn);
+    async fn turn(
+        &self,
+        operation: &str,
+        patience: Duration,
+        turn: impl Future<Output = Result<Turn, AcquireError>>,
+    ) -> Result<Turn> {
+        let mut turn = std::pin::pin!(turn);
+        if let Some(taken) = poll_immediate(turn.as_mut()).await {
+            return taken.map_err(|_| Error::draining());
         }
         // A look at policies, which the server takes by itself, takes no caller's place.
         let limit = self.shared.limits.waiting_calls;
@@ -217,7 +253,7 @@ impl Database {
         if let Some(None) = place {
             return Err(overloaded("too many calls wait for the database"));
         }
-        match tokio::time::timeout(patience, turns.acquire_owned()).await {
+        match tokio::time::timeout(patience, turn).await {
             Ok(Ok(turn)) => Ok(turn),
             Ok(Err(_)) => Err(Error::draining()),
             Err(_) => Err(overloaded("no database connection became free in time")),
@@ -288,7 +324,7 @@ pub struct Connection {
     pub(super) marked: bool,
     operation: &'static str,
     deadline: Deadline,
-    _turn: OwnedSemaphorePermit,
+    turn: Turn,
 }
 
 impl Connection {
@@ -323,6 +359,11 @@ impl Connection {
     /// The policies of the queues.
     pub fn policies(&self) -> Policies {
         self.database.policies().clone()
+    }
+
+    /// What follows is for a subject, and tells whether that is slow.
+    pub fn goes_on_for(&mut self, operation: &'static str, subject: &str) {
+        self.turn.goes_on_for(operation, subject);
     }
 
     /// Sets anew until when statements may run, so that the wait for the connection does not count.

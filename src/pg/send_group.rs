@@ -12,16 +12,20 @@ use super::send::{Columns, Fields, SEND, SEND_ONE, id_of_one, ids_of_many};
 use super::statement::{Effect, Statement, TimeLimit};
 use crate::domain::{Error, OutgoingMessage, QueueName, Result};
 
-/// How long an insert may run while the other queues wait for it.
-const TIME: &str = "1s";
-
-const USUAL_PATIENCE: &str = "SET LOCAL lock_timeout = '2s'";
-
 /// So many messages of a queue go in inserts of their own, which a session that serves many queues has prepared.
 const FEW: usize = 8;
 
 /// An insert that took this long has held up the other queues.
 const SLOW: Duration = Duration::from_millis(20);
+
+/// How long an insert may keep the other queues waiting.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupPatience {
+    /// For a lock.
+    pub lock: Duration,
+    /// In all.
+    pub time: Duration,
+}
 
 /// One queue's messages.
 pub struct GroupPart<'a> {
@@ -85,7 +89,7 @@ impl Insert<'_> {
 impl Connection {
     /// Stores the messages of several queues, all or none, and gives their ids (`pgmq.send`, `pgmq.send_batch`). As
     /// [`Connection::send`] it looks at no deduplication id. A part whose queue is missing is no failure:
-    /// its messages have the error. Each insert waits so long for a lock.
+    /// its messages have the error. Each insert has so much time.
     ///
     /// # Errors
     /// The error of the insert that has failed, such as `QueueBusy`, or of the commit; `OutcomeUnknown` if the connection was
@@ -93,7 +97,7 @@ impl Connection {
     pub async fn send_group(
         &mut self,
         parts: &[GroupPart<'_>],
-        lock_patience: Duration,
+        patience: GroupPatience,
     ) -> Result<StoredGroup, GroupFailure> {
         let of_all = |error| GroupFailure { error, culprit: None };
         let mut stored: Vec<Vec<Result<i64>>> = parts.iter().map(|_| Vec::new()).collect();
@@ -107,7 +111,7 @@ impl Connection {
                 }
             }
         }
-        self.begin_group(lock_patience).await.map_err(of_all)?;
+        self.begin_group(patience).await.map_err(of_all)?;
         // Within the transaction, because it locks the table, and waits for that no longer than an insert.
         for insert in &mut inserts {
             match self.prepare(&insert.statement, &insert.parameters()).await {
@@ -124,7 +128,7 @@ impl Connection {
         }
         let (unreplicated, started) = (self.session.link.unreplicated(), Instant::now());
         self.session.busy = true;
-        let asked = ask_all(&self.session.client, &inserts);
+        let asked = ask_all(&self.session.client, &inserts, self.session.statement_timeout_ms);
         let Ok(answers) = tokio::time::timeout(SILENCE, asked).await else {
             // The session stays busy, which throws it away.
             return Err(of_all(error::connection_lost(Effect::Writes)));
@@ -186,7 +190,7 @@ impl Connection {
     }
 
     /// Begins the transaction, and waits for it: without one, each insert would be committed by itself.
-    async fn begin_group(&mut self, lock_patience: Duration) -> Result<()> {
+    async fn begin_group(&mut self, patience: GroupPatience) -> Result<()> {
         // By itself: within the transaction, a rollback would take it back.
         if let Some(timeout_ms) = self.new_statement_timeout_ms(TimeLimit::Deadline) {
             self.batch(&format!("SET statement_timeout = {timeout_ms}")).await?;
@@ -194,8 +198,9 @@ impl Connection {
         }
         // What is to be refused is refused at its own insert, and not at the commit, where nobody knows whose it was.
         let begin = format!(
-            "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = '{TIME}'; SET CONSTRAINTS ALL IMMEDIATE",
-            lock_patience.as_millis()
+            "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; SET CONSTRAINTS ALL IMMEDIATE",
+            patience.lock.as_millis(),
+            patience.time.as_millis()
         );
         let begun = self.batch(&begin).await;
         match &begun {
@@ -226,15 +231,18 @@ struct Answers {
 }
 
 /// Sends the inserts and the commit in one go, and waits for all answers.
-async fn ask_all(client: &Client, inserts: &[Insert<'_>]) -> Answers {
+async fn ask_all(client: &Client, inserts: &[Insert<'_>], commit_timeout_ms: u32) -> Answers {
     let parameters: Vec<[Parameter<'_>; 4]> = inserts.iter().map(Insert::parameters).collect();
     let mut asked = Vec::with_capacity(inserts.len());
     for (insert, parameters) in inserts.iter().zip(&parameters) {
         asked
             .push(sent(Box::pin(ask(client, &insert.statement, insert.prepared.as_ref(), parameters))).await);
     }
-    // The commit may wait for longer: for others' notifications, as every commit does. After a failure this fails, too.
-    let patient = sent(Box::pin(client.batch_execute(USUAL_PATIENCE))).await;
+    // The commit may wait for longer: for others' notifications, the disk and a standby, as every commit does. After a
+    // failure this fails, too.
+    let usual_patience =
+        format!("SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = {commit_timeout_ms}");
+    let patient = sent(Box::pin(client.batch_execute(&usual_patience))).await;
     let commit = sent(Box::pin(client.batch_execute("COMMIT"))).await;
     let mut answers =
         Answers { inserts: Vec::with_capacity(asked.len()), committed: Ok(()), slow: Vec::new() };

@@ -4,6 +4,7 @@ mod groups;
 mod kinds;
 mod locks;
 mod overload;
+mod slow;
 mod storm;
 mod truth;
 

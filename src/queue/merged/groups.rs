@@ -12,20 +12,28 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::sends::{SendParcel, Store, by_ids, newly_sent};
-use super::settles::FLUSH_TIME;
+use super::settles::{FLUSH_TIME, failure};
 use crate::domain::{Deadline, Error, Kind, QueueName};
 use crate::engine::Changes;
 use crate::engine::merge::{Lead, Load, MAX_FLUSH_BYTES, MAX_FLUSH_ITEMS, Seat, Share};
-use crate::pg::{Connection, GroupFailure, GroupPart, StoredGroup, is_locked_table};
+use crate::pg::{Connection, GroupFailure, GroupPart, GroupPatience, SLOW, StoredGroup, is_locked_table};
 
 /// The most lanes that one leader takes along. Each takes four or five of the database's locks.
 const MOST_FOLLOWERS: usize = 95;
 
-/// How long a queue's insert may wait for a lock while the other queues wait for it.
-const PATIENCE: Duration = Duration::from_millis(20);
+/// How long a queue's insert may wait for a lock, and take, while the other queues wait for it.
+const PATIENCE: GroupPatience =
+    GroupPatience { lock: Duration::from_millis(20), time: Duration::from_millis(100) };
 
-/// The same once another one has waited in vain.
-const LITTLE_PATIENCE: Duration = Duration::from_millis(1);
+/// The same once another one was waited for in vain.
+const LITTLE_PATIENCE: GroupPatience =
+    GroupPatience { lock: Duration::from_millis(1), time: Duration::from_millis(20) };
+
+/// The same for a queue that goes by itself, until it is known to be slow.
+const PATIENCE_APART: GroupPatience = GroupPatience { lock: LITTLE_PATIENCE.lock, time: SLOW };
+
+/// The same for one that is known to be slow.
+const PATIENCE_WITH_SLOW: GroupPatience = GroupPatience { lock: LITTLE_PATIENCE.lock, time: FLUSH_TIME };
 
 /// For how long a queue is tried whose table is locked.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -203,7 +211,7 @@ impl Store {
                     tracing::debug!(queue, %error, "a queue's sends have failed with those of others");
                     self.apart.put([&culprit.queue]);
                     self.send_apart(culprit);
-                    // Who is locked with it, as by one migration, is found soon.
+                    // Who is locked with it, as by one migration, or as slow, is found soon.
                     patience = LITTLE_PATIENCE;
                 }
                 // Whoever is to blame: alone each hears of it.
@@ -221,44 +229,60 @@ impl Store {
     }
 
     /// Inserts the parcels of a lane that has hurt others, over one of a few connections: the rest of the pool is left to the
-    /// others, however many do the same. While its table is locked it is tried again, and between the tries it has none.
+    /// others, however many do the same. While its table is locked it is tried again, and between the tries it has none. Once
+    /// it has turned out to be slow, it leaves those few to those that are not, and waits among the slow ones for another.
     pub(super) async fn store_apart(&self, mut rider: Rider) {
         let until = Instant::now() + LONGEST;
+        let mut is_slow = self.is_slow(&rider.queue);
         loop {
-            let Ok(turn) = self.turns_apart.acquire().await else { return };
+            let turn = match is_slow {
+                true => None,
+                false => self.turns_apart.acquire().await.ok(),
+            };
             let (share, mut connection) = match self.connect_alone(&rider.queue).await {
                 Ok(connected) => connected,
                 Err(error) => return rider.refuse(&error),
             };
-            match self.try_apart(&mut connection, &mut rider).await {
-                None => {
+            match self.try_apart(&mut connection, &mut rider, is_slow).await {
+                Tried::Told => {
                     self.store_alone(connection, rider).await;
                     return;
                 }
-                Some(error) if Instant::now() >= until => return rider.refuse(&error),
-                Some(_) => self.apart.put([&rider.queue]),
+                Tried::IsSlow => {
+                    is_slow = true;
+                    continue;
+                }
+                Tried::IsLocked(error) if Instant::now() >= until => return rider.refuse(&error),
+                Tried::IsLocked(_) => self.apart.put([&rider.queue]),
             }
             drop((turn, share, connection));
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Tries to insert a lane's parcels with hardly any patience, and gives the error if its table is locked. What is not
-    /// stored for another reason is still the rider's.
-    async fn try_apart(&self, connection: &mut Connection, rider: &mut Rider) -> Option<Error> {
+    /// Tries to insert a lane's parcels with hardly any patience for locks, and none for what takes long unless it is known to
+    /// be slow. What is not stored for another reason is still the rider's.
+    async fn try_apart(&self, connection: &mut Connection, rider: &mut Rider, is_slow: bool) -> Tried {
         if rider.size().0 == 0 {
-            return None;
+            return Tried::Told;
         }
+        let patience = if is_slow { PATIENCE_WITH_SLOW } else { PATIENCE_APART };
         let part = std::slice::from_mut(rider);
-        match connection.send_group(&parts(part), LITTLE_PATIENCE).await {
+        match connection.send_group(&parts(part), patience).await {
             Ok(stored) => self.stored(part, stored),
             Err(GroupFailure { error, .. }) if error.kind() == Kind::OutcomeUnknown => {
                 rider.answer_plain(&error);
             }
-            Err(GroupFailure { error, .. }) if is_locked_table(&error) => return Some(error),
+            Err(GroupFailure { error, .. }) if is_locked_table(&error) => return Tried::IsLocked(error),
+            Err(GroupFailure { error, .. }) if error.kind() == Kind::DeadlineExceeded => {
+                if !is_slow {
+                    return Tried::IsSlow;
+                }
+                rider.answer_plain(&failure(error).error);
+            }
             Err(_) => {}
         }
-        None
+        Tried::Told
     }
 
     /// Answers what a group has stored.
@@ -281,6 +305,16 @@ impl Store {
         }
         changes.tell(&self.means.events);
     }
+}
+
+/// What came of a try to insert a lane's parcels.
+enum Tried {
+    /// They are stored, or what is left does not fail for its time or a lock.
+    Told,
+    /// They take too long to be tried so.
+    IsSlow,
+    /// Their table is locked.
+    IsLocked(Error),
 }
 
 /// Tells the lanes of which all is answered; the others are left.

@@ -30,8 +30,8 @@ impl Merge for Looks {
     type Open = Connection;
     type Picked = ();
 
-    async fn open(&self, _: &QueueName) -> Result<Connection> {
-        self.0.connect("look", Deadline::within(FLUSH_TIME)).await
+    async fn open(&self, queue: &QueueName) -> Result<Connection> {
+        self.0.connect_for("look", queue.as_str(), Deadline::within(FLUSH_TIME)).await
     }
 
     async fn flush(

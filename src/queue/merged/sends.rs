@@ -25,6 +25,9 @@ use crate::engine::{Changes, Events};
 use crate::pg::{Connection, Database, KeyPatience, is_locked_table};
 use crate::queue::Budget;
 
+/// The operation as the pool knows it.
+pub(super) const SEND: &str = "send";
+
 /// How many attempts of a flush may fail because of held ids, before all that is not stored is taken for held.
 const MAX_SEARCH: usize = 32;
 
@@ -133,18 +136,22 @@ impl Store {
         }
     }
 
+    /// A connection for a group.
     async fn connect(&self) -> Result<Connection> {
-        let mut connection = self.means.database.connect("send", Deadline::within(FLUSH_TIME)).await?;
-        // It may be the first one to another database.
-        connection.learn_policies().await?;
-        connection.set_deadline(Deadline::within(FLUSH_TIME));
-        Ok(connection)
+        prepared(self.means.database.connect(SEND, Deadline::within(FLUSH_TIME)).await?).await
     }
 
     /// A connection for a lane that goes alone.
     pub(super) async fn connect_alone(&self, queue: &QueueName) -> Result<(Share, Connection)> {
         let share = self.shares.take(queue).await;
-        Ok((share, self.connect().await?))
+        let deadline = Deadline::within(FLUSH_TIME);
+        let connection = self.means.database.connect_for(SEND, queue.as_str(), deadline).await?;
+        Ok((share, prepared(connection).await?))
+    }
+
+    /// Whether inserts into a queue are known to take long.
+    pub(super) fn is_slow(&self, queue: &QueueName) -> bool {
+        self.means.database.is_slow(SEND, queue.as_str())
     }
 
     /// Puts aside what is behind something held, and gives the rest.
@@ -161,6 +168,7 @@ impl Store {
     pub(super) async fn store_alone(&self, mut connection: Connection, rider: Rider) -> Connection {
         let Rider { queue, keyed, plain, with_ids, done } = rider;
         connection.set_deadline(Deadline::within(FLUSH_TIME));
+        connection.goes_on_for(SEND, queue.as_str());
         let (connection, locked) = self.store(&queue, connection, plain, None).await;
         if let Some(error) = locked {
             self.apart.put([&queue]);
@@ -215,6 +223,13 @@ impl Store {
     }
 }
 
+/// A connection that may be the first one to another database.
+async fn prepared(mut connection: Connection) -> Result<Connection> {
+    connection.learn_policies().await?;
+    connection.set_deadline(Deadline::within(FLUSH_TIME));
+    Ok(connection)
+}
+
 impl Merge for Sends {
     type Lane = SendLane;
     type Load = Sending;
@@ -227,7 +242,7 @@ impl Merge for Sends {
             let (share, connection) = self.store.connect_alone(&lane.queue).await?;
             return Ok(Open::Alone(share, connection));
         }
-        if self.store.apart.holds(&lane.queue) {
+        if self.store.apart.holds(&lane.queue) || self.store.is_slow(&lane.queue) {
             return Ok(Open::Apart);
         }
         let mut lead = match self.groups.join().await? {

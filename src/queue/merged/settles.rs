@@ -132,6 +132,19 @@ enum Action {
     DeadLetter,
 }
 
+impl Action {
+    /// The operation as the pool knows it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Delete => "settle_by_delete",
+            Self::Archive => "settle_by_archive",
+            Self::SetVisibility => "settle_by_visibility",
+            Self::GiveBack => "settle_by_give_back",
+            Self::DeadLetter => "settle_by_dead_letter",
+        }
+    }
+}
+
 impl SettleLane {
     pub(super) fn of(queue: QueueName, targets: &Targets, deed: &Deed, sight: Sight) -> Self {
         let action = match deed {
@@ -197,7 +210,8 @@ impl Merge for Settles {
 
     async fn open(&self, lane: &SettleLane) -> Result<Self::Open> {
         let share = self.shares.take(&lane.queue).await;
-        let mut connection = self.database.connect("settle", Deadline::within(FLUSH_TIME)).await?;
+        let (operation, deadline) = (lane.action.name(), Deadline::within(FLUSH_TIME));
+        let mut connection = self.database.connect_for(operation, lane.queue.as_str(), deadline).await?;
         // It may be the first one to another database.
         connection.learn_policies().await?;
         connection.set_deadline(Deadline::within(FLUSH_TIME));
