@@ -1,5 +1,6 @@
 //! What an administrator does: pgmq itself, indexes, partitioned archives, insert notifications.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Broker, OnConnection, Operation};
@@ -52,6 +53,10 @@ impl OnConnection for ConvertArchivePartitioned {
     const NAME: &'static str = "convert_archive_partitioned";
     type Output = ();
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<()> {
         connection.convert_archive(&self.queue, &self.partitioning, self.leading_partition).await
     }
@@ -69,6 +74,10 @@ pub struct EnableNotifications {
 impl OnConnection for EnableNotifications {
     const NAME: &'static str = "enable_notifications";
     type Output = NotificationSettings;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<NotificationSettings> {
         connection.enable_notifications(&self.queue, self.throttle_ms).await
@@ -88,6 +97,10 @@ impl OnConnection for UpdateNotifications {
     const NAME: &'static str = "update_notifications";
     type Output = NotificationSettings;
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<NotificationSettings> {
         connection.update_notifications(&self.queue, self.throttle_ms).await
     }
@@ -103,6 +116,10 @@ pub struct DisableNotifications {
 impl OnConnection for DisableNotifications {
     const NAME: &'static str = "disable_notifications";
     type Output = ();
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<()> {
         connection.disable_notifications(&self.queue).await

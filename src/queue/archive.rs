@@ -1,5 +1,6 @@
 //! Looks into queues and archives, and messages taken out of archives.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -36,6 +37,10 @@ impl OnConnection for ListMessages {
     const NAME: &'static str = "list_messages";
     type Output = Paged<ListedMessage>;
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<Self::Output> {
         let msg_ids = Some(self.msg_ids.as_slice()).filter(|msg_ids| !msg_ids.is_empty());
         connection.list_messages(&self.queue, self.state, msg_ids, &self.page).await
@@ -56,6 +61,10 @@ pub struct ListArchivedMessages {
 impl OnConnection for ListArchivedMessages {
     const NAME: &'static str = "list_archived_messages";
     type Output = Paged<ListedMessage>;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<Self::Output> {
         connection.list_archived(&self.queue, &self.filter, &self.page).await
@@ -203,6 +212,10 @@ impl OnConnection for FindArchived {
     const NAME: &'static str = "find_archived";
     type Output = (Vec<ArchivedKey>, Option<i64>);
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<Self::Output> {
         if let Some(target) = &self.target {
             connection.require_queue(target).await?;
@@ -226,6 +239,10 @@ struct TakeStep {
 impl OnConnection for TakeStep {
     const NAME: &'static str = "take_archived";
     type Output = TakenStep;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<TakenStep> {
         match &self.fate {

@@ -1,5 +1,6 @@
 //! Single calls that put messages in or take them out.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,10 @@ pub struct Send {
 impl OnConnection for Send {
     const NAME: &'static str = "send";
     type Output = Sent;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<Sent> {
         let messages = std::slice::from_ref(&self.message);
@@ -63,6 +68,10 @@ pub struct SendBatch {
 impl OnConnection for SendBatch {
     const NAME: &'static str = "send_batch";
     type Output = Vec<Sent>;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     fn held_bytes(&self) -> usize {
         held_bytes(&self.messages)
@@ -122,6 +131,10 @@ pub struct Pop {
 impl OnConnection for Pop {
     const NAME: &'static str = "pop";
     type Output = Vec<Message>;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<Vec<Message>> {
         connection.pop(&self.queue, self.count).await

@@ -1,5 +1,6 @@
 //! What every operation works with, and how one is run.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,11 @@ pub trait OnConnection: Send + Sync + 'static {
     /// What it gives.
     type Output: Send + 'static;
 
+    /// What it is done to: a queue as a rule. Whoever does the same to the same leaves connections to others.
+    fn subject(&self) -> Cow<'_, str> {
+        Cow::Borrowed("")
+    }
+
     /// The bytes of the messages that it holds.
     fn held_bytes(&self) -> usize {
         0
@@ -131,7 +137,7 @@ impl<T: OnConnection> Operation for T {
     }
 
     async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Self::Output> {
-        let mut connection = broker.database.connect(T::NAME, deadline).await?;
+        let mut connection = broker.database.connect_for(T::NAME, &self.subject(), deadline).await?;
         let mut attempt = 1;
         let mut output = loop {
             match self.apply(&mut connection).await {

@@ -1,5 +1,7 @@
 //! Measures of one queue and of all.
 
+use std::borrow::Cow;
+
 use super::{Broker, OnConnection};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::MeasuredQueue;
@@ -18,6 +20,10 @@ pub struct GetQueueMetrics {
 impl OnConnection for GetQueueMetrics {
     const NAME: &'static str = "get_queue_metrics";
     type Output = MeasuredQueue;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<MeasuredQueue> {
         let measured = connection.metrics(&self.queue, self.include_archive).await?;

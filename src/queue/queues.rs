@@ -1,5 +1,7 @@
 //! Queues themselves: made, looked at, emptied, dropped.
 
+use std::borrow::Cow;
+
 use super::OnConnection;
 use crate::domain::page::{Page, Paged};
 use crate::domain::policy::PolicyField;
@@ -136,6 +138,10 @@ impl OnConnection for UpdateQueue {
     const NAME: &'static str = "update_queue";
     type Output = DescribedQueue;
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<DescribedQueue> {
         if connection.in_transaction() {
             return self.update(connection).await;
@@ -170,6 +176,10 @@ impl OnConnection for SetQueueLayout {
     const NAME: &'static str = "set_queue_layout";
     type Output = DescribedQueue;
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<DescribedQueue> {
         let found = described(connection, &self.queue).await?;
         // A queue on its half way back to pgmq's layout does not look tuned any more, and is not there yet.
@@ -191,6 +201,10 @@ pub struct GetQueue {
 impl OnConnection for GetQueue {
     const NAME: &'static str = "get_queue";
     type Output = DescribedQueue;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<DescribedQueue> {
         described(connection, &self.queue).await
@@ -228,6 +242,10 @@ impl OnConnection for DropQueue {
     const NAME: &'static str = "drop_queue";
     type Output = ();
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<()> {
         connection.drop_queue(&self.queue).await
     }
@@ -247,6 +265,10 @@ pub struct PurgeQueue {
 impl OnConnection for PurgeQueue {
     const NAME: &'static str = "purge_queue";
     type Output = i64;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<i64> {
         connection.begin().await?;

@@ -1,5 +1,6 @@
 //! Messages out of a dead-letter queue, back to where they came from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -226,6 +227,10 @@ impl OnConnection for FindDeadLetters {
     const NAME: &'static str = "find_dead_letters";
     type Output = FoundDeadLetters;
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.dead_letter_queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<FoundDeadLetters> {
         if let Some(target) = &self.target {
             connection.require_queue(target).await?;
@@ -249,6 +254,10 @@ struct MoveDeadLetters {
 impl OnConnection for MoveDeadLetters {
     const NAME: &'static str = "redrive_messages";
     type Output = Option<RedriveStep>;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.dead_letter_queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<Option<RedriveStep>> {
         connection.redrive(&self.dead_letter_queue, &self.target, &self.keys, self.repeatable).await

@@ -1,5 +1,6 @@
 //! What becomes of messages that were read: deleted, archived, released, hidden for longer.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -190,6 +191,10 @@ impl OnConnection for SetVisibilityTimeout {
     const NAME: &'static str = "set_visibility_timeout";
     type Output = Settled;
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<Settled> {
         let results = self.targets.settle(connection, &self.queue, self.visible).await?;
         let changed = self.changed(&results);
@@ -256,6 +261,10 @@ struct Fetch {
 impl OnConnection for Fetch {
     const NAME: &'static str = "fetch";
     type Output = Vec<Message>;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<Vec<Message>> {
         connection.fetch(&self.queue, &self.msg_ids, self.bytes).await

@@ -1,5 +1,7 @@
 //! Topics: bindings, routing, and sends to every queue that matches.
 
+use std::borrow::Cow;
+
 use super::OnConnection;
 use super::batch::{all_keyed, held_bytes};
 use crate::domain::page::{Page, Paged};
@@ -22,6 +24,10 @@ impl OnConnection for BindTopic {
     const NAME: &'static str = "bind_topic";
     type Output = bool;
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<bool> {
         connection.bind_topic(&self.pattern, &self.queue).await
     }
@@ -39,6 +45,10 @@ pub struct UnbindTopic {
 impl OnConnection for UnbindTopic {
     const NAME: &'static str = "unbind_topic";
     type Output = bool;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.queue.as_str().into()
+    }
 
     async fn apply(&self, connection: &mut Connection) -> Result<bool> {
         connection.unbind_topic(&self.pattern, &self.queue).await
@@ -94,6 +104,10 @@ impl OnConnection for SendTopic {
     const NAME: &'static str = "send_topic";
     type Output = Vec<TopicCopy>;
 
+    fn subject(&self) -> Cow<'_, str> {
+        self.routing_key.as_str().into()
+    }
+
     fn held_bytes(&self) -> usize {
         self.message.held_bytes()
     }
@@ -122,6 +136,10 @@ pub struct SendTopicBatch {
 impl OnConnection for SendTopicBatch {
     const NAME: &'static str = "send_topic_batch";
     type Output = Vec<TopicCopy>;
+
+    fn subject(&self) -> Cow<'_, str> {
+        self.routing_key.as_str().into()
+    }
 
     fn held_bytes(&self) -> usize {
         held_bytes(&self.messages)

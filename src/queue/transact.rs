@@ -1,5 +1,6 @@
 //! Several operations in one database transaction: all of them, or none.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::topics::tell_of_copies;
@@ -59,9 +60,31 @@ pub struct Transacted {
     pub deduplicated: bool,
 }
 
+impl TransactOperation {
+    /// The queue or routing key of a step.
+    fn subject(&self) -> &str {
+        match self {
+            Self::Send(send) => send.queue.as_str(),
+            Self::SendBatch(batch) => batch.queue.as_str(),
+            Self::SendTopic(send) => send.routing_key.as_str(),
+            Self::Delete(delete) => delete.queue.as_str(),
+            Self::Archive(archive) => archive.queue.as_str(),
+            Self::Release(release) => release.queue.as_str(),
+            Self::DeadLetter(dead_letter) => dead_letter.queue.as_str(),
+            Self::SetVisibilityTimeout(set) => set.queue.as_str(),
+        }
+    }
+}
+
 impl OnConnection for Transact {
     const NAME: &'static str = "transact";
     type Output = Transacted;
+
+    /// All that it names, so that one of several queues is not blamed for another.
+    fn subject(&self) -> Cow<'_, str> {
+        let names: BTreeSet<&str> = self.operations.iter().map(TransactOperation::subject).collect();
+        Vec::from_iter(names).join(" ").into()
+    }
 
     fn held_bytes(&self) -> usize {
         let bytes = self.operations.iter().map(|operation| match operation {

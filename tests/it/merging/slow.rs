@@ -1,15 +1,25 @@
 //! Queues whose statements take long: they have their part of the pool, and the others find connections.
 
-use pgmq_grpc::proto::v1::{DeleteRequest, Outcome, SendRequest};
+use pgmq_grpc::proto::v1::transact_operation::Operation;
+use pgmq_grpc::proto::v1::{
+    DeleteRequest, GetQueueMetricsRequest, Outcome, PopRequest, SendBatchRequest, SendRequest,
+    TransactOperation, TransactRequest,
+};
 use tokio::task::JoinSet;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use crate::harness::{Client, PATIENCE, Test, eventually};
+use crate::harness::client::outgoing;
+use crate::harness::wire::{Call, call};
+use crate::harness::{Client, PATIENCE, Refusal, Test, eventually};
+use crate::server_state::eventually_shows;
+
+/// The connections of a server's pool.
+const POOL: usize = 8;
 
 /// More than the pool has connections.
 const SLOW: usize = 12;
 
-/// What slow queues have of the eight.
+/// What slow queues have of it.
 const THEIRS: i64 = 4;
 
 const OTHERS: usize = 20;
@@ -99,4 +109,49 @@ async fn sends_to_slow_queues_leave_connections_to_those_of_others() {
 #[tokio::test]
 async fn settles_of_slow_queues_leave_connections_to_those_of_others() {
     expect_others_answered("DELETE", |client, queue, before| delete(client, queue, before + 1)).await;
+}
+
+/// Has more callers than connections wait for a locked table, and checks that other queues are served meanwhile.
+async fn expect_lock_hurts_no_other(call: impl Fn() -> Call) {
+    let test = Test::with_queue("locked").await;
+    test.client.clone().create("orders").await;
+    let other = test.database.connect().await;
+    other.batch_execute("BEGIN; LOCK TABLE pgmq.q_locked").await.unwrap();
+    let mut waiting = JoinSet::new();
+    for _ in 0..2 * POOL {
+        let (channel, call) = (test.client.channel.clone(), call());
+        waiting.spawn(async move { call.make(&channel).await });
+    }
+    eventually_shows(&test.client, "callers who wait", |state| state.calls_waiting_for_database > 0).await;
+    for _ in 0..OTHERS {
+        let answered = send(test.client.clone(), "orders".to_owned());
+        tokio::time::timeout(PATIENCE, answered).await.expect("an answer").expect("a quick call");
+    }
+    other.batch_execute("COMMIT").await.unwrap();
+    for answered in tokio::time::timeout(PATIENCE, waiting.join_all()).await.expect("the others' end") {
+        // Nobody waits for a lock, or for a connection, for ever.
+        if let Err(status) = answered {
+            let reason = if status.code() == Code::Aborted { "QUEUE_BUSY" } else { "OVERLOADED" };
+            Refusal::expect(&status, status.code(), reason);
+        }
+    }
+}
+
+#[tokio::test]
+async fn callers_of_a_locked_queue_leave_connections_to_those_of_others() {
+    let queue = || "locked".to_owned();
+    let send = || SendRequest { queue: queue(), message: "1".to_owned(), ..Default::default() };
+    let step = || TransactOperation { operation: Some(Operation::Send(send())) };
+    tokio::join!(
+        expect_lock_hurts_no_other(|| call(SendBatchRequest {
+            queue: queue(),
+            messages: vec![outgoing("1")]
+        })),
+        expect_lock_hurts_no_other(|| call(PopRequest { queue: queue(), ..Default::default() })),
+        expect_lock_hurts_no_other(|| call(TransactRequest {
+            operations: vec![step()],
+            ..Default::default()
+        })),
+        expect_lock_hurts_no_other(|| call(GetQueueMetricsRequest { queue: queue(), ..Default::default() })),
+    );
 }
