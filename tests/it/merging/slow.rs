@@ -2,7 +2,7 @@
 
 use pgmq_grpc::proto::v1::transact_operation::Operation;
 use pgmq_grpc::proto::v1::{
-    DeleteRequest, GetQueueMetricsRequest, Outcome, PopRequest, SendBatchRequest, SendRequest,
+    DeleteRequest, GetQueueMetricsRequest, ItemResult, Outcome, PopRequest, SendBatchRequest, SendRequest,
     TransactOperation, TransactRequest,
 };
 use tokio::task::JoinSet;
@@ -64,7 +64,7 @@ async fn send(mut client: Client, queue: String) -> Result<(), Status> {
 async fn delete(mut client: Client, queue: String, msg_id: i64) -> Result<(), Status> {
     let request = DeleteRequest { queue, msg_ids: vec![msg_id], ..Default::default() };
     let results = client.queue.delete(request).await?.into_inner().results;
-    assert_eq!(results.iter().map(|result| result.outcome()).collect::<Vec<_>>(), [Outcome::Done]);
+    assert_eq!(results.iter().map(ItemResult::outcome).collect::<Vec<_>>(), [Outcome::Done]);
     Ok(())
 }
 
