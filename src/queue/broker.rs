@@ -138,6 +138,8 @@ impl<T: OnConnection> Operation for T {
 
     async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Self::Output> {
         let mut connection = broker.database.connect_for(T::NAME, &self.subject(), deadline).await?;
+        // It may be the first one to another database.
+        connection.learn_policies().await?;
         let mut attempt = 1;
         let mut output = loop {
             match self.apply(&mut connection).await {

@@ -131,6 +131,8 @@ impl Transaction {
         connection.set_deadline(ends.min(deadline));
         // Outside, because what is looked up for the first time may fail, and then is looked up in another way.
         connection.installation().await?;
+        // It may be the first connection to another database.
+        connection.learn_policies().await?;
         connection.begin().await?;
         connection.defer_constraints().await?;
         let broker = Arc::clone(broker);

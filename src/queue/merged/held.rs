@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::SentParcel;
 use super::lines::Line;
 use super::pauses::Pauses;
-use super::sends::{Insert, told};
+use super::sends::{Insert, SEND, prepared, told};
 use super::settles::FLUSH_TIME;
 use crate::domain::{Deadline, DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
 use crate::engine::merge::{MAX_FLUSH_ITEMS, Parcel, bisect};
@@ -188,9 +188,10 @@ impl Keeper {
         let Ok(_turn) = timeout(TURN, self.means.turns.acquire()).await else {
             return false;
         };
-        let verdicts = match self.means.database.connect("send", Deadline::within(FLUSH_TIME)).await {
-            Ok(mut connection) => {
-                connection.set_deadline(Deadline::within(FLUSH_TIME));
+        let connected =
+            async { prepared(self.means.database.connect(SEND, Deadline::within(FLUSH_TIME)).await?).await };
+        let verdicts = match connected.await {
+            Ok(connection) => {
                 let mut insert = Insert::new(connection, &self.queue, Some(KeyPatience::None), usize::MAX);
                 // The first alone: it is the one that was held.
                 let (first, others) = messages.split_at(1);

@@ -224,7 +224,7 @@ impl Store {
 }
 
 /// A connection that may be the first one to another database.
-async fn prepared(mut connection: Connection) -> Result<Connection> {
+pub(super) async fn prepared(mut connection: Connection) -> Result<Connection> {
     connection.learn_policies().await?;
     connection.set_deadline(Deadline::within(FLUSH_TIME));
     Ok(connection)
