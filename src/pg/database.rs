@@ -282,14 +282,22 @@ impl Database {
         }
     }
 
-    /// What was learnt of one database is not true of the next, which may lack its last queues.
+    /// What was learnt of one database is not true of the next, which may lack its last queues. Whoever comes meanwhile waits
+    /// until all is forgotten.
     fn forget_other_eras(&self) {
+        let known = || self.shared.era.load(Ordering::Acquire);
+        if known() == self.shared.guard.era() {
+            return;
+        }
+        let mut installation =
+            self.shared.installation.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         let era = self.shared.guard.era();
-        if self.shared.era.swap(era, Ordering::AcqRel) != era {
+        if known() != era {
             self.shared.catalog.clear();
             self.shared.policies.forget();
-            *self.shared.installation.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+            *installation = None;
             *self.shared.schema.write().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+            self.shared.era.store(era, Ordering::Release);
         }
     }
 }
