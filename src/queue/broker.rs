@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Budget, MergedCalls, Merging, Rules, Transactions, Watches};
 use crate::domain::error::chain;
-use crate::domain::{Deadline, Error, Kind, Result};
+use crate::domain::{Deadline, Error, Kind, QueueName, Result};
 use crate::engine::{Changes, Clients, Dispatch, Events, Streams};
 use crate::pg::{Connection, Database, Upgrader};
 
@@ -197,6 +197,11 @@ impl Broker {
             true => Ok(()),
             false => self.until(deadline, self.database.learn_policies()).await,
         }
+    }
+
+    /// Whether the queue's policy gives a delay to releases that name none.
+    pub fn has_retry_backoff(&self, queue: &QueueName) -> bool {
+        self.database.policies().policy_of(queue).retry_backoff.is_some()
     }
 
     /// Serves a caller. What is handed to the database runs to its end, whether the caller stays or not.

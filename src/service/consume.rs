@@ -12,7 +12,7 @@ use super::stream::{NO_DEADLINE, stream_started};
 use super::{RequestId, Service, to_status};
 use crate::domain::Result;
 use crate::proto::v1::{ConsumeRequest, ConsumeResponse};
-use crate::queue::{ConsumeStream, Piece, Started};
+use crate::queue::{ConsumeStream, Piece};
 
 /// The replies of one `Consume`.
 pub struct ConsumeReplies {
@@ -43,11 +43,8 @@ impl Service {
 
 impl ConsumeReplies {
     fn response(&self, mut piece: Piece) -> ConsumeResponse {
-        let started = piece.started.take().map(|started| {
-            let Started { visibility_timeout, max_in_flight, heartbeat_interval } = started;
-            let (id, replica) = (&self.request_id, &self.replica);
-            stream_started(id, replica, visibility_timeout, max_in_flight, heartbeat_interval)
-        });
+        let started =
+            piece.started.take().map(|started| stream_started(&self.request_id, &self.replica, started));
         ConsumeResponse { started, ..consume_response(piece, &self.request_id) }
     }
 }

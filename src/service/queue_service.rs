@@ -163,13 +163,13 @@ impl Service {
         let caller = caller(&request);
         self.broker.learn_policies(deadline).await?;
         let options = self.parse::<StreamOptions, _>(request)?;
-        let started = stream_started(
-            request_id,
-            &self.broker.replica,
-            options.order.visibility_timeout.span(),
-            options.max_in_flight,
-            options.heartbeat_interval,
-        );
+        let started = queue::Started {
+            visibility_timeout: options.order.visibility_timeout.span(),
+            max_in_flight: options.max_in_flight,
+            heartbeat_interval: options.heartbeat_interval,
+            has_retry_backoff: self.broker.has_retry_backoff(&options.order.queue),
+        };
+        let started = stream_started(request_id, &self.broker.replica, started);
         let stream = ReadStream::open(&self.broker, &caller, options, deadline).await?;
         Ok(ReadReplies { started: Some(started), stream, request_id: request_id.clone() })
     }

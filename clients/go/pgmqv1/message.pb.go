@@ -651,8 +651,12 @@ type StreamStarted struct {
 	MaxInFlight int32 `protobuf:"varint,4,opt,name=max_in_flight,json=maxInFlight,proto3" json:"max_in_flight,omitempty"`
 	// The longest silence on the stream, after defaults. Silence for twice as long means that it is dead.
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,5,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Whether the queue's policy had a `retry_backoff` when the stream opened, which is the delay of a release that names none.
+	// Without one such a message is visible again at once, so who releases what has failed should name a delay. Never set in
+	// Watch.
+	HasRetryBackoff bool `protobuf:"varint,6,opt,name=has_retry_backoff,json=hasRetryBackoff,proto3" json:"has_retry_backoff,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *StreamStarted) Reset() {
@@ -718,6 +722,13 @@ func (x *StreamStarted) GetHeartbeatInterval() *durationpb.Duration {
 		return x.HeartbeatInterval
 	}
 	return nil
+}
+
+func (x *StreamStarted) GetHasRetryBackoff() bool {
+	if x != nil {
+		return x.HasRetryBackoff
+	}
+	return false
 }
 
 // Heartbeat is sent when a stream was silent for its heartbeat interval.
@@ -876,13 +887,14 @@ const file_pgmq_v1_message_proto_rawDesc = "" +
 	"\n" +
 	"ItemResult\x12*\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x10.pgmq.v1.OutcomeR\aoutcome\x12*\n" +
-	"\x02vt\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02vt\"\xfe\x01\n" +
+	"\x02vt\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02vt\"\xaa\x02\n" +
 	"\rStreamStarted\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12H\n" +
 	"\x12visibility_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x11visibilityTimeout\x12\"\n" +
 	"\rmax_in_flight\x18\x04 \x01(\x05R\vmaxInFlight\x12H\n" +
-	"\x12heartbeat_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\"e\n" +
+	"\x12heartbeat_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12*\n" +
+	"\x11has_retry_backoff\x18\x06 \x01(\bR\x0fhasRetryBackoff\"e\n" +
 	"\tHeartbeat\x12;\n" +
 	"\vserver_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"serverTime\x12\x1b\n" +

@@ -160,8 +160,10 @@ impl Consumer {
         let subscription = broker.dispatch.subscribe(order, queue.created_at, PIECE_BYTES)?;
         let visibility_timeout = order.visibility_timeout.span();
         let heartbeat_interval = options.heartbeat_interval;
+        let has_retry_backoff = broker.has_retry_backoff(&order.queue);
         outbox.put(|piece| {
-            piece.started = Some(Started { visibility_timeout, max_in_flight, heartbeat_interval });
+            piece.started =
+                Some(Started { visibility_timeout, max_in_flight, heartbeat_interval, has_retry_backoff });
         });
         let extends = options
             .auto_extend

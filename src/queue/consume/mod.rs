@@ -69,6 +69,8 @@ pub struct Started {
     pub max_in_flight: usize,
     /// The longest silence.
     pub heartbeat_interval: Duration,
+    /// Whether a release without a delay has one by the queue's policy.
+    pub has_retry_backoff: bool,
 }
 
 /// The client's end of a stream. Dropped, it tells that the client is gone.

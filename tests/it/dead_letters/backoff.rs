@@ -12,9 +12,10 @@ use pgmq_grpc::proto::v1::{
 
 use super::{expire, read_all};
 use crate::consume::Consumer;
-use crate::harness::{Fate, Gate, Test, seconds};
+use crate::harness::{Client, Fate, Gate, Test, seconds};
 use crate::policies::{change, create, set};
 use crate::read_batch::{micros, waiting_for};
+use crate::read_stream::{Follower, follow};
 use crate::settle::{outcomes, release, texts};
 use crate::transaction::Open;
 
@@ -85,6 +86,23 @@ async fn without_a_policy_released_messages_are_there_at_once() {
     let held = held(&mut test, &[1]).await;
     release(&mut test.client, "orders", &[&held[0].receipt], None).await;
     assert!(hidden(&test).await[0] <= 0.0);
+}
+
+#[tokio::test]
+async fn a_stream_tells_whether_its_queue_has_a_backoff() {
+    let mut test = orders(0.0).await;
+    let tell = async |client: &Client| {
+        let (_open, consume) = Consumer::start_and_tell(
+            client,
+            ConsumeStart { queue: "orders".to_owned(), ..Default::default() },
+        )
+        .await;
+        let read = Follower::open(client, follow("orders")).await.started;
+        [consume.has_retry_backoff, read.has_retry_backoff]
+    };
+    assert_eq!(tell(&test.client).await, [true, true]);
+    change(&mut test.client, "orders", None, &["retry_backoff"]).await.unwrap();
+    assert_eq!(tell(&test.client).await, [false, false]);
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15pgmq/v1/message.proto\x12\x07pgmq.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x02\n\x07Message\x12\x12\n\x06msg_id\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x0f\n\x07read_ct\x18\x02 \x01(\x05\x12/\n\x0b\x65nqueued_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_read_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02vt\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0f\n\x07headers\x18\x07 \x01(\t\x12\x0f\n\x07receipt\x18\x08 \x01(\t\x12\x15\n\rtexts_omitted\x18\t \x01(\x08\"\xcc\x01\n\x0fOutgoingMessage\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07headers\x18\x03 \x01(\t\x12*\n\x05\x64\x65lay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x30\n\nvisible_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\r\n\x05group\x18\x06 \x01(\t\x12\x18\n\x10\x64\x65\x64uplication_id\x18\x07 \x01(\tB\n\n\x08scheduleJ\x04\x08\x01\x10\x02\"6\n\nSendResult\x12\x12\n\x06msg_id\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x02 \x01(\x08\"W\n\nItemResult\x12!\n\x07outcome\x18\x01 \x01(\x0e\x32\x10.pgmq.v1.Outcome\x12&\n\x02vt\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x01\n\rStreamStarted\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x35\n\x12visibility_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rmax_in_flight\x18\x04 \x01(\x05\x12\x35\n\x12heartbeat_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"O\n\tHeartbeat\x12/\n\x0bserver_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tin_flight\x18\x02 \x01(\x05\"\x92\x01\n\x07\x43losing\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.pgmq.v1.ClosingReason\x12.\n\x0bretry_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0csettle_grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTCOME_DONE\x10\x01\x12\x15\n\x11OUTCOME_NOT_FOUND\x10\x02\x12\x11\n\rOUTCOME_STALE\x10\x03*\x8f\x01\n\x08Ordering\x12\x18\n\x14ORDERING_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDERING_UNORDERED\x10\x01\x12\x14\n\x10ORDERING_GROUPED\x10\x02\x12 \n\x1cORDERING_GROUPED_ROUND_ROBIN\x10\x03\x12\x19\n\x15ORDERING_GROUPED_HEAD\x10\x04*\x8d\x01\n\rClosingReason\x12\x1e\n\x1a\x43LOSING_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43LOSING_REASON_DRAINING\x10\x01\x12\x1d\n\x19\x43LOSING_REASON_STREAM_AGE\x10\x02\x12 \n\x1c\x43LOSING_REASON_QUEUE_DROPPED\x10\x03\x42R\n\x15io.github.pgmqgrpc.v1P\x01Z7github.com/pgmq-grpc/pgmq-grpc/clients/go/pgmqv1;pgmqv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15pgmq/v1/message.proto\x12\x07pgmq.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x02\n\x07Message\x12\x12\n\x06msg_id\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x0f\n\x07read_ct\x18\x02 \x01(\x05\x12/\n\x0b\x65nqueued_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_read_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x02vt\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0f\n\x07headers\x18\x07 \x01(\t\x12\x0f\n\x07receipt\x18\x08 \x01(\t\x12\x15\n\rtexts_omitted\x18\t \x01(\x08\"\xcc\x01\n\x0fOutgoingMessage\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07headers\x18\x03 \x01(\t\x12*\n\x05\x64\x65lay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\x30\n\nvisible_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\r\n\x05group\x18\x06 \x01(\t\x12\x18\n\x10\x64\x65\x64uplication_id\x18\x07 \x01(\tB\n\n\x08scheduleJ\x04\x08\x01\x10\x02\"6\n\nSendResult\x12\x12\n\x06msg_id\x18\x01 \x01(\x03\x42\x02\x30\x01\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x02 \x01(\x08\"W\n\nItemResult\x12!\n\x07outcome\x18\x01 \x01(\x0e\x32\x10.pgmq.v1.Outcome\x12&\n\x02vt\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd3\x01\n\rStreamStarted\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\t\x12\x35\n\x12visibility_timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rmax_in_flight\x18\x04 \x01(\x05\x12\x35\n\x12heartbeat_interval\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11has_retry_backoff\x18\x06 \x01(\x08\"O\n\tHeartbeat\x12/\n\x0bserver_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tin_flight\x18\x02 \x01(\x05\"\x92\x01\n\x07\x43losing\x12&\n\x06reason\x18\x01 \x01(\x0e\x32\x16.pgmq.v1.ClosingReason\x12.\n\x0bretry_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0csettle_grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n\x0cOUTCOME_DONE\x10\x01\x12\x15\n\x11OUTCOME_NOT_FOUND\x10\x02\x12\x11\n\rOUTCOME_STALE\x10\x03*\x8f\x01\n\x08Ordering\x12\x18\n\x14ORDERING_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDERING_UNORDERED\x10\x01\x12\x14\n\x10ORDERING_GROUPED\x10\x02\x12 \n\x1cORDERING_GROUPED_ROUND_ROBIN\x10\x03\x12\x19\n\x15ORDERING_GROUPED_HEAD\x10\x04*\x8d\x01\n\rClosingReason\x12\x1e\n\x1a\x43LOSING_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43LOSING_REASON_DRAINING\x10\x01\x12\x1d\n\x19\x43LOSING_REASON_STREAM_AGE\x10\x02\x12 \n\x1c\x43LOSING_REASON_QUEUE_DROPPED\x10\x03\x42R\n\x15io.github.pgmqgrpc.v1P\x01Z7github.com/pgmq-grpc/pgmq-grpc/clients/go/pgmqv1;pgmqv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,12 +38,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MESSAGE'].fields_by_name['msg_id']._serialized_options = b'0\001'
   _globals['_SENDRESULT'].fields_by_name['msg_id']._loaded_options = None
   _globals['_SENDRESULT'].fields_by_name['msg_id']._serialized_options = b'0\001'
-  _globals['_OUTCOME']._serialized_start=1130
-  _globals['_OUTCOME']._serialized_end=1224
-  _globals['_ORDERING']._serialized_start=1227
-  _globals['_ORDERING']._serialized_end=1370
-  _globals['_CLOSINGREASON']._serialized_start=1373
-  _globals['_CLOSINGREASON']._serialized_end=1514
+  _globals['_OUTCOME']._serialized_start=1157
+  _globals['_OUTCOME']._serialized_end=1251
+  _globals['_ORDERING']._serialized_start=1254
+  _globals['_ORDERING']._serialized_end=1397
+  _globals['_CLOSINGREASON']._serialized_start=1400
+  _globals['_CLOSINGREASON']._serialized_end=1541
   _globals['_MESSAGE']._serialized_start=100
   _globals['_MESSAGE']._serialized_end=359
   _globals['_OUTGOINGMESSAGE']._serialized_start=362
@@ -53,9 +53,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEMRESULT']._serialized_start=624
   _globals['_ITEMRESULT']._serialized_end=711
   _globals['_STREAMSTARTED']._serialized_start=714
-  _globals['_STREAMSTARTED']._serialized_end=898
-  _globals['_HEARTBEAT']._serialized_start=900
-  _globals['_HEARTBEAT']._serialized_end=979
-  _globals['_CLOSING']._serialized_start=982
-  _globals['_CLOSING']._serialized_end=1128
+  _globals['_STREAMSTARTED']._serialized_end=925
+  _globals['_HEARTBEAT']._serialized_start=927
+  _globals['_HEARTBEAT']._serialized_end=1006
+  _globals['_CLOSING']._serialized_start=1009
+  _globals['_CLOSING']._serialized_end=1155
 # @@protoc_insertion_point(module_scope)

@@ -411,6 +411,7 @@ class StreamStarted(_message.Message):
     VISIBILITY_TIMEOUT_FIELD_NUMBER: _builtins.int
     MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_INTERVAL_FIELD_NUMBER: _builtins.int
+    HAS_RETRY_BACKOFF_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     """The stream's id, as it stands in the server's log."""
     replica: _builtins.str
@@ -418,6 +419,11 @@ class StreamStarted(_message.Message):
     max_in_flight: _builtins.int
     """The largest number of unsettled messages of this stream, after defaults. In Consume with MANUAL flow
     control, the bound that holds beside the credit.
+    """
+    has_retry_backoff: _builtins.bool
+    """Whether the queue's policy had a `retry_backoff` when the stream opened, which is the delay of a release that names none.
+    Without one such a message is visible again at once, so who releases what has failed should name a delay. Never set in
+    Watch.
     """
     @_builtins.property
     def visibility_timeout(self) -> _duration_pb2.Duration:
@@ -435,10 +441,11 @@ class StreamStarted(_message.Message):
         visibility_timeout: _duration_pb2.Duration | None = ...,
         max_in_flight: _builtins.int = ...,
         heartbeat_interval: _duration_pb2.Duration | None = ...,
+        has_retry_backoff: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "visibility_timeout", b"visibility_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat_interval", b"heartbeat_interval", "max_in_flight", b"max_in_flight", "replica", b"replica", "stream_id", b"stream_id", "visibility_timeout", b"visibility_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_retry_backoff", b"has_retry_backoff", "heartbeat_interval", b"heartbeat_interval", "max_in_flight", b"max_in_flight", "replica", b"replica", "stream_id", b"stream_id", "visibility_timeout", b"visibility_timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
