@@ -54,14 +54,17 @@ impl Wake {
         self.changed.notify_one();
     }
 
-    /// Takes note of what has been told so far, because a read begins now that will see it.
-    pub fn take(&self) {
+    /// Takes note of what has been told so far, because a read begins now that will see it, and gives whether there was
+    /// something.
+    pub fn take(&self) -> bool {
         let now = Instant::now();
         let mut state = self.lock();
-        state.look = false;
+        let mut was_due = std::mem::take(&mut state.look);
         while state.due.first().is_some_and(|first| *first <= now) {
             state.due.pop_first();
+            was_due = true;
         }
+        was_due
     }
 
     /// Forgets the moments, because the database is about to tell the next one, and gives them.
@@ -143,8 +146,7 @@ mod tests {
         wake.now();
         wake.changed().await;
         assert!(wake.is_due());
-        wake.take();
-        assert!(!wake.is_due());
+        assert!(wake.take() && !wake.is_due() && !wake.take());
     }
 
     #[tokio::test(start_paused = true)]
@@ -156,8 +158,7 @@ mod tests {
         assert!(next >= moment && next <= moment + FINE, "{:?}", next - moment);
         assert!(!wake.is_due());
         tokio::time::sleep_until(next).await;
-        assert!(wake.is_due());
-        wake.take();
+        assert!(wake.is_due() && wake.take());
         assert!(!wake.is_due() && wake.next().is_none());
     }
 

@@ -74,4 +74,4 @@ pub use statement::Sight;
 pub use turns::SLOW;
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};
-pub use watch::Sighting;
+pub use watch::{Glance, Sighting};

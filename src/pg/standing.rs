@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Row};
 
-/// How every session is set up. Fences need read committed, whatever the role's default is.
+/// How every session is set up. Fences need read committed, whatever the role's default is. No statement of ours takes so long
+/// that it would be worth compiling, but one with many parts can be expected to cost enough for it.
 const SETTINGS: &str = "\
 SET timezone = 'UTC'; \
 SET default_transaction_isolation = 'read committed'; \
 SET lock_timeout = '2s'; \
+SET jit = off; \
 SET idle_in_transaction_session_timeout = '60s'; \
 SET statement_timeout = 0";
 

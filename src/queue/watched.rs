@@ -1,4 +1,6 @@
-//! The queues that somebody watches: one task looks at each, for all who watch it on this replica.
+//! The queues that somebody watches: one task follows each, for all who watch it on this replica, and they share their looks.
+
+mod looks;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,22 +14,26 @@ use super::Broker;
 use crate::domain::error::chain;
 use crate::domain::{Deadline, Error, Kind, QueueName, Result, Timestamp};
 use crate::engine::{Interest, Wake};
-use crate::pg::Sighting;
+use crate::pg::{Glance, Sighting};
+use looks::{Looks, Seen, Ticket};
 
 /// The shortest time between two looks at one queue.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest, which finds what plain SQL did.
+/// The longest of a queue that is looked at by itself. It finds what plain SQL did, as the rounds of the others do.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How much longer than a look at times took the next one has to wait: without an index it reads the whole table.
+/// Tables larger than this are looked at by themselves: without an index on `vt`, a look at times reads them whole.
+const LARGE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How much longer than such a look at times took the next one has to wait.
 const REST: u32 = 20;
 
 /// By how much a look reaches back after something was told: a release is committed a little after the moment at which
 /// its messages become visible.
 const OVERLAP: Duration = Duration::from_secs(2);
 
-/// How long one look may take.
+/// How long a look at one queue may take.
 const LOOK_TIME: Duration = Duration::from_secs(30);
 
 /// What happened to a queue.
@@ -43,6 +49,7 @@ pub enum EventKind {
 #[derive(Clone, Default)]
 pub struct Watches {
     queues: Arc<Mutex<HashMap<QueueName, Weak<Watched>>>>,
+    looks: Arc<Looks>,
 }
 
 /// One watched queue, for as long as somebody holds it.
@@ -179,12 +186,13 @@ struct Known {
     created_at: Timestamp,
     newest: Vec<i64>,
     times_at: Timestamp,
+    state: Arc<str>,
 }
 
 /// Ends the watches of a task that panicked: nobody may wait for what does not come any more.
-struct WhenPanicking<'a>(&'a Weak<Watched>);
+struct WhenPanicking(Weak<Watched>);
 
-impl Drop for WhenPanicking<'_> {
+impl Drop for WhenPanicking {
     fn drop(&mut self) {
         if std::thread::panicking()
             && let Some(watched) = self.0.upgrade()
@@ -195,81 +203,165 @@ impl Drop for WhenPanicking<'_> {
 }
 
 /// Looks at a queue again and again, when something was told, when a message falls due, and now and then.
+struct Follower {
+    broker: Arc<Broker>,
+    queue: QueueName,
+    wake: Arc<Wake>,
+    known: Option<Known>,
+    /// Something was told since times were looked at.
+    told: bool,
+    /// When the next message becomes visible.
+    due: Option<Instant>,
+    /// It is looked at by itself, because it is large, or because it could not be looked at together with others.
+    apart: bool,
+    /// When times may be looked at again by itself.
+    times_rest: Instant,
+}
+
+/// In which way the next look is taken.
+enum Way {
+    AtOnce,
+    InRound(Ticket),
+    /// Somebody else has taken it.
+    Taken(Result<Seen>),
+    Apart,
+}
+
 async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
-    let _when_panicking = WhenPanicking(&watched);
+    let _when_panicking = WhenPanicking(Weak::clone(&watched));
     let followed = broker.events.follow(&queue);
     let wake = Arc::new(Wake::default());
     followed.add_reader(&wake, Interest::Sent);
-    let mut known: Option<Known> = None;
-    let mut times_rest = Instant::now();
-    let mut told = false;
+    let mut follower = Follower {
+        broker: Arc::clone(&broker),
+        queue,
+        wake,
+        known: None,
+        told: false,
+        due: None,
+        apart: false,
+        times_rest: Instant::now(),
+    };
+    let mut way = Way::AtOnce;
     while watched.strong_count() > 0 && !broker.drain.is_cancelled() {
-        wake.take();
-        let started = Instant::now();
-        let times = started >= times_rest;
-        let looked = look(&broker, &queue, known.as_ref(), times, told).await;
-        let mut pause = LONGEST_PAUSE.mul_f64(rand::rng().random_range(0.75..1.0));
+        let looked = follower.look(way).await;
+        let Some(watched) = watched.upgrade() else { return };
         match looked {
-            Ok(sighting) => {
-                told &= !times;
-                if times {
-                    times_rest = Instant::now() + (started.elapsed() * REST).max(SHORTEST_PAUSE);
-                    pause = pause.min(sighting.next_visible.unwrap_or(pause));
+            Ok((Some(sighting), times)) => {
+                if let Err(gone) = follower.learn(sighting, times, &watched) {
+                    return watched.end(&gone);
                 }
-                let Some(watched) = watched.upgrade() else { return };
-                if known.as_ref().is_some_and(|known| known.created_at != sighting.queue_created_at) {
-                    return watched.end(&Error::queue_not_found(queue.as_str()));
-                }
-                tell(&watched, &queue, known.as_ref(), &sighting);
-                let times_at = match &known {
-                    Some(known) if !times => known.times_at,
-                    _ => sighting.looked_at,
-                };
-                known =
-                    Some(Known { created_at: sighting.queue_created_at, newest: sighting.newest, times_at });
                 watched.ready.send_replace(true);
             }
-            Err(error) if error.kind() == Kind::QueueNotFound => {
-                if let Some(watched) = watched.upgrade() {
-                    watched.end(&error);
-                }
-                return;
-            }
-            // Whoever opens a watch meanwhile hears why it does not begin.
-            Err(error) if !error.may_pass() => {
-                if let Some(watched) = watched.upgrade() {
-                    watched.end(&error);
-                }
-                return;
-            }
+            Ok((None, _)) => {}
+            // It is gone, or whoever opens a watch meanwhile hears why it does not begin.
+            Err(error) if !error.may_pass() => return watched.end(&error),
             // A watch outlives its database.
-            Err(error) => {
-                tracing::debug!(
-                    queue = queue.as_str(),
-                    error = chain(&error),
-                    "a watch waits for the database"
-                );
-            }
+            Err(error) => follower.look_failed(&error),
         }
+        drop(watched);
         sleep(SHORTEST_PAUSE).await;
-        tokio::select! {
-            () = wake.wait(pause.saturating_sub(SHORTEST_PAUSE)) => told |= wake.is_due(),
-            () = broker.drain.cancelled() => {}
-        }
+        way = follower.wait().await;
     }
 }
 
-async fn look(
-    broker: &Broker,
-    queue: &QueueName,
-    known: Option<&Known>,
-    times: bool,
-    told: bool,
-) -> Result<Sighting> {
-    let overlap = if told { OVERLAP } else { Duration::ZERO };
-    let since = known.map(|known| known.times_at.before(overlap));
-    let mut connection = broker.database.connect("watch", Deadline::within(LOOK_TIME)).await?;
-    connection.look(queue, since, times).await
+impl Follower {
+    /// Waits until the next look is due.
+    async fn wait(&mut self) -> Way {
+        let looks = &self.broker.watches.looks;
+        let (mut ticket, round) = match self.apart {
+            true => (None, Instant::now() + LONGEST_PAUSE.mul_f64(rand::rng().random_range(0.75..1.0))),
+            // Asked for before it begins, so that who comes first in the round looks for all.
+            false => (Some(looks.round.ask(self.glance())), looks.next_round()),
+        };
+        let until = self.due.map_or(round, |due| due.min(round));
+        tokio::select! {
+            () = self.wake.wait(until.saturating_duration_since(Instant::now())) => {}
+            () = self.broker.drain.cancelled() => {}
+            seen = answered(ticket.as_mut()) => return Way::Taken(seen),
+        }
+        let told = self.wake.take();
+        self.told |= told;
+        match ticket {
+            None => Way::Apart,
+            // In a round only what was committed since is looked for, and not what falls due.
+            Some(ticket) if !told && until == round && Instant::now() >= round => Way::InRound(ticket),
+            Some(_) => Way::AtOnce,
+        }
+    }
+
+    /// Looks, and gives whether it was at times, too.
+    async fn look(&mut self, way: Way) -> Result<(Seen, bool)> {
+        let (looks, database) = (&self.broker.watches.looks, &self.broker.database);
+        let seen = match way {
+            Way::AtOnce => looks.told.answer(database, looks.told.ask(self.glance())).await?,
+            Way::InRound(ticket) => looks.round.answer(database, ticket).await?,
+            Way::Taken(seen) => seen?,
+            Way::Apart => return self.look_apart().await,
+        };
+        Ok((seen, true))
+    }
+
+    async fn look_apart(&mut self) -> Result<(Seen, bool)> {
+        let started = Instant::now();
+        let times = started >= self.times_rest;
+        let mut connection = self.broker.database.connect("watch", Deadline::within(LOOK_TIME)).await?;
+        let sighting = connection.look(&self.glance(), times).await?;
+        if times {
+            self.times_rest = Instant::now() + (started.elapsed() * REST).max(SHORTEST_PAUSE);
+        }
+        Ok((Some(sighting), times))
+    }
+
+    fn glance(&self) -> Glance {
+        let overlap = if self.told { OVERLAP } else { Duration::ZERO };
+        let since = self.known.as_ref().map(|known| known.times_at.before(overlap));
+        let state = self.known.as_ref().map(|known| Arc::clone(&known.state));
+        Glance { queue: self.queue.clone(), since, state }
+    }
+
+    /// Tells what is new, and keeps what is known.
+    ///
+    /// # Errors
+    /// `QueueNotFound` if the queue was made anew.
+    fn learn(&mut self, sighting: Sighting, times: bool, watched: &Watched) -> Result<()> {
+        let known = self.known.take();
+        if known.as_ref().is_some_and(|known| known.created_at != sighting.queue_created_at) {
+            return Err(Error::queue_not_found(self.queue.as_str()));
+        }
+        tell(watched, &self.queue, known.as_ref(), &sighting);
+        let times_at = match known {
+            Some(known) if !times => known.times_at,
+            _ => sighting.looked_at,
+        };
+        if times {
+            self.told = false;
+            self.due = sighting.next_visible.map(|wait| Instant::now() + wait);
+        }
+        self.apart = sighting.bytes > LARGE_BYTES;
+        self.known = Some(Known {
+            created_at: sighting.queue_created_at,
+            newest: sighting.newest,
+            times_at,
+            state: sighting.state,
+        });
+        Ok(())
+    }
+
+    fn look_failed(&mut self, error: &Error) {
+        self.due = None;
+        // What concerns the database as a whole does not set anybody apart.
+        self.apart |= matches!(error.kind(), Kind::QueueBusy | Kind::Conflict | Kind::DeadlineExceeded);
+        let queue = self.queue.as_str();
+        tracing::debug!(queue, error = chain(error), "a watched queue could not be looked at");
+    }
+}
+
+async fn answered(ticket: Option<&mut Ticket>) -> Result<Seen> {
+    match ticket {
+        Some(ticket) => ticket.answered().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn tell(watched: &Watched, queue: &QueueName, known: Option<&Known>, sighting: &Sighting) {

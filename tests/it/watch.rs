@@ -1,5 +1,7 @@
 //! `Watch`: what happens to queues, told without reading from them.
 
+mod together;
+
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -166,7 +168,7 @@ async fn many_watchers_cost_one_look() {
             watcher.event("orders", QueueEventKind::Sent).await;
         }
     }
-    let is_look = |line: &&String| line.contains("\"statement\":\"watch\"");
+    let is_look = |line: &&String| line.contains("\"statement\":\"watch");
     let looks = server.log_lines().iter().filter(is_look).count() as u128;
     let most = started.elapsed().as_millis() / 100 + 2;
     assert!(looks > 0 && looks <= most, "{looks} looks, {most} are allowed");
@@ -273,7 +275,7 @@ async fn a_queue_that_nobody_watches_any_more_is_left_alone() {
     let mut client = Client::connect(&server).await;
     client.create("orders").await;
     drop(Watcher::open(&client, &["orders"]).await);
-    let looks = || server.log_lines().iter().filter(|line| line.contains("\"statement\":\"watch\"")).count();
+    let looks = || server.log_lines().iter().filter(|line| line.contains("\"statement\":\"watch")).count();
     // Its task ends with the look after the one during which the last watcher left.
     let mut before = looks();
     eventually("the last look", async || {
