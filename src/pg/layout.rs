@@ -133,15 +133,9 @@ impl Connection {
 
     /// Builds the index on `vt` under pgmq's name for it, while the queue is used.
     async fn index_vt(&mut self, queue: &QueueName, table: &str) -> Result<()> {
-        let mut is_there = false;
-        for (index, is_valid) in self.indexes_on(table, "vt").await? {
-            is_there |= is_valid;
-            if !is_valid {
-                // Left of an attempt that was interrupted.
-                self.change(format!("DROP INDEX {index}")).await?;
-            }
-        }
-        if is_there {
+        // Left of an attempt that was interrupted.
+        self.drop_unfinished(table).await?;
+        if !self.indexes_on(table, "vt").await?.is_empty() {
             return Ok(());
         }
         let folded: String = format!("q_{}", queue.as_str()).to_lowercase();
@@ -149,20 +143,28 @@ impl Connection {
         // It waits for transactions that are older than it, and blocks nobody meanwhile.
         self.set_lock_timeout("60s").await?;
         let built = self.change(format!("CREATE INDEX CONCURRENTLY \"{name}\" ON {table} (vt)")).await;
-        self.set_lock_timeout("2s").await?;
-        if built.is_err() {
-            for (index, _) in
-                self.indexes_on(table, "vt").await?.into_iter().filter(|(_, is_valid)| !is_valid)
-            {
+        let usual = self.set_lock_timeout("2s").await;
+        let Err(failed) = built else { return usual };
+        let dropped = self.drop_unfinished(table).await;
+        if failed.kind() != Kind::QueueBusy {
+            return Err(failed);
+        }
+        // Whoever was waited for may use the table, and then it cannot be dropped either.
+        let left = match dropped {
+            Ok(()) => "nothing was applied",
+            Err(_) => "an unfinished index is left, which the next call removes",
+        };
+        Err(failed.reworded(Kind::QueueBusy, format!("a lock was not free within 60 s; {left}")))
+    }
+
+    /// Drops the indexes on `vt` that were not built to their end.
+    async fn drop_unfinished(&mut self, table: &str) -> Result<()> {
+        for (index, is_valid) in self.indexes_on(table, "vt").await? {
+            if !is_valid {
                 self.change(format!("DROP INDEX {index}")).await?;
             }
         }
-        built.map_err(|error| match error.kind() {
-            Kind::QueueBusy => {
-                error.reworded(Kind::QueueBusy, "a lock was not free within 60 s; nothing was applied")
-            }
-            _ => error,
-        })
+        Ok(())
     }
 
     /// The tables whose settings make the layout, quoted; with the one that pg_partman copies for new partitions.

@@ -129,6 +129,46 @@ async fn a_table_in_use_is_busy_and_stays_as_it_was() {
     assert_eq!(set(&mut test.client, "a", QueueLayout::Tuned).await.unwrap(), QueueLayout::Tuned);
 }
 
+/// Makes who builds an index wait for a short time where it would wait for a minute.
+async fn shorten_the_wait_for_an_index(test: &Test) {
+    test.run(
+        "CREATE FUNCTION public.hurry() RETURNS event_trigger LANGUAGE plpgsql AS
+           $$ BEGIN PERFORM set_config('lock_timeout', '100ms', false); END $$;
+         CREATE EVENT TRIGGER hurry ON ddl_command_start WHEN TAG IN ('CREATE INDEX')
+           EXECUTE FUNCTION public.hurry()",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_index_that_waits_for_others_in_vain_is_busy_and_says_what_is_left_of_it() {
+    let cases = [
+        // An older transaction that may see the table, and one that uses it, which keeps the index from being dropped too.
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pgmq.meta", "nothing was applied", 0),
+        ("BEGIN; LOCK TABLE pgmq.q_a IN ROW EXCLUSIVE MODE", "the next call removes", 1),
+    ];
+    for (hold, told, left) in cases {
+        let mut test = Test::start().await;
+        create(&mut test.client, "a", QueueKind::Standard, QueueLayout::Tuned).await;
+        shorten_the_wait_for_an_index(&test).await;
+        let holder = test.database.connect().await;
+        holder.batch_execute(hold).await.unwrap();
+
+        let status = set(&mut test.client, "a", QueueLayout::Pgmq).await.unwrap_err();
+        let refusal = Refusal::expect(&status, Code::Aborted, "QUEUE_BUSY");
+        assert_eq!(refusal.metadata["queue"], "a");
+        assert!(refusal.message.contains("within 60 s") && refusal.message.contains(told), "{refusal:?}");
+        let unfinished =
+            "SELECT count(*) FROM pg_index WHERE indrelid = 'pgmq.q_a'::regclass AND NOT indisvalid";
+        assert_eq!(test.value::<i64>(unfinished).await, left, "{hold}");
+        assert_eq!(layout_of(&mut test.client, "a").await, QueueLayout::Tuned);
+
+        holder.batch_execute("COMMIT").await.unwrap();
+        assert_eq!(set(&mut test.client, "a", QueueLayout::Pgmq).await.unwrap(), QueueLayout::Pgmq);
+        assert_eq!(test.value::<i64>(unfinished).await, 0);
+    }
+}
+
 #[tokio::test]
 async fn an_index_left_half_built_is_built_anew() {
     let mut test = Test::start().await;
