@@ -182,6 +182,63 @@ async fn an_age_of_a_message_from_the_future_is_zero() {
 }
 
 #[tokio::test]
+async fn messages_sent_at_no_finite_moment_are_counted_and_have_no_age() {
+    let mut test = Test::with_queue("orders").await;
+    let ages = |metrics: &QueueMetrics| {
+        [&metrics.newest_message_age, &metrics.oldest_message_age, &metrics.oldest_visible_message_age]
+            .map(|age| age.map(|age| age.seconds))
+    };
+    let insert = "INSERT INTO pgmq.q_orders (vt, enqueued_at, message) VALUES";
+    test.run(&format!("{insert} (now(), '-infinity', '1'), (now(), 'infinity', '1')")).await;
+    let metrics = measure(&mut test, "orders", false).await;
+    assert_eq!((metrics.queue_length, metrics.visible_length, metrics.total_messages), (2, 2, 2));
+    assert_eq!(ages(&metrics), [None; 3]);
+
+    // Others beside them have theirs, also one that is too old for an integer of seconds.
+    test.run(&format!(
+        "{insert} ('infinity', now() - interval '2 hours', '1'), (now(), '4000-01-01 BC', '1')"
+    ))
+    .await;
+    let metrics = measure(&mut test, "orders", false).await;
+    assert_eq!((metrics.queue_length, metrics.visible_length, metrics.delayed_length), (4, 3, 1));
+    let [newest, oldest, oldest_visible] = ages(&metrics).map(|age| age.expect("an age"));
+    assert!((7_200..7_230).contains(&newest), "{newest}");
+    let years = oldest / (365 * 24 * 3_600);
+    assert!((6_000..6_100).contains(&years) && oldest == oldest_visible, "{oldest} {oldest_visible}");
+
+    let listed = test.client.queue.list_queue_metrics(ListQueueMetricsRequest::default()).await.unwrap();
+    let listed = listed.into_inner().metrics.remove(0);
+    assert_eq!((listed.error, listed.queue_length), (None, 4));
+}
+
+#[tokio::test]
+async fn what_pgmq_measures_too_is_the_same() {
+    let mut test = Test::with_queue("orders").await;
+    for _ in 0..2 {
+        let metrics = measure(&mut test, "orders", false).await;
+        let row = test.sql.query_one("SELECT * FROM pgmq.metrics('orders')", &[]).await.unwrap();
+        assert_eq!(metrics.queue_length, row.get::<_, i64>("queue_length"));
+        assert_eq!(metrics.total_messages, row.get::<_, i64>("total_messages"));
+        let ages = [
+            (metrics.newest_message_age, "newest_msg_age_sec"),
+            (metrics.oldest_message_age, "oldest_msg_age_sec"),
+        ];
+        for (ours, column) in ages {
+            let theirs = row.get::<_, Option<i32>>(column).map(i64::from);
+            assert_eq!(ours.is_some(), theirs.is_some(), "{column}");
+            let later = theirs.zip(ours).map_or(0, |(theirs, ours)| theirs - ours.seconds);
+            assert!((0..30).contains(&later), "{column}: {later}");
+        }
+        test.client.send_all("orders", &["1", "2", "3"]).await;
+        test.run(
+            "DELETE FROM pgmq.q_orders WHERE msg_id = 3;
+             UPDATE pgmq.q_orders SET enqueued_at = now() - msg_id * interval '1 hour'",
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn all_queues_are_measured_as_each_one_is() {
     let mut test = Test::start().await;
     for (name, count) in [("b", 2), ("a", 1), ("c", 0)] {

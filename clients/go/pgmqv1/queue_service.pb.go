@@ -1389,7 +1389,10 @@ type QueueMetrics struct {
 	InFlightLength int64 `protobuf:"varint,4,opt,name=in_flight_length,json=inFlightLength,proto3" json:"in_flight_length,omitempty"`
 	// How many messages are invisible and were never read (`read_ct` = 0): those sent with a delay.
 	DelayedLength int64 `protobuf:"varint,5,opt,name=delayed_length,json=delayedLength,proto3" json:"delayed_length,omitempty"`
-	// The time since the newest message in the queue was sent, in whole seconds. Unset when the queue is empty.
+	// The time since the newest message in the queue was sent, in whole seconds. Zero for one from the future. Unset when
+	// the queue is empty.
+	//
+	// For all ages, messages whose `enqueued_at` is infinite, as plain SQL can make it, do not count.
 	NewestMessageAge *durationpb.Duration `protobuf:"bytes,6,opt,name=newest_message_age,json=newestMessageAge,proto3" json:"newest_message_age,omitempty"`
 	// The time since the oldest message in the queue was sent, in whole seconds. Unset when the queue is empty.
 	OldestMessageAge *durationpb.Duration `protobuf:"bytes,7,opt,name=oldest_message_age,json=oldestMessageAge,proto3" json:"oldest_message_age,omitempty"`

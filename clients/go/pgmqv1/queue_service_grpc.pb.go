@@ -126,15 +126,15 @@ type QueueServiceClient interface {
 	//
 	// It looks at every row of the queue, so do not call it often on long queues.
 	//
-	// Behind it: `pgmq.metrics`, and counts of our own. Errors: MISSING_FIELD, INVALID_QUEUE_NAME,
-	// QUEUE_NOT_FOUND.
+	// Behind it: what `pgmq.metrics` tells, counted together with more of our own. Errors: MISSING_FIELD,
+	// INVALID_QUEUE_NAME, QUEUE_NOT_FOUND.
 	GetQueueMetrics(ctx context.Context, in *GetQueueMetricsRequest, opts ...grpc.CallOption) (*GetQueueMetricsResponse, error)
 	// ListQueueMetrics counts the messages of many queues, ordered by name.
 	//
 	// A queue that cannot be measured appears with `error` set and does not spoil the others. The pages
 	// together are not a snapshot. It looks at every row of every queue of the page.
 	//
-	// Behind it: `pgmq.metrics` for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
+	// Behind it: GetQueueMetrics for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
 	// INVALID_PAGE_TOKEN, INVALID_QUEUE_NAME.
 	ListQueueMetrics(ctx context.Context, in *ListQueueMetricsRequest, opts ...grpc.CallOption) (*ListQueueMetricsResponse, error)
 	// Send sends one message to a queue.
@@ -362,7 +362,7 @@ type QueueServiceClient interface {
 	// 100 milliseconds and told as one, so an event is a hint to look, not a count. Watch covers messages sent by
 	// this server and by others, delayed ones when they fall due, and those whose visibility timeout ends. What
 	// plain SQL sends or changes is noticed within about a second. A message that came and went between two looks
-	// may not show. Any number of watchers of a queue cost one look at it.
+	// may not show. Any number of watchers of a queue cost one look at it, and idle queues are looked at together.
 	//
 	// A planned end is announced by `closing`, and then the stream ends with OK: open it again. A queue that is
 	// dropped ends the stream with `closing` and QUEUE_NOT_FOUND. A restart of the database does not end it.
@@ -721,15 +721,15 @@ type QueueServiceServer interface {
 	//
 	// It looks at every row of the queue, so do not call it often on long queues.
 	//
-	// Behind it: `pgmq.metrics`, and counts of our own. Errors: MISSING_FIELD, INVALID_QUEUE_NAME,
-	// QUEUE_NOT_FOUND.
+	// Behind it: what `pgmq.metrics` tells, counted together with more of our own. Errors: MISSING_FIELD,
+	// INVALID_QUEUE_NAME, QUEUE_NOT_FOUND.
 	GetQueueMetrics(context.Context, *GetQueueMetricsRequest) (*GetQueueMetricsResponse, error)
 	// ListQueueMetrics counts the messages of many queues, ordered by name.
 	//
 	// A queue that cannot be measured appears with `error` set and does not spoil the others. The pages
 	// together are not a snapshot. It looks at every row of every queue of the page.
 	//
-	// Behind it: `pgmq.metrics` for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
+	// Behind it: GetQueueMetrics for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
 	// INVALID_PAGE_TOKEN, INVALID_QUEUE_NAME.
 	ListQueueMetrics(context.Context, *ListQueueMetricsRequest) (*ListQueueMetricsResponse, error)
 	// Send sends one message to a queue.
@@ -957,7 +957,7 @@ type QueueServiceServer interface {
 	// 100 milliseconds and told as one, so an event is a hint to look, not a count. Watch covers messages sent by
 	// this server and by others, delayed ones when they fall due, and those whose visibility timeout ends. What
 	// plain SQL sends or changes is noticed within about a second. A message that came and went between two looks
-	// may not show. Any number of watchers of a queue cost one look at it.
+	// may not show. Any number of watchers of a queue cost one look at it, and idle queues are looked at together.
 	//
 	// A planned end is announced by `closing`, and then the stream ends with OK: open it again. A queue that is
 	// dropped ends the stream with `closing` and QUEUE_NOT_FOUND. A restart of the database does not end it.

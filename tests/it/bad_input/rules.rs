@@ -112,21 +112,6 @@ async fn an_index_that_cannot_hold_a_message_refuses_it() {
 }
 
 #[tokio::test]
-async fn moments_that_nobody_can_count_from_spoil_the_measures_of_their_own_queue_alone() {
-    let mut test = Test::with_queue("orders").await;
-    test.client.create("others").await;
-    test.run("INSERT INTO pgmq.q_orders (vt, enqueued_at, message) VALUES (now(), '-infinity', '1')").await;
-    let request = GetQueueMetricsRequest { queue: "orders".to_owned(), ..Default::default() };
-    let status = test.client.queue.get_queue_metrics(request).await.unwrap_err();
-    assert!(expect_refused(&status).0.is_some());
-    let listed = test.client.queue.list_queue_metrics(ListQueueMetricsRequest::default()).await.unwrap();
-    let listed = listed.into_inner().metrics;
-    let reasons: Vec<_> =
-        listed.iter().map(|metrics| metrics.error.as_ref().map(CommandError::reason)).collect();
-    assert_eq!(reasons, [Some(ErrorReason::RefusedByDatabase), None]);
-}
-
-#[tokio::test]
 async fn other_failures_of_the_database_are_told_by_their_class() {
     let mut test = Test::with_queue("orders").await;
     test.run(

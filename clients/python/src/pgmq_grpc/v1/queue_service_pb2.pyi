@@ -877,7 +877,11 @@ class QueueMetrics(_message.Message):
     """How many messages ReplayArchivedMessages has moved into this queue, counted as `dead_lettered_count` is."""
     @_builtins.property
     def newest_message_age(self) -> _duration_pb2.Duration:
-        """The time since the newest message in the queue was sent, in whole seconds. Unset when the queue is empty."""
+        """The time since the newest message in the queue was sent, in whole seconds. Zero for one from the future. Unset when
+        the queue is empty.
+
+        For all ages, messages whose `enqueued_at` is infinite, as plain SQL can make it, do not count.
+        """
 
     @_builtins.property
     def oldest_message_age(self) -> _duration_pb2.Duration:

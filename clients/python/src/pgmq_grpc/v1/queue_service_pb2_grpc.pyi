@@ -115,8 +115,8 @@ class QueueServiceStub:
 
     It looks at every row of the queue, so do not call it often on long queues.
 
-    Behind it: `pgmq.metrics`, and counts of our own. Errors: MISSING_FIELD, INVALID_QUEUE_NAME,
-    QUEUE_NOT_FOUND.
+    Behind it: what `pgmq.metrics` tells, counted together with more of our own. Errors: MISSING_FIELD,
+    INVALID_QUEUE_NAME, QUEUE_NOT_FOUND.
     """
     ListQueueMetrics: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueueMetricsRequest, _queue_service_pb2.ListQueueMetricsResponse]
     """ListQueueMetrics counts the messages of many queues, ordered by name.
@@ -124,7 +124,7 @@ class QueueServiceStub:
     A queue that cannot be measured appears with `error` set and does not spoil the others. The pages
     together are not a snapshot. It looks at every row of every queue of the page.
 
-    Behind it: `pgmq.metrics` for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
+    Behind it: GetQueueMetrics for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
     INVALID_PAGE_TOKEN, INVALID_QUEUE_NAME.
     """
     Send: _grpc.UnaryUnaryMultiCallable[_queue_service_pb2.SendRequest, _queue_service_pb2.SendResponse]
@@ -366,7 +366,7 @@ class QueueServiceStub:
     100 milliseconds and told as one, so an event is a hint to look, not a count. Watch covers messages sent by
     this server and by others, delayed ones when they fall due, and those whose visibility timeout ends. What
     plain SQL sends or changes is noticed within about a second. A message that came and went between two looks
-    may not show. Any number of watchers of a queue cost one look at it.
+    may not show. Any number of watchers of a queue cost one look at it, and idle queues are looked at together.
 
     A planned end is announced by `closing`, and then the stream ends with OK: open it again. A queue that is
     dropped ends the stream with `closing` and QUEUE_NOT_FOUND. A restart of the database does not end it.
@@ -470,8 +470,8 @@ class QueueServiceAsyncStub(QueueServiceStub):
 
     It looks at every row of the queue, so do not call it often on long queues.
 
-    Behind it: `pgmq.metrics`, and counts of our own. Errors: MISSING_FIELD, INVALID_QUEUE_NAME,
-    QUEUE_NOT_FOUND.
+    Behind it: what `pgmq.metrics` tells, counted together with more of our own. Errors: MISSING_FIELD,
+    INVALID_QUEUE_NAME, QUEUE_NOT_FOUND.
     """
     ListQueueMetrics: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.ListQueueMetricsRequest, _queue_service_pb2.ListQueueMetricsResponse]  # type: ignore[assignment]
     """ListQueueMetrics counts the messages of many queues, ordered by name.
@@ -479,7 +479,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     A queue that cannot be measured appears with `error` set and does not spoil the others. The pages
     together are not a snapshot. It looks at every row of every queue of the page.
 
-    Behind it: `pgmq.metrics` for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
+    Behind it: GetQueueMetrics for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
     INVALID_PAGE_TOKEN, INVALID_QUEUE_NAME.
     """
     Send: _aio.UnaryUnaryMultiCallable[_queue_service_pb2.SendRequest, _queue_service_pb2.SendResponse]  # type: ignore[assignment]
@@ -721,7 +721,7 @@ class QueueServiceAsyncStub(QueueServiceStub):
     100 milliseconds and told as one, so an event is a hint to look, not a count. Watch covers messages sent by
     this server and by others, delayed ones when they fall due, and those whose visibility timeout ends. What
     plain SQL sends or changes is noticed within about a second. A message that came and went between two looks
-    may not show. Any number of watchers of a queue cost one look at it.
+    may not show. Any number of watchers of a queue cost one look at it, and idle queues are looked at together.
 
     A planned end is announced by `closing`, and then the stream ends with OK: open it again. A queue that is
     dropped ends the stream with `closing` and QUEUE_NOT_FOUND. A restart of the database does not end it.
@@ -858,8 +858,8 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It looks at every row of the queue, so do not call it often on long queues.
 
-        Behind it: `pgmq.metrics`, and counts of our own. Errors: MISSING_FIELD, INVALID_QUEUE_NAME,
-        QUEUE_NOT_FOUND.
+        Behind it: what `pgmq.metrics` tells, counted together with more of our own. Errors: MISSING_FIELD,
+        INVALID_QUEUE_NAME, QUEUE_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -873,7 +873,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         A queue that cannot be measured appears with `error` set and does not spoil the others. The pages
         together are not a snapshot. It looks at every row of every queue of the page.
 
-        Behind it: `pgmq.metrics` for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
+        Behind it: GetQueueMetrics for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
         INVALID_PAGE_TOKEN, INVALID_QUEUE_NAME.
         """
 
@@ -1199,7 +1199,7 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         100 milliseconds and told as one, so an event is a hint to look, not a count. Watch covers messages sent by
         this server and by others, delayed ones when they fall due, and those whose visibility timeout ends. What
         plain SQL sends or changes is noticed within about a second. A message that came and went between two looks
-        may not show. Any number of watchers of a queue cost one look at it.
+        may not show. Any number of watchers of a queue cost one look at it, and idle queues are looked at together.
 
         A planned end is announced by `closing`, and then the stream ends with OK: open it again. A queue that is
         dropped ends the stream with `closing` and QUEUE_NOT_FOUND. A restart of the database does not end it.

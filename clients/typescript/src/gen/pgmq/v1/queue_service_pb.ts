@@ -688,7 +688,10 @@ export type QueueMetrics = Message<"pgmq.v1.QueueMetrics"> & {
   delayedLength: bigint;
 
   /**
-   * The time since the newest message in the queue was sent, in whole seconds. Unset when the queue is empty.
+   * The time since the newest message in the queue was sent, in whole seconds. Zero for one from the future. Unset when
+   * the queue is empty.
+   *
+   * For all ages, messages whose `enqueued_at` is infinite, as plain SQL can make it, do not count.
    *
    * @generated from field: google.protobuf.Duration newest_message_age = 6;
    */
@@ -3271,8 +3274,8 @@ export const QueueService: GenService<{
    *
    * It looks at every row of the queue, so do not call it often on long queues.
    *
-   * Behind it: `pgmq.metrics`, and counts of our own. Errors: MISSING_FIELD, INVALID_QUEUE_NAME,
-   * QUEUE_NOT_FOUND.
+   * Behind it: what `pgmq.metrics` tells, counted together with more of our own. Errors: MISSING_FIELD,
+   * INVALID_QUEUE_NAME, QUEUE_NOT_FOUND.
    *
    * @generated from rpc pgmq.v1.QueueService.GetQueueMetrics
    */
@@ -3287,7 +3290,7 @@ export const QueueService: GenService<{
    * A queue that cannot be measured appears with `error` set and does not spoil the others. The pages
    * together are not a snapshot. It looks at every row of every queue of the page.
    *
-   * Behind it: `pgmq.metrics` for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
+   * Behind it: GetQueueMetrics for each queue, in place of `pgmq.metrics_all`. Errors: INVALID_COUNT,
    * INVALID_PAGE_TOKEN, INVALID_QUEUE_NAME.
    *
    * @generated from rpc pgmq.v1.QueueService.ListQueueMetrics
@@ -3627,7 +3630,7 @@ export const QueueService: GenService<{
    * 100 milliseconds and told as one, so an event is a hint to look, not a count. Watch covers messages sent by
    * this server and by others, delayed ones when they fall due, and those whose visibility timeout ends. What
    * plain SQL sends or changes is noticed within about a second. A message that came and went between two looks
-   * may not show. Any number of watchers of a queue cost one look at it.
+   * may not show. Any number of watchers of a queue cost one look at it, and idle queues are looked at together.
    *
    * A planned end is announced by `closing`, and then the stream ends with OK: open it again. A queue that is
    * dropped ends the stream with `closing` and QUEUE_NOT_FOUND. A restart of the database does not end it.
