@@ -41,7 +41,8 @@ SELECT concat(pg_current_snapshot(), ' ', pg_postmaster_start_time()) AS state",
 /// its own because that keeps the database from spreading so many small looks over several processes.
 const LOOK: &str = "-- pgmq-grpc: watch
 WITH clock AS MATERIALIZED (SELECT now() AS looked_at)
-SELECT l.ordinal, m.created_at, l.looked_at, concat(pg_current_snapshot(), ' ', pg_postmaster_start_time()) AS state, l.bytes, l.newest, l.became_visible,
+SELECT l.ordinal, m.created_at, l.looked_at, l.bytes, l.newest, l.became_visible, clock_timestamp() AS seen_at,
+  concat(pg_current_snapshot(), ' ', pg_postmaster_start_time()) AS state,
   CASE WHEN l.next_visible IS NOT NULL THEN greatest(0, least(3600000,
     ceil(extract(epoch FROM l.next_visible - clock_timestamp()) * 1000)))::bigint END AS wait_ms
 FROM ({looked}) AS l JOIN pgmq.meta AS m ON m.queue_name = ($1::text[])[l.ordinal]";
@@ -77,6 +78,8 @@ pub struct Sighting {
     pub queue_created_at: Timestamp,
     /// The database's clock from before the look.
     pub looked_at: Timestamp,
+    /// The database's clock from after the look.
+    pub seen_at: Timestamp,
     /// The database's state, which is another after each commit.
     pub state: Arc<str>,
     /// How large the queue's table is.
@@ -215,6 +218,7 @@ impl Connection {
             let sighting = Sighting {
                 queue_created_at: column(row, "created_at")?,
                 looked_at: column(row, "looked_at")?,
+                seen_at: column(row, "seen_at")?,
                 state: column::<&str>(row, "state")?.into(),
                 bytes: column::<i64>(row, "bytes")?.unsigned_abs(),
                 newest: column(row, "newest")?,

@@ -372,10 +372,10 @@ fn tell(watched: &Watched, queue: &QueueName, known: Option<&Known>, sighting: &
     }
     for inbox in watched.inboxes() {
         if sent {
-            inbox.tell(queue, EventKind::Sent, sighting.looked_at);
+            inbox.tell(queue, EventKind::Sent, sighting.seen_at);
         }
         if sighting.became_visible {
-            inbox.tell(queue, EventKind::Visible, sighting.looked_at);
+            inbox.tell(queue, EventKind::Visible, sighting.seen_at);
         }
     }
 }

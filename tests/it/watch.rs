@@ -2,7 +2,7 @@
 
 mod together;
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 use pgmq_grpc::proto::v1::{
@@ -116,7 +116,9 @@ async fn what_plain_sql_sends_shows() {
     let mut watcher = Watcher::open(&test.client, &["orders"]).await;
     for _ in 0..2 {
         test.run("SELECT pgmq.send('orders', '{}'::jsonb)").await;
-        watcher.event("orders", QueueEventKind::Sent).await;
+        let event = watcher.event("orders", QueueEventKind::Sent).await;
+        let sent: SystemTime = test.value("SELECT max(enqueued_at) FROM pgmq.q_orders").await;
+        assert!(SystemTime::try_from(event.at.unwrap()).unwrap() > sent, "noticed before it was sent");
     }
 }
 
