@@ -17,7 +17,7 @@ use crate::engine::{Interest, Wake};
 use crate::pg::{Glance, Sighting};
 use looks::{Looks, Seen, Ticket};
 
-/// The shortest time between two looks at one queue.
+/// The shortest time between two looks at one queue, beside those of rounds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest of a queue that is looked at by itself. It finds what plain SQL did, as the rounds of the others do.
@@ -221,8 +221,7 @@ struct Follower {
 /// In which way the next look is taken.
 enum Way {
     AtOnce,
-    InRound(Ticket),
-    /// Somebody else has taken it.
+    /// It was taken in a round.
     Taken(Result<Seen>),
     Apart,
 }
@@ -244,6 +243,7 @@ async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
     };
     let mut way = Way::AtOnce;
     while watched.strong_count() > 0 && !broker.drain.is_cancelled() {
+        let is_of_a_round = matches!(way, Way::Taken(_));
         let looked = follower.look(way).await;
         let Some(watched) = watched.upgrade() else { return };
         match looked {
@@ -260,7 +260,9 @@ async fn follow(broker: Arc<Broker>, watched: Weak<Watched>, queue: QueueName) {
             Err(error) => follower.look_failed(&error),
         }
         drop(watched);
-        sleep(SHORTEST_PAUSE).await;
+        if !is_of_a_round {
+            sleep(SHORTEST_PAUSE).await;
+        }
         way = follower.wait().await;
     }
 }
@@ -269,24 +271,30 @@ impl Follower {
     /// Waits until the next look is due.
     async fn wait(&mut self) -> Way {
         let looks = &self.broker.watches.looks;
-        let (mut ticket, round) = match self.apart {
+        let (mut ticket, mut round) = match self.apart {
             true => (None, Instant::now() + LONGEST_PAUSE.mul_f64(rand::rng().random_range(0.75..1.0))),
-            // Asked for before it begins, so that who comes first in the round looks for all.
+            // Asked for before it begins, so that all are there when somebody looks.
             false => (Some(looks.round.ask(self.glance())), looks.next_round()),
         };
-        let until = self.due.map_or(round, |due| due.min(round));
-        tokio::select! {
-            () = self.wake.wait(until.saturating_duration_since(Instant::now())) => {}
-            () = self.broker.drain.cancelled() => {}
-            seen = answered(ticket.as_mut()) => return Way::Taken(seen),
-        }
-        let told = self.wake.take();
-        self.told |= told;
-        match ticket {
-            None => Way::Apart,
+        loop {
+            let until = self.due.map_or(round, |due| due.min(round));
+            // What is told does not wait for a round that is under way.
+            tokio::select! {
+                () = self.wake.wait(until.saturating_duration_since(Instant::now())) => {}
+                () = self.broker.drain.cancelled() => return Way::AtOnce,
+                seen = answered(ticket.as_mut()) => return Way::Taken(seen),
+            }
+            let told = self.wake.take();
+            self.told |= told;
+            if ticket.is_none() {
+                return Way::Apart;
+            }
             // In a round only what was committed since is looked for, and not what falls due.
-            Some(ticket) if !told && until == round && Instant::now() >= round => Way::InRound(ticket),
-            Some(_) => Way::AtOnce,
+            if told || until < round {
+                return Way::AtOnce;
+            }
+            looks.round.begin(&self.broker);
+            round = looks.next_round();
         }
     }
 
@@ -295,7 +303,6 @@ impl Follower {
         let (looks, database) = (&self.broker.watches.looks, &self.broker.database);
         let seen = match way {
             Way::AtOnce => looks.told.answer(database, looks.told.ask(self.glance())).await?,
-            Way::InRound(ticket) => looks.round.answer(database, ticket).await?,
             Way::Taken(seen) => seen?,
             Way::Apart => return self.look_apart().await,
         };

@@ -1,6 +1,6 @@
 //! Looks that are shared: one statement serves all watched queues that have asked before it begins.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot::error::TryRecvError;
@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::domain::{Deadline, Error, Result};
 use crate::pg::{Database, Glance, Sighting};
+use crate::queue::Broker;
 
 /// How far apart the moments are at which all queues are looked at of which nothing was told.
 const ROUND: Duration = Duration::from_millis(900);
@@ -22,16 +23,16 @@ const LONGEST_REST: Duration = Duration::from_millis(100);
 /// Where watched queues ask for looks. Those of which something was told do not wait for the others, which may be many.
 pub(super) struct Looks {
     /// For looks at once.
-    pub(super) told: Line,
+    pub(super) told: Arc<Line>,
     /// For looks in the next round, at what others may have changed.
-    pub(super) round: Line,
+    pub(super) round: Arc<Line>,
     began: Instant,
 }
 
 /// Those who have asked, and the turn to look for all of them.
 pub(super) struct Line {
     asked: Mutex<Vec<Asked>>,
-    turn: Turns<Turn>,
+    turn: Arc<Turns<Turn>>,
 }
 
 struct Turn {
@@ -56,7 +57,7 @@ impl Default for Looks {
     fn default() -> Self {
         let line = |quiet| {
             let turn = Turn { rested: Instant::now(), quiet };
-            Line { asked: Mutex::default(), turn: Turns::new(turn) }
+            Arc::new(Line { asked: Mutex::default(), turn: Arc::new(Turns::new(turn)) })
         };
         Self { told: line(None), round: line(Some(false)), began: Instant::now() }
     }
@@ -95,12 +96,24 @@ impl Line {
             Err(TryRecvError::Closed) => return Err(lost()),
             Err(TryRecvError::Empty) => {}
         }
+        self.take_turn(database, &mut turn).await;
+        drop(turn);
+        ticket.answered().await
+    }
+
+    /// Has a task look for all who have asked, unless somebody looks already: then who was too late asks again.
+    pub(super) fn begin(self: &Arc<Self>, broker: &Broker) {
+        if let Ok(mut turn) = Arc::clone(&self.turn).try_lock_owned() {
+            let (line, database) = (Arc::clone(self), broker.database.clone());
+            broker.tasks.spawn(async move { line.take_turn(&database, &mut turn).await });
+        }
+    }
+
+    async fn take_turn(&self, database: &Database, turn: &mut Turn) {
         sleep_until(turn.rested).await;
         let begun = Instant::now();
         self.look_for_all(database, &mut turn.quiet).await;
         turn.rested = Instant::now() + begun.elapsed().min(LONGEST_REST);
-        drop(turn);
-        ticket.answered().await
     }
 
     async fn look_for_all(&self, database: &Database, quiet: &mut Option<bool>) {
