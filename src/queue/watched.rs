@@ -293,7 +293,7 @@ impl Follower {
             if told || until < round {
                 return Way::AtOnce;
             }
-            looks.round.begin(&self.broker);
+            looks.round.begin(round, &self.broker);
             round = looks.next_round();
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Line {
 struct Turn {
     /// When the next statement may begin.
     rested: Instant,
+    /// The moment of the round that was begun last.
+    round: Instant,
     /// Whether who looks may leave it at finding that nothing was committed since; none where that is not all that counts.
     quiet: Option<bool>,
 }
@@ -56,7 +58,7 @@ pub(super) struct Ticket(oneshot::Receiver<Result<Seen>>);
 impl Default for Looks {
     fn default() -> Self {
         let line = |quiet| {
-            let turn = Turn { rested: Instant::now(), quiet };
+            let turn = Turn { rested: Instant::now(), round: Instant::now(), quiet };
             Arc::new(Line { asked: Mutex::default(), turn: Arc::new(Turns::new(turn)) })
         };
         Self { told: line(None), round: line(Some(false)), began: Instant::now() }
@@ -101,9 +103,13 @@ impl Line {
         ticket.answered().await
     }
 
-    /// Has a task look for all who have asked, unless somebody looks already: then who was too late asks again.
-    pub(super) fn begin(self: &Arc<Self>, broker: &Broker) {
-        if let Ok(mut turn) = Arc::clone(&self.turn).try_lock_owned() {
+    /// Has a task look for all who have asked for the round of a moment, unless somebody has begun it, or the one before still
+    /// lasts.
+    pub(super) fn begin(self: &Arc<Self>, round: Instant, broker: &Broker) {
+        if let Ok(mut turn) = Arc::clone(&self.turn).try_lock_owned()
+            && turn.round < round
+        {
+            turn.round = round;
             let (line, database) = (Arc::clone(self), broker.database.clone());
             broker.tasks.spawn(async move { line.take_turn(&database, &mut turn).await });
         }
