@@ -21,7 +21,7 @@ use tonic::{Request, Status, Streaming};
 use super::call::{check_named, checked_caller, named_queue, request_id};
 use super::convert::{Fields, closing, heartbeat, outgoing_message, queue_name};
 use super::incoming::{Incoming, next};
-use super::status::to_command_error;
+use super::status::{to_command_error, to_repeated_command_error};
 use super::stream::NO_DEADLINE;
 use super::{RequestId, Service, to_status};
 use crate::domain::bounds::MAX_BATCH;
@@ -378,7 +378,7 @@ fn answer(frame: Frame, sent: Result<SentParcel>, request_id: &RequestId) -> Pro
             Err(error) => {
                 // One line for what all messages of a frame suffer.
                 let error = match logged.replace(error.kind()) == Some(error.kind()) {
-                    true => error.into(),
+                    true => to_repeated_command_error(error, request_id),
                     false => to_command_error(error, request_id),
                 };
                 answer.failures.push(ProduceFailure { index, error: Some(error) });

@@ -87,11 +87,16 @@ pub fn of_transport(status: Status) -> Option<Error> {
     }
 }
 
-/// The failure of one item of a reply; failures of the server's own are logged here.
+/// The failure of one item of a stream's reply; failures of the server's own are logged here.
 pub(super) fn to_command_error(error: Error, request_id: &RequestId) -> CommandError {
     let (code, reason) = code_and_reason(error.kind());
     log(&error, code, reason, request_id);
-    error.into()
+    to_repeated_command_error(error, request_id)
+}
+
+/// The same of an item that fails as another one did, which is logged.
+pub(super) fn to_repeated_command_error(error: Error, request_id: &RequestId) -> CommandError {
+    CommandError { request_id: request_id.to_string(), ..error.into() }
 }
 
 /// The name of a reason as `ErrorInfo` and the trailer have it: the enum's, without its prefix.

@@ -14,6 +14,7 @@ use crate::harness::{Client, Gate, PATIENCE, Refusal, Test};
 /// An open stream of frames.
 pub(crate) struct Stream {
     pub(crate) frames: mpsc::Sender<ProduceRequest>,
+    pub(crate) stream_id: String,
     answers: Streaming<ProduceResponse>,
 }
 
@@ -30,11 +31,12 @@ impl Stream {
     pub(crate) async fn open(client: &Client) -> Self {
         let (frames, receiver) = mpsc::channel(64);
         let answers = client.queue.clone().produce(ReceiverStream::new(receiver)).await.expect("a stream");
-        let mut stream = Self { frames, answers: answers.into_inner() };
+        let mut stream = Self { frames, stream_id: String::new(), answers: answers.into_inner() };
         let started = stream.answer().await.started.expect("started comes first");
         assert!(!started.stream_id.is_empty() && !started.replica.is_empty());
         assert_eq!((started.max_in_flight, started.max_frame_messages), (10_000, 1_000));
         assert_eq!(started.max_frame_bytes, 1 << 20);
+        stream.stream_id = started.stream_id;
         stream
     }
 
@@ -184,6 +186,9 @@ async fn bad_messages_fail_alone_and_bad_frames_leave_the_stream_alive() {
         assert_eq!(answer.msg_ids, vec![0; count]);
         assert!(reasons(&answer).iter().all(|(_, given, _)| given == reason), "{:?}", answer.failures[0]);
         assert_eq!(answer.failures.len(), count);
+        for error in answer.failures.iter().filter_map(|failure| failure.error.as_ref()) {
+            assert_eq!((&error.request_id, error.retry_delay), (&stream.stream_id, None));
+        }
     }
     assert_eq!(test.value::<i64>("SELECT count(*) FROM pgmq.q_orders").await, 2);
 }

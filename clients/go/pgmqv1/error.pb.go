@@ -26,6 +26,7 @@ package pgmqv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -500,7 +501,18 @@ type CommandError struct {
 	// A sentence for people, in English. Programs should not read it.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// The values that belong to the reason, with the keys named at each `ErrorReason`.
-	Metadata      map[string]string `protobuf:"bytes,4,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Metadata map[string]string `protobuf:"bytes,4,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The id under which the server's log has the failure, as in `google.rpc.RequestInfo`: at most 128 bytes.
+	//
+	// In a reply of a stream it is that of the stream, and so the same for all of its commands and messages: the
+	// `stream_id` of `started`, which is the `x-request-id` of the call if it has one. Empty in a unary reply
+	// (`QueueMetrics.error`), which is no failed call and has no line in the log.
+	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// How long to wait before the same is tried again, as in `google.rpc.RetryInfo`: 0 or more. Unset where the server
+	// does not say.
+	//
+	// It says nothing of other commands and messages of the stream, which goes on.
+	RetryDelay    *durationpb.Duration `protobuf:"bytes,6,opt,name=retry_delay,json=retryDelay,proto3" json:"retry_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -563,16 +575,34 @@ func (x *CommandError) GetMetadata() map[string]string {
 	return nil
 }
 
+func (x *CommandError) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CommandError) GetRetryDelay() *durationpb.Duration {
+	if x != nil {
+		return x.RetryDelay
+	}
+	return nil
+}
+
 var File_pgmq_v1_error_proto protoreflect.FileDescriptor
 
 const file_pgmq_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x13pgmq/v1/error.proto\x12\apgmq.v1\"\xe8\x01\n" +
+	"\x13pgmq/v1/error.proto\x12\apgmq.v1\x1a\x1egoogle/protobuf/duration.proto\"\xc3\x02\n" +
 	"\fCommandError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12,\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x14.pgmq.v1.ErrorReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12?\n" +
-	"\bmetadata\x18\x04 \x03(\v2#.pgmq.v1.CommandError.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\x04 \x03(\v2#.pgmq.v1.CommandError.MetadataEntryR\bmetadata\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tR\trequestId\x12:\n" +
+	"\vretry_delay\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryDelay\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xe7\x0e\n" +
@@ -648,18 +678,20 @@ func file_pgmq_v1_error_proto_rawDescGZIP() []byte {
 var file_pgmq_v1_error_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_pgmq_v1_error_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_pgmq_v1_error_proto_goTypes = []any{
-	(ErrorReason)(0),     // 0: pgmq.v1.ErrorReason
-	(*CommandError)(nil), // 1: pgmq.v1.CommandError
-	nil,                  // 2: pgmq.v1.CommandError.MetadataEntry
+	(ErrorReason)(0),            // 0: pgmq.v1.ErrorReason
+	(*CommandError)(nil),        // 1: pgmq.v1.CommandError
+	nil,                         // 2: pgmq.v1.CommandError.MetadataEntry
+	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
 }
 var file_pgmq_v1_error_proto_depIdxs = []int32{
 	0, // 0: pgmq.v1.CommandError.reason:type_name -> pgmq.v1.ErrorReason
 	2, // 1: pgmq.v1.CommandError.metadata:type_name -> pgmq.v1.CommandError.MetadataEntry
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 2: pgmq.v1.CommandError.retry_delay:type_name -> google.protobuf.Duration
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_pgmq_v1_error_proto_init() }

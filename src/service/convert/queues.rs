@@ -236,7 +236,14 @@ impl From<Error> for v1::CommandError {
         let (code, reason) = code_and_reason(error.kind());
         let metadata =
             error.metadata().iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
-        Self { code: code.into(), reason: reason.into(), message: error.to_string(), metadata }
+        Self {
+            code: code.into(),
+            reason: reason.into(),
+            message: error.to_string(),
+            metadata,
+            request_id: String::new(),
+            retry_delay: error.retry_delay().and_then(duration),
+        }
     }
 }
 

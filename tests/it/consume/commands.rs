@@ -1,11 +1,15 @@
 //! Settles and extends: what each does, its one result, and what is wrong with a command alone.
 
+use std::time::Duration;
+
 use pgmq_grpc::proto::v1::consume_request::Command;
-use pgmq_grpc::proto::v1::{ErrorReason, Extend, ItemResult, Message, Outcome, Settle, SettleAction};
+use pgmq_grpc::proto::v1::{
+    DeleteRequest, ErrorReason, Extend, ItemResult, Message, Outcome, Settle, SettleAction,
+};
 use tonic::Code;
 
 use super::{Consumer, extend, settle, settle_receipts, start};
-use crate::harness::{Client, Gate, Server, Test, eventually, seconds};
+use crate::harness::{Client, Gate, Refusal, Server, Test, eventually, seconds};
 use crate::read_batch::{ids, micros};
 use crate::schema::guest_of;
 
@@ -234,6 +238,33 @@ async fn a_row_that_others_hold_fails_its_own_command() {
     })
     .await;
     assert!(ids(&consumer.messages).is_empty());
+}
+
+#[tokio::test]
+async fn a_refused_command_names_its_stream_and_says_when_to_come_again() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send("orders", "{}").await;
+    let (mut consumer, started) = Consumer::start_and_tell(&test.client, start("orders")).await;
+    let held = consumer.message().await;
+    let other = test.database.connect().await;
+    other.batch_execute("BEGIN; SELECT FROM pgmq.q_orders FOR UPDATE").await.unwrap();
+    let locked = consumer.send(settle(SettleAction::Delete, &[&held]));
+    let request = DeleteRequest {
+        queue: "orders".to_owned(),
+        receipts: vec![held.receipt.clone()],
+        ..Default::default()
+    };
+    let status = test.client.queue.delete(request).await.unwrap_err();
+    let unary = Refusal::expect(&status, Code::Aborted, "QUEUE_BUSY");
+    let error = consumer.error(locked).await;
+    assert_eq!((error.reason(), &error.request_id), (ErrorReason::QueueBusy, &started.stream_id));
+    assert_eq!(error.retry_delay, seconds(1.0));
+    assert_eq!(unary.retry_delay, Some(Duration::from_secs(1)));
+
+    // The id is there where there is nothing to wait for, too.
+    let bad = consumer.send(settle_receipts(SettleAction::Delete, Vec::new()));
+    let error = consumer.error(bad).await;
+    assert_eq!((&error.request_id, error.retry_delay), (&started.stream_id, None));
 }
 
 #[tokio::test]

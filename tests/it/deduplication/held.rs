@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 use super::{bodies, item, keyed, send};
 use crate::harness::client::outgoing;
-use crate::harness::{Refusal, Test, eventually};
+use crate::harness::{Refusal, Test, eventually, seconds};
 use crate::produce::{Stream, frame, reasons};
 
 type Sending = JoinHandle<Result<pgmq_grpc::proto::v1::SendResponse, Status>>;
@@ -305,6 +305,9 @@ async fn a_stream_goes_on_without_the_message_whose_id_is_held_for_too_long() {
         failures.extend(
             reasons(&answer).into_iter().map(|(index, reason, _)| (answer.first_sequence, index, reason)),
         );
+        for error in answer.failures.into_iter().filter_map(|failure| failure.error) {
+            assert_eq!((error.request_id, error.retry_delay), (stream.stream_id.clone(), seconds(1.0)));
+        }
     }
     assert_eq!(failures, [(20, 0, "QUEUE_BUSY".to_owned())]);
     other.batch_execute("ROLLBACK").await.unwrap();

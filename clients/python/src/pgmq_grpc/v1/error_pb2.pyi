@@ -21,6 +21,7 @@ outcome is unknown.
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -782,15 +783,32 @@ class CommandError(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """The gRPC status code, as a number of `google.rpc.Code`, such as 5 for NOT_FOUND. Never 0."""
     reason: Global___ErrorReason.ValueType
     """The reason, as in `google.rpc.ErrorInfo`."""
     message: _builtins.str
     """A sentence for people, in English. Programs should not read it."""
+    request_id: _builtins.str
+    """The id under which the server's log has the failure, as in `google.rpc.RequestInfo`: at most 128 bytes.
+
+    In a reply of a stream it is that of the stream, and so the same for all of its commands and messages: the
+    `stream_id` of `started`, which is the `x-request-id` of the call if it has one. Empty in a unary reply
+    (`QueueMetrics.error`), which is no failed call and has no line in the log.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The values that belong to the reason, with the keys named at each `ErrorReason`."""
+
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """How long to wait before the same is tried again, as in `google.rpc.RetryInfo`: 0 or more. Unset where the server
+        does not say.
+
+        It says nothing of other commands and messages of the stream, which goes on.
+        """
 
     def __init__(
         self,
@@ -799,10 +817,12 @@ class CommandError(_message.Message):
         reason: Global___ErrorReason.ValueType = ...,
         message: _builtins.str = ...,
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "metadata", b"metadata", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "metadata", b"metadata", "reason", b"reason", "request_id", b"request_id", "retry_delay", b"retry_delay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
