@@ -172,7 +172,7 @@ func (c *Consumer) settle(ctx context.Context, m *Message, s settlement) (Outcom
 			c.settled(m, s, result.Outcome)
 			return result.Outcome, nil
 		}
-		if failure.Code != codes.Unavailable {
+		if failure.Code != codes.Unavailable || !sleep(ctx, failure.RetryDelay) {
 			return 0, failure
 		}
 	}
@@ -211,13 +211,13 @@ func (c *Consumer) settled(m *Message, s settlement, outcome Outcome) {
 
 // letGo has a message that could not be settled come back after its visibility timeout. Only a command ends its
 // extension by the server, and frees its place there.
-func (c *Consumer) letGo(ctx context.Context, m *Message) {
+func (c *Consumer) letGo(ctx context.Context, m *Message, failure error) {
 	c.mu.Lock()
 	hidden := settlement{action: actionRelease, span: c.visibilityTimeout}
 	c.mu.Unlock()
 	for failures := range maxRepeats {
-		sleep(ctx, backOff(failures, 0))
-		if _, err := m.settle(ctx, hidden); err == nil {
+		sleep(ctx, backOff(failures, newError(failure, nil, true).retryDelay()))
+		if _, failure = m.settle(ctx, hidden); failure == nil {
 			return
 		}
 	}

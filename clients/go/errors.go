@@ -132,16 +132,16 @@ func newError(err error, trailer metadata.MD, left bool) *Error {
 	return e
 }
 
-// commandError makes an Error of a failure inside a reply of the stream with that id, under which it is in the
-// server's log.
-func commandError(failure *pgmqv1.CommandError, stream string) *Error {
+// commandError makes an Error of a failure inside a reply of a stream.
+func commandError(failure *pgmqv1.CommandError) *Error {
 	e := &Error{
 		Code:       codes.Code(failure.GetCode()),
 		Reason:     Reason(strings.TrimPrefix(failure.GetReason().String(), "ERROR_REASON_")),
 		Message:    failure.GetMessage(),
 		Field:      failure.GetMetadata()["field"],
 		Metadata:   failure.GetMetadata(),
-		RequestID:  stream,
+		RequestID:  failure.GetRequestId(),
+		RetryDelay: failure.GetRetryDelay().AsDuration(),
 		fromServer: true,
 	}
 	e.OutcomeUnknown = leavesOpen(e.Reason, e.Code)

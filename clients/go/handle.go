@@ -51,7 +51,7 @@ func (q *Queue) Handle(ctx context.Context, handler func(context.Context, *Messa
 			defer settling.Done()
 			if _, err := message.settle(lasting, outcome); err != nil {
 				q.client.logger.Warn("pgmq: a message could not be settled, and will come back", "queue", q.name, "msg_id", message.MsgID, "error", err)
-				consumer.letGo(lasting, message)
+				consumer.letGo(lasting, message, err)
 			}
 		}()
 	}

@@ -135,7 +135,7 @@ func (s *produceStream) answer(response *pgmqv1.ProduceResponse) {
 		answers[i].sent.Deduplicated = true
 	}
 	for _, failure := range response.GetFailures() {
-		answers[failure.GetIndex()].failure = commandError(failure.GetError(), s.limits.GetStreamId())
+		answers[failure.GetIndex()].failure = commandError(failure.GetError())
 	}
 	for i, sending := range frame {
 		sending.answer <- answers[i]

@@ -297,7 +297,7 @@ func (s *session) finish(result *pgmqv1.CommandResult) {
 		}
 		return
 	}
-	failure := commandError(result.GetError(), s.started.GetStreamId())
+	failure := commandError(result.GetError())
 	if len(commands) > 1 && failure.ofOneAmongSeveral() {
 		s.mu.Lock()
 		for _, command := range commands {

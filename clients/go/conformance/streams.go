@@ -11,7 +11,10 @@ import (
 	"syscall"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	pgmq "github.com/pgmq-grpc/pgmq-grpc/clients/go"
+	"github.com/pgmq-grpc/pgmq-grpc/clients/go/pgmqv1"
 )
 
 func connect(a *arguments) (any, error) {
@@ -218,6 +221,32 @@ func produce(a *arguments) (any, error) {
 		results = append(results, sent(s))
 	}
 	return results, nil
+}
+
+// hold locks messages by a transaction that stays open until the end of the case.
+func hold(a *arguments) (any, error) {
+	queue, ids := a.text("queue"), a.ids("msg_ids")
+	transaction, err := a.client.Raw().Transaction.OpenTransaction(a.runner.ctx)
+	if err != nil {
+		return nil, err
+	}
+	// While it waits for a message, it is not idle.
+	read := &pgmqv1.ReadBatchRequest{Queue: queue, Wait: durationpb.New(40 * time.Second)}
+	for _, command := range []*pgmqv1.OpenTransactionRequest{
+		{Command: &pgmqv1.OpenTransactionRequest_Begin{Begin: &pgmqv1.Begin{}}},
+		{Command: &pgmqv1.OpenTransactionRequest_Delete{Delete: &pgmqv1.DeleteRequest{Queue: queue, MsgIds: ids}}},
+		{Command: &pgmqv1.OpenTransactionRequest_ReadBatch{ReadBatch: read}},
+	} {
+		if err := transaction.Send(command); err != nil {
+			return nil, err
+		}
+	}
+	for range 2 {
+		if _, err := transaction.Recv(); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 func serverPid() string {

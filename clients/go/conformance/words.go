@@ -216,6 +216,7 @@ func init() {
 		"producer":        producer,
 		"produce":         produce,
 		"close":           func(a *arguments) (any, error) { return nil, native[*pgmq.Producer](a.must("producer")).Close(a.ctx) },
+		"hold":            hold,
 		"restart_server":  restartServer,
 		"wait_for_server": waitForServer,
 		"wait":            wait,

@@ -14,6 +14,8 @@ from typing import Any
 from values import error, given, outgoing, plain
 
 from pgmq_grpc import AsyncClient, AsyncConsumer, AsyncMessage, AsyncProducer, AsyncWatcher, PgmqError
+from pgmq_grpc.v1.queue_service_pb2 import DeleteRequest, ReadBatchRequest
+from pgmq_grpc.v1.transaction_service_pb2 import Begin, OpenTransactionRequest
 
 _SERVER_RETURNS_WITHIN = 60.0
 
@@ -121,6 +123,17 @@ class Streams:
         """Close a producer."""
         await producer.close()
 
+    async def hold(self, client: AsyncClient, queue: str, msg_ids: list[int]) -> None:
+        """Lock messages by a transaction that stays open until the end of the case."""
+        transaction = client.raw.transaction.OpenTransaction()
+        self._opened.callback(transaction.cancel)
+        await transaction.write(OpenTransactionRequest(begin=Begin()))
+        await transaction.write(OpenTransactionRequest(delete=DeleteRequest(queue=queue, msg_ids=msg_ids)))
+        for _ in range(2):
+            await transaction.read()
+        # While it waits for a message, it is not idle.
+        await transaction.write(OpenTransactionRequest(read_batch=ReadBatchRequest(queue=queue, wait={"seconds": 40})))
+
     async def restart_server(self, client: AsyncClient, *, kill: bool = False) -> None:
         """End the server."""
         self._ended_server = _server()
@@ -157,6 +170,7 @@ _WORDS: dict[str, Callable[..., Awaitable[Any]]] = {
     "producer": Streams.producer,
     "produce": Streams.produce,
     "close": Streams.close_producer,
+    "hold": Streams.hold,
     "restart_server": Streams.restart_server,
     "wait_for_server": Streams.wait_for_server,
     "wait": Streams.wait,

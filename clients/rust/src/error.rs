@@ -8,6 +8,7 @@ use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
 use crate::pb::{CommandError, ErrorReason};
+use crate::time::duration;
 
 /// A call that failed, a message of a producer that was refused, or a stream that ended for good.
 ///
@@ -204,6 +205,8 @@ impl From<CommandError> for Error {
         error.0.outcome_unknown = leaves_outcome_open(error.0.code, &reason);
         error.0.reason = Some(reason);
         error.0.metadata = failure.metadata;
+        error.0.request_id = Some(failure.request_id).filter(|id| !id.is_empty());
+        error.0.retry_delay = duration(failure.retry_delay);
         error
     }
 }

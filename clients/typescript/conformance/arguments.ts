@@ -58,6 +58,7 @@ const ARGUMENTS = {
   producer: "queue idempotent",
   produce: "queue idempotent producer messages",
   close: "producer",
+  hold: "queue msg_ids",
   restart_server: "kill",
   wait_for_server: "",
   wait: "seconds",

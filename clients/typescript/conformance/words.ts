@@ -1,6 +1,7 @@
 /** The words of cases, each made of the client's own. */
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import {
   type Client,
   connect,
@@ -15,6 +16,7 @@ import {
   type QueueEvent,
   type Targets,
 } from "pgmq-grpc";
+import type { OpenTransactionRequestSchema } from "pgmq-grpc/gen/pgmq/v1/transaction_service_pb";
 import { camel, isMap, messageOf, type Plain } from "./values.js";
 
 /** A stream that a case has opened, with what it has asked of it and not got yet. */
@@ -268,6 +270,18 @@ export const WORDS: Record<string, Word> = {
     }
   },
   close: ({ producer }) => (producer as Producer).close(),
+  hold: async ({ queue, msgIds }, { client, cleanups }) => {
+    const end = new AbortController();
+    cleanups.push(() => {
+      end.abort();
+      return Promise.resolve();
+    });
+    const ids = (msgIds as number[]).map(String);
+    const replies = client.raw.transactions.openTransaction(holding(queue as string, ids), { signal: end.signal });
+    const came = replies[Symbol.asyncIterator]();
+    await came.next();
+    await came.next();
+  },
   restart_server: ({ kill }) => {
     endedServer = serverPid();
     process.kill(endedServer, kill ? "SIGKILL" : "SIGTERM");
@@ -284,6 +298,16 @@ export const WORDS: Record<string, Word> = {
   },
   wait: ({ seconds }) => sleep((seconds as number) * 1000),
 };
+
+type Commands = typeof OpenTransactionRequestSchema;
+
+/** The commands of a transaction that deletes messages and stays open: while it waits for a message, it is not idle. */
+async function* holding(queue: string, msgIds: string[]): AsyncGenerator<MessageInitShape<Commands>> {
+  yield { command: { case: "begin", value: {} } };
+  yield { command: { case: "delete", value: { queue, msgIds } } };
+  yield { command: { case: "readBatch", value: { queue, wait: { seconds: 40n } } } };
+  await new Promise(() => undefined);
+}
 
 function serverPid(): number {
   return Number(readFileSync(process.env.PGMQ_GRPC_SERVER_PID_FILE ?? "", "utf8"));

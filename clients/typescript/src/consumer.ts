@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
 import { backoff, type CallOptions } from "./calls.js";
 import { durationOf, milliseconds, toWire } from "./convert.js";
-import { errorFromCommand, type PgmqError } from "./errors.js";
+import { errorFromCommand, PgmqError } from "./errors.js";
 import type { Message as WireMessage } from "./gen/pgmq/v1/message_pb.js";
 import {
   type CommandResult,
@@ -84,7 +84,6 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   #clock: NodeJS.Timeout | undefined;
   #saidSomething = false;
   #requestId = 0n;
-  #streamId = "";
   readonly #commands = new Map<bigint, Batch>();
   #batches = new Map<string, Batch>();
   #settling = 0;
@@ -160,13 +159,15 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
    * @internal Has a message that could not be settled come back after its visibility timeout. Only a command ends its
    * extension by the server, and frees its place there.
    */
-  async letGo(message: Message): Promise<void> {
+  async letGo(message: Message, failure: unknown): Promise<void> {
+    let last = failure;
     for (let failures = 0; failures < ATTEMPTS; failures++) {
-      await sleep(backoff(failures, 1000));
+      await sleep(backoff(failures, 1000, last instanceof PgmqError ? last.retryDelay : 0));
       try {
         await message.release({ delay: this.#visibilityTimeout });
         return;
       } catch (error) {
+        last = error;
         this.#log(`${message.msgId} is not let go: ${String(error)}`);
       }
     }
@@ -185,7 +186,6 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
 
   #received(reply: ConsumeResponse, heartbeatMs: number | undefined): void {
     if (reply.started && heartbeatMs !== undefined) {
-      this.#streamId = reply.started.streamId;
       this.#maxInFlight = reply.started.maxInFlight;
       if (reply.started.visibilityTimeout) this.#visibilityTimeout = milliseconds(reply.started.visibilityTimeout);
       this.#clock = setInterval(() => this.#tick(), Math.min(heartbeatMs, this.#visibilityTimeout / 2));
@@ -284,7 +284,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     if (!batch) return;
     this.#commands.delete(requestId);
     if (!error) return this.#resolve(batch, results.map(itemResult));
-    const failure = errorFromCommand(error, this.#streamId);
+    const failure = errorFromCommand(error);
     // The unary call waits, and tries again.
     if (failure.code === "UNAVAILABLE") void this.#settleUnary(batch, backoff(0, 1000, failure.retryDelay));
     else this.#reject(batch, failure);

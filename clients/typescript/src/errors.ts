@@ -148,14 +148,15 @@ export function errorFrom(thrown: unknown): PgmqError {
   });
 }
 
-/** The error of one message or command of a stream, which the server's log knows by the stream's id. */
-export function errorFromCommand(error: CommandError, streamId: string): PgmqError {
+/** The error of one message or command of a stream. */
+export function errorFromCommand(error: CommandError): PgmqError {
   const code = CODES[error.code] ?? "UNKNOWN";
   const reason = enumWord(ErrorReasonSchema, error.reason);
   return new PgmqError(code, error.message, {
     reason,
     metadata: error.metadata,
-    requestId: streamId,
+    requestId: error.requestId || undefined,
+    retryDelay: error.retryDelay && milliseconds(error.retryDelay),
     outcomeUnknown: isOpen(reason, code),
   });
 }

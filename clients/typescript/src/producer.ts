@@ -48,7 +48,6 @@ export class Producer<T = unknown> implements AsyncDisposable {
   #unanswered = 0;
   #callers = 0;
   #sequence = 0n;
-  #streamId = "";
   #limits = LIMITS;
   #flushing = false;
   #closing = false;
@@ -120,8 +119,7 @@ export class Producer<T = unknown> implements AsyncDisposable {
 
   #received(reply: ProduceResponse): void {
     if (reply.started) {
-      const { streamId, maxInFlight, maxFrameMessages, maxFrameBytes } = reply.started;
-      this.#streamId = streamId;
+      const { maxInFlight, maxFrameMessages, maxFrameBytes } = reply.started;
       this.#limits = { maxInFlight, maxFrameMessages, maxFrameBytes };
       if (this.#closing && this.#callers === 0) this.#line.outbox?.end();
     }
@@ -142,7 +140,7 @@ export class Producer<T = unknown> implements AsyncDisposable {
     const failures = new Map(reply.failures.map(({ index, error }) => [index, error]));
     for (const [index, pending] of frame.entries()) {
       const failure = failures.get(index);
-      if (failure) this.#refused(pending, errorFromCommand(failure, this.#streamId));
+      if (failure) this.#refused(pending, errorFromCommand(failure));
       else pending.caller.resolve({ msgId: reply.msgIds[index] as string, deduplicated: known.has(index) });
     }
   }

@@ -49,7 +49,7 @@ export class Worker<T = unknown> implements AsyncDisposable {
       await this.#settle(message, success).catch((error: unknown) => {
         this.#log(`${message.msgId} is not settled, and will come back`, error);
         // The consumer, which has it in hand until then, is what stopping waits for.
-        void this.#consumer.letGo(message);
+        void this.#consumer.letGo(message, error);
       });
     }
   }

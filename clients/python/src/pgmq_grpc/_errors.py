@@ -152,6 +152,8 @@ class PgmqError(Exception):
             error.message,
             reason=reason,
             metadata=error.metadata,
+            request_id=error.request_id or None,
+            retry_delay=error.retry_delay.ToTimedelta() if error.HasField("retry_delay") else None,
             outcome_unknown=_leaves_open(reason, code),
         )
 

@@ -1,13 +1,16 @@
 //! The words of streams, and of the surroundings.
 
 use std::collections::HashMap;
-use std::process::Command;
+use std::process;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use pgmq_grpc_client::{Client, Consume, Error, Message, Ordering};
+use futures_util::stream::poll_fn;
+use pgmq_grpc_client::pb::open_transaction_request::Command;
+use pgmq_grpc_client::{Client, Consume, Error, Message, Ordering, pb};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::convert::{Arguments, failure, span};
@@ -58,11 +61,12 @@ impl Runner {
                 }
                 Ok(Value::Null)
             }
+            "hold" => self.hold(client, with).await,
             "restart_server" => {
                 known(with, &["kill"])?;
                 let pid = server_pid()?;
                 let signal = if flag(with, "kill") { "-KILL" } else { "-TERM" };
-                let status = Command::new("kill").args([signal, &pid]).status();
+                let status = process::Command::new("kill").args([signal, &pid]).status();
                 if !status.is_ok_and(|status| status.success()) {
                     return Err(format!("the server {pid} could not be ended").into());
                 }
@@ -132,6 +136,33 @@ impl Runner {
             Err(error) => json!({ "error": failure(&error) }),
         };
         Ok(results.into_iter().map(result).collect())
+    }
+
+    /// Locks messages by a transaction that stays open until the end of the case.
+    async fn hold(&mut self, client: &Client, with: &Arguments) -> Result<Value, Failure> {
+        known(with, &["queue", "msg_ids"])?;
+        let queue = text(with, "queue")?;
+        let ids = with.get("msg_ids").and_then(Value::as_array).ok_or("there are no ids")?;
+        let msg_ids = ids.iter().filter_map(Value::as_i64).collect();
+        let delete = pb::DeleteRequest { queue: queue.clone(), msg_ids, ..Default::default() };
+        // While it waits for a message, it is not idle.
+        let wait = Duration::from_secs(40).try_into().ok();
+        let read = pb::ReadBatchRequest { queue, wait, ..Default::default() };
+        let (commands, mut given) = unbounded_channel();
+        for command in
+            [Command::Begin(pb::Begin::default()), Command::Delete(delete), Command::ReadBatch(read)]
+        {
+            let _ = commands.send(pb::OpenTransactionRequest { command: Some(command) });
+        }
+        let requests = poll_fn(move |context| given.poll_recv(context));
+        let opened = client.raw().transactions.open_transaction(requests).await.map_err(Error::from)?;
+        let mut replies = opened.into_inner();
+        for _ in 0..2 {
+            replies.message().await.map_err(Error::from)?;
+        }
+        // It ends when both have gone.
+        self.holds.push(Box::new((commands, replies)));
+        Ok(Value::Null)
     }
 
     async fn wait_for_server(&self, client: &Client) -> Result<Value, Failure> {

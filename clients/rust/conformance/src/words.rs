@@ -1,5 +1,6 @@
 //! The words of cases, said through the client.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub(crate) struct Runner {
     pub(crate) watchers: Vec<Watcher>,
     pub(crate) producers: Vec<Option<Producer>>,
     clients: Vec<Client>,
+    /// Transactions that stay open.
+    pub(crate) holds: Vec<Box<dyn Any>>,
     pub(crate) ended_server: Option<String>,
 }
 
@@ -64,6 +67,7 @@ impl Runner {
             watchers: Vec::new(),
             producers: Vec::new(),
             clients: Vec::new(),
+            holds: Vec::new(),
             ended_server: None,
         }
     }

@@ -178,7 +178,7 @@ impl Driver {
             }
         }
         let untaken = self.end_delivery();
-        self.by_unary_call(untaken);
+        self.by_unary_call(untaken, None);
         while let Some(command) = self.commands.recv().await {
             self.without_stream(command);
         }
@@ -240,7 +240,7 @@ impl Driver {
         let end = self.serve(&mut open, &mut responses, pauses).await;
         // Receipts outlive their stream, and each of these commands can be given twice.
         for orders in open.pending.into_values() {
-            self.by_unary_call(orders);
+            self.by_unary_call(orders, None);
         }
         end
     }
@@ -312,7 +312,7 @@ impl Driver {
             match result.error.map(Error::from) {
                 None => self.answer(orders, result.results),
                 // The unary call tries again.
-                Some(error) if error.is_unavailable() => self.by_unary_call(orders),
+                Some(error) if error.is_unavailable() => self.by_unary_call(orders, error.retry_delay()),
                 // One message's refusal is not that of those which only shared its command.
                 Some(error) if error.may_be_of_one() && orders.len() > 1 => {
                     orders.into_iter().for_each(|order| self.settle(open, vec![order.alone()]));
@@ -369,7 +369,7 @@ impl Driver {
     fn settle(&mut self, open: &mut Open, orders: Vec<Order>) {
         let Some(first) = orders.first() else { return };
         if open.requests.is_none() {
-            return self.by_unary_call(orders);
+            return self.by_unary_call(orders, None);
         }
         let receipts = orders.iter().map(|order| order.receipt.clone()).collect();
         let request_id = open.next_request_id;
@@ -457,7 +457,7 @@ impl Driver {
         match command {
             Command::Settle(order) => {
                 self.note_extension(&order);
-                self.by_unary_call(vec![order]);
+                self.by_unary_call(vec![order], None);
             }
             // Without a stream nobody extends it any more.
             Command::Dropped(receipt) => drop(self.in_hand.remove(&receipt)),
@@ -465,12 +465,19 @@ impl Driver {
         }
     }
 
-    fn by_unary_call(&mut self, orders: Vec<Order>) {
+    /// Settles without the stream, after the pause that the server asks for.
+    fn by_unary_call(&mut self, orders: Vec<Order>, asked: Option<Duration>) {
         for order in orders.iter().filter(|order| order.settlement.ends()) {
             self.in_hand.remove(&order.receipt);
         }
         let (client, queue) = (self.client.clone(), self.start.queue.clone());
-        tokio::spawn(by_unary_call(client, queue, self.link.upgrade(), orders));
+        let settling = by_unary_call(client, queue, self.link.upgrade(), orders);
+        tokio::spawn(async move {
+            if let Some(asked) = asked {
+                sleep(asked).await;
+            }
+            settling.await;
+        });
     }
 }
 
@@ -497,12 +504,16 @@ fn by_unary_call(
             };
             return iter(orders).for_each_concurrent(MAX_CALLS, alone).await;
         }
-        for order in orders {
-            match &link {
-                Some(link) if error.is_unavailable() && order.expires > Instant::now() => {
-                    let _ = link.send(Command::Settle(order));
-                }
-                _ => order.answer(Err(error.clone())),
+        let pause = error.retry_delay().unwrap_or_default();
+        let until = Instant::now() + pause;
+        let link = link.filter(|_| error.is_unavailable());
+        let (again, over): (Vec<_>, Vec<_>) =
+            orders.into_iter().partition(|order| link.is_some() && order.expires > until);
+        over.into_iter().for_each(|order| order.answer(Err(error.clone())));
+        if let Some(link) = link.filter(|_| !again.is_empty()) {
+            sleep(pause).await;
+            for order in again {
+                let _ = link.send(Command::Settle(order));
             }
         }
     }

@@ -279,7 +279,8 @@ impl Driver {
             return item.answer(Err(error));
         }
         let pause = Duration::from_millis(100) * 2_u32.pow(item.repeats);
+        let pause = pause.mul_f64(rand::random_range(0.5..1.0)).max(error.retry_delay().unwrap_or_default());
         item.repeats += 1;
-        self.later.push((Instant::now() + pause.mul_f64(rand::random_range(0.5..1.0)), item));
+        self.later.push((Instant::now() + pause, item));
     }
 }

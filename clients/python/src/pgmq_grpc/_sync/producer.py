@@ -217,18 +217,20 @@ class Producer(SendStream):
     def _refused(self, refused: Sequence[tuple[Sending, PgmqError]]) -> None:
         """Send again what the server says may be sent again, after a pause, and tell of the rest."""
         again = []
+        pause = 0.0
         for sending, error in refused:
             sending.attempts += 1
             sending.may_be_stored = sending.may_be_stored or error.outcome_unknown
             if error.may_repeat and sending.attempts < _ATTEMPTS:
                 sending.has_left = False
                 again.append(sending)
+                pause = max(pause, backoff(sending.attempts, error))
             else:
                 self._fail(sending, error)
         if again:
             with self._lock:
                 self._repeating += 1
-            io.Task(self._again, again, backoff(again[0].attempts, refused[0][1]))
+            io.Task(self._again, again, pause)
 
     def _again(self, sendings: list[Sending], pause: float) -> None:
         io.pause(pause)

@@ -20,6 +20,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.stream.Stream;
@@ -223,7 +224,7 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
         message.settling().whenComplete((result, failure) -> {
             if (failure != null) {
                 LOG.log(Level.DEBUG, () -> message.msgId() + " of " + queue.name() + " is not settled", failure);
-                abandon(message.receipt());
+                abandon(message.receipt(), failure);
             }
         });
     }
@@ -232,26 +233,43 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
      * Lets a message that could not be settled come back after a visibility timeout. Only a command ends its extension by
      * the server and frees its place, so one is given until it is answered.
      */
-    private synchronized void abandon(String receipt) {
+    private synchronized void abandon(String receipt, Throwable failure) {
         Delivery delivery = unsettled.remove(receipt);
         refused.put(receipt, delivery == null ? new Delivery(generation(), System.nanoTime()) : delivery);
         handOut();
-        releaseLater(receipt);
+        releaseAfter(receipt, asked(failure));
     }
 
-    private void releaseLater(String receipt) {
+    private void releaseAfter(String receipt, Duration pause) {
         if (!releasing.add(receipt)) {
             return;
         }
-        settler.settle(receipt, Settler.how(SettleAction.SETTLE_ACTION_RELEASE, visibilityTimeout, ""))
-                .whenComplete((result, failure) -> released(receipt, failure == null));
+        if (pause.isZero()) {
+            release(receipt);
+        } else {
+            connection.timer.schedule(() -> release(receipt), pause.toNanos(), TimeUnit.NANOSECONDS);
+        }
     }
 
-    private synchronized void released(String receipt, boolean isAnswered) {
+    private void release(String receipt) {
+        settler.settle(receipt, Settler.how(SettleAction.SETTLE_ACTION_RELEASE, visibilityTimeout, ""))
+                .whenComplete((result, failure) -> released(receipt, failure));
+    }
+
+    private synchronized void released(String receipt, Throwable failure) {
         releasing.remove(receipt);
-        if (isAnswered) {
+        if (failure == null) {
             refused.remove(receipt);
+        } else if (!asked(failure).isZero() && !ended.isDone()) {
+            // Else with the next tick.
+            releaseAfter(receipt, asked(failure));
         }
+    }
+
+    /** The pause that the server asks for. */
+    private static Duration asked(Throwable failure) {
+        Throwable cause = failure instanceof CompletionException ? failure.getCause() : failure;
+        return cause instanceof PgmqException refusal ? refusal.retryDelay().orElse(Duration.ZERO) : Duration.ZERO;
     }
 
     @Override
@@ -356,7 +374,7 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
         held.removeIf(message -> !unsettled.containsKey(message.receipt()));
         handOut();
         refused.values().removeIf(delivery -> now - delivery.at > longest.toNanos());
-        List.copyOf(refused.keySet()).forEach(this::releaseLater);
+        List.copyOf(refused.keySet()).forEach(receipt -> releaseAfter(receipt, Duration.ZERO));
         if (now - extendedAt >= visibilityTimeout.toNanos() / 2) {
             extendOlder(now);
         }

@@ -105,6 +105,8 @@ public final class PgmqException extends RuntimeException {
                 ? String.valueOf(error.getReasonValue())
                 : name(error.getReason());
         facts.metadata = new HashMap<>(error.getMetadataMap());
+        facts.requestId = error.getRequestId();
+        facts.retryDelay = error.hasRetryDelay() ? Convert.duration(error.getRetryDelay()) : null;
         return of(Status.fromCodeValue(error.getCode()).withDescription(error.getMessage()), facts, true);
     }
 

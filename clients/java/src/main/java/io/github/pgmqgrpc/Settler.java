@@ -14,6 +14,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.RejectedExecutionException;
+import java.util.concurrent.TimeUnit;
 
 /**
  * Settles and extends the messages of a consumer: over its stream while there is one, by unary calls while there is
@@ -98,7 +99,12 @@ final class Settler {
             return;
         }
         if (result.hasError()) {
-            failed(group, PgmqException.of(result.getError()));
+            PgmqException failure = PgmqException.of(result.getError());
+            if (failure.code() == Status.Code.UNAVAILABLE) {
+                postpone(group, failure);
+            } else {
+                failed(group, failure);
+            }
         } else {
             complete(group, result.getResultsList().stream().map(ItemResult::of).toList());
         }
@@ -144,7 +150,11 @@ final class Settler {
                 synchronized (consumer) {
                     if (failure.code() == Status.Code.UNAVAILABLE && !consumer.ended.isDone()) {
                         // For the next stream now, or for the next try.
-                        again(group);
+                        if (failure.retryDelay().isPresent()) {
+                            postpone(group, failure);
+                        } else {
+                            again(group);
+                        }
                         calling = false;
                         return;
                     }
@@ -166,6 +176,29 @@ final class Settler {
             again(group);
         } else {
             group.forEach(entry -> entry.result.completeExceptionally(failure));
+        }
+    }
+
+    /** What the server refuses for the moment is tried again after the pause that it asks for, as long as there is time. */
+    private void postpone(List<Entry> group, PgmqException failure) {
+        Duration pause =
+                Backoff.pause(++group.get(0).refusals, failure.retryDelay().orElse(null));
+        long then = System.nanoTime() + pause.toNanos();
+        List<Entry> inTime = group.stream().filter(entry -> !entry.isOver(then)).toList();
+        group.stream()
+                .filter(entry -> entry.isOver(then))
+                .forEach(entry -> entry.result.completeExceptionally(failure));
+        try {
+            consumer.connection.timer.schedule(() -> resume(inTime), pause.toNanos(), TimeUnit.NANOSECONDS);
+        } catch (RejectedExecutionException e) {
+            inTime.forEach(entry -> entry.result.completeExceptionally(failure));
+        }
+    }
+
+    private void resume(List<Entry> group) {
+        synchronized (consumer) {
+            again(group);
+            flush();
         }
     }
 
@@ -218,6 +251,8 @@ final class Settler {
         final CompletableFuture<ItemResult> result = new CompletableFuture<>();
         /** Whether it was refused together with others, and perhaps done all the same. */
         boolean alone;
+        /** How often the server has refused it, or what was settled with it, for the moment. */
+        int refusals;
 
         Entry(String receipt, ConsumeRequest how, long deadline) {
             this.receipt = receipt;

@@ -10,6 +10,14 @@ import io.github.pgmqgrpc.Producer;
 import io.github.pgmqgrpc.QueueEvent;
 import io.github.pgmqgrpc.SendResult;
 import io.github.pgmqgrpc.Watcher;
+import io.github.pgmqgrpc.v1.Begin;
+import io.github.pgmqgrpc.v1.DeleteRequest;
+import io.github.pgmqgrpc.v1.OpenTransactionRequest;
+import io.github.pgmqgrpc.v1.OpenTransactionResponse;
+import io.github.pgmqgrpc.v1.ReadBatchRequest;
+import io.github.pgmqgrpc.v1.TransactionServiceGrpc;
+import io.grpc.Context;
+import io.grpc.stub.StreamObserver;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -22,6 +30,7 @@ import java.util.Optional;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Function;
 
@@ -54,6 +63,10 @@ final class Streams {
             case "producer" -> keep(producer(with));
             case "produce" -> produce(with);
             case "close" -> Words.nothing(() -> ((Producer) with.get("producer")).close());
+            case "hold" -> {
+                hold(with.text("queue"), with.list("msg_ids"));
+                yield null;
+            }
             case "restart_server" -> Words.nothing(() -> restart(with.flag("kill")));
             case "wait_for_server" -> Words.nothing(this::waitForServer);
             case "wait" -> Words.nothing(() -> pause(with.span("seconds", null)));
@@ -154,6 +167,40 @@ final class Streams {
             }
         }
         return results;
+    }
+
+    /** Locks messages by a transaction that stays open until the end of the case. */
+    private void hold(String queue, List<?> ids) throws Exception {
+        CountDownLatch replies = new CountDownLatch(2);
+        Context.CancellableContext context = Context.current().withCancellation();
+        opened.add(() -> context.cancel(null));
+        context.run(() -> {
+            StreamObserver<OpenTransactionRequest> commands = TransactionServiceGrpc.newStub(client.raw())
+                    .openTransaction(new StreamObserver<>() {
+                        @Override
+                        public void onNext(OpenTransactionResponse reply) {
+                            replies.countDown();
+                        }
+
+                        @Override
+                        public void onError(Throwable failure) {}
+
+                        @Override
+                        public void onCompleted() {}
+                    });
+            OpenTransactionRequest.Builder command = OpenTransactionRequest.newBuilder();
+            commands.onNext(command.setBegin(Begin.getDefaultInstance()).build());
+            DeleteRequest.Builder delete = DeleteRequest.newBuilder().setQueue(queue);
+            ids.forEach(id -> delete.addMsgIds(((Number) id).longValue()));
+            commands.onNext(command.setDelete(delete).build());
+            // While it waits for a message, it is not idle.
+            ReadBatchRequest.Builder read = ReadBatchRequest.newBuilder().setQueue(queue);
+            read.getWaitBuilder().setSeconds(40);
+            commands.onNext(command.setReadBatch(read).build());
+        });
+        if (!replies.await(20, TimeUnit.SECONDS)) {
+            throw new Failure("the messages could not be held");
+        }
     }
 
     private static void restart(boolean kill) {

@@ -6,10 +6,13 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.Duration;
 import io.github.pgmqgrpc.Consumer;
+import io.github.pgmqgrpc.Message;
+import io.github.pgmqgrpc.Outcome;
 import io.github.pgmqgrpc.PgmqClient;
 import io.github.pgmqgrpc.PgmqException;
 import io.github.pgmqgrpc.Producer;
 import io.github.pgmqgrpc.v1.CommandError;
+import io.github.pgmqgrpc.v1.CommandResult;
 import io.github.pgmqgrpc.v1.ConsumeRequest;
 import io.github.pgmqgrpc.v1.ConsumeResponse;
 import io.github.pgmqgrpc.v1.ErrorReason;
@@ -18,6 +21,7 @@ import io.github.pgmqgrpc.v1.ProduceRequest;
 import io.github.pgmqgrpc.v1.ProduceResponse;
 import io.github.pgmqgrpc.v1.ProduceStarted;
 import io.github.pgmqgrpc.v1.QueueServiceGrpc.QueueServiceImplBase;
+import io.github.pgmqgrpc.v1.SettleAction;
 import io.github.pgmqgrpc.v1.StreamStarted;
 import io.grpc.Grpc;
 import io.grpc.InsecureServerCredentials;
@@ -36,7 +40,11 @@ import org.junit.jupiter.api.Test;
 
 /** Behind a server that does what the real one does rarely, and not at a test's wish. */
 class OddServerTest {
+    /** How long a caller is asked to wait: longer than the client's own first pauses. */
+    private static final int PAUSE_NANOS = 400_000_000;
+
     private final AtomicInteger frames = new AtomicInteger();
+    private final AtomicInteger settles = new AtomicInteger();
     private final CountDownLatch consumed = new CountDownLatch(3);
     private volatile BiConsumer<ProduceRequest, StreamObserver<ProduceResponse>> answer;
     private Server server;
@@ -89,9 +97,22 @@ class OddServerTest {
             replies.onNext(reply.build());
         };
         try (Producer producer = client.queue("orders").producer()) {
+            long begun = System.nanoTime();
             assertEquals(7, producer.send(1).join().msgId());
+            assertTrue(System.nanoTime() - begun >= PAUSE_NANOS);
         }
         assertEquals(2, frames.get());
+    }
+
+    @Test
+    void whatIsRefusedForTheMomentIsSettledAgainAfterThePauseThatTheServerAsksFor() {
+        Consumer consumer = client.queue("orders").consume();
+        Message message = consumer.poll(Scene.LIMIT).orElseThrow();
+        long begun = System.nanoTime();
+        assertEquals(Outcome.DONE, message.delete());
+        assertTrue(System.nanoTime() - begun >= PAUSE_NANOS);
+        assertEquals(2, settles.get());
+        consumer.stop();
     }
 
     @Test
@@ -104,7 +125,11 @@ class OddServerTest {
         try (Producer producer = client.queue("orders").producer()) {
             CompletionException failure = assertThrows(
                     CompletionException.class, () -> producer.send(1).join());
-            assertEquals("OVERLOADED", ((PgmqException) failure.getCause()).reason());
+            PgmqException cause = (PgmqException) failure.getCause();
+            assertEquals("OVERLOADED", cause.reason());
+            assertEquals("of the stream", cause.requestId());
+            assertEquals(
+                    java.time.Duration.ofNanos(PAUSE_NANOS), cause.retryDelay().orElseThrow());
         }
         assertEquals(4, frames.get());
     }
@@ -113,6 +138,8 @@ class OddServerTest {
         return CommandError.newBuilder()
                 .setCode(Status.Code.UNAVAILABLE.value())
                 .setReason(ErrorReason.ERROR_REASON_OVERLOADED)
+                .setRequestId("of the stream")
+                .setRetryDelay(Duration.newBuilder().setNanos(PAUSE_NANOS))
                 .build();
     }
 
@@ -125,10 +152,24 @@ class OddServerTest {
                             .setHeartbeatInterval(Duration.newBuilder().setNanos(200_000_000))
                             .setVisibilityTimeout(Duration.newBuilder().setSeconds(30))
                             .setMaxInFlight(100))
+                    .addMessages(io.github.pgmqgrpc.v1.Message.newBuilder().setReceipt("receipt"))
                     .build());
             return new Commands<>(replies) {
                 @Override
-                public void onNext(ConsumeRequest command) {}
+                public void onNext(ConsumeRequest command) {
+                    if (command.getSettle().getAction() == SettleAction.SETTLE_ACTION_DELETE) {
+                        CommandResult.Builder result =
+                                CommandResult.newBuilder().setRequestId(command.getRequestId());
+                        if (settles.incrementAndGet() == 1) {
+                            result.setError(overloaded());
+                        } else {
+                            result.addResultsBuilder().setOutcome(io.github.pgmqgrpc.v1.Outcome.OUTCOME_DONE);
+                        }
+                        replies.onNext(ConsumeResponse.newBuilder()
+                                .addCommandResults(result)
+                                .build());
+                    }
+                }
             };
         }
 
