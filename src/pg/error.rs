@@ -18,14 +18,24 @@ pub(super) fn of_statement(error: tokio_postgres::Error, effect: Effect) -> Erro
             false => Error::internal(error),
         };
     };
-    of_database(database_error, effect).caused_by(Cause::of(database_error))
+    let cause = Cause::of(database_error);
+    match cause.is_last {
+        // Its code says why the session has ended, and not what has become of the statement: a disk that fails while the
+        // commit is written may have it.
+        true => connection_lost(effect).caused_by(cause),
+        false => of_database(database_error, effect).caused_by(cause),
+    }
 }
 
-/// The error of a commit. What the database refuses is not committed; only a connection that was lost leaves it open.
+/// The error of a commit. What the database refuses is not committed; a session that has ended, or whose answer is not
+/// understood, leaves it open.
 pub(super) fn of_commit(error: tokio_postgres::Error, effect: Effect) -> Error {
-    let Some(refused) = error.as_db_error().filter(|_| !ends_session(&error)) else {
-        return of_statement(error, effect);
+    let Some(refused) = error.as_db_error() else {
+        return connection_lost(effect).caused_by(error);
     };
+    if ends_session(&error) {
+        return of_statement(error, effect);
+    }
     match &refused.code().code()[..2] {
         "40" => conflict().caused_by(Cause::of(refused)),
         "08" | "57" => of_statement(error, effect),
@@ -53,6 +63,8 @@ struct Cause {
     of_notify: bool,
     /// It was in the midst of a row or of a function.
     has_context: bool,
+    /// Its session has ended with it.
+    is_last: bool,
 }
 
 impl Cause {
@@ -63,7 +75,8 @@ impl Cause {
             _ => format!(": {}", error.message()),
         };
         let of_notify = error.routine().is_some_and(|routine| NOTIFY_ROUTINES.contains(&routine));
-        Self { code, message, of_notify, has_context: error.where_().is_some() }
+        let has_context = error.where_().is_some();
+        Self { code, message, of_notify, has_context, is_last: is_last(error) }
     }
 }
 
@@ -75,6 +88,7 @@ const NOTIFY_ROUTINES: [&str; 3] = ["Async_Notify", "PreCommit_Notify", "asyncQu
 pub fn may_be_one_items_fault(error: &Error) -> bool {
     cause(error).is_some_and(|cause| {
         let all = cause.of_notify
+            || cause.is_last
             || cause.code == SqlState::LOCK_NOT_AVAILABLE
             || ["25", "40", "53", "57", "58"].contains(&&cause.code.code()[..2])
             // In a trigger, which may mind one row only, anything can go wrong.
@@ -120,8 +134,12 @@ pub(super) fn ends_session(error: &tokio_postgres::Error) -> bool {
     if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
         return true;
     }
-    let severity = error.as_db_error().and_then(DbError::parsed_severity);
-    error.is_closed() || is_io(error) || matches!(severity, Some(Severity::Fatal | Severity::Panic))
+    error.is_closed() || is_io(error) || error.as_db_error().is_some_and(is_last)
+}
+
+/// Whether the database has ended the session, or itself.
+fn is_last(error: &DbError) -> bool {
+    matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
 }
 
 /// The error of a connection that could not be made.
@@ -246,7 +264,7 @@ fn of_database(error: &DbError, effect: Effect) -> Error {
         }
         _ => match &code.code()[..2] {
             // A trigger may have lost a connection of its own.
-            "08" if has_context && error.parsed_severity() == Some(Severity::Error) => refused(error),
+            "08" if has_context => refused(error),
             "08" | "57" => connection_lost(effect),
             "53" => Error::new(
                 Kind::DatabaseResources,
@@ -304,4 +322,59 @@ fn names_own_schema(error: &DbError) -> bool {
 /// Whether the missing table is `pgmq.meta` itself, and not that of a queue of such a name.
 fn names_meta(error: &DbError) -> bool {
     error.message().contains("pgmq.meta") && !error.message().contains("_pgmq.meta")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio_postgres::{Config, NoTls};
+
+    use super::*;
+
+    /// An error of this severity and code, as it comes over a connection.
+    async fn received(severity: &str, code: &str) -> tokio_postgres::Error {
+        let fields = format!("S{severity}\0V{severity}\0C{code}\0Msaid by the database\0\0");
+        let length = u32::try_from(4 + fields.len()).expect("a short message");
+        let (ours, mut theirs) = tokio::io::duplex(1_024);
+        theirs.write_all(&[b"E", &length.to_be_bytes()[..], fields.as_bytes()].concat()).await.expect("room");
+        let connected = Config::new().user("somebody").connect_raw(ours, NoTls).await;
+        connected.err().expect("the error")
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_session_leaves_the_outcome_open_whatever_its_code_says() {
+        for severity in ["FATAL", "PANIC"] {
+            // A disk that fails or is full, no memory, a limit of the database's own, and no known reason.
+            for code in ["58030", "53100", "53200", "25P04", "XX000", "57P01"] {
+                for meaning in [of_statement, of_commit] {
+                    let expected = [
+                        (Effect::Writes, Kind::OutcomeUnknown),
+                        (Effect::Repeatable, Kind::OutcomeUnknownRetrySafe),
+                        (Effect::Reads, Kind::DatabaseUnavailable),
+                    ];
+                    for (effect, kind) in expected {
+                        let error = meaning(received(severity, code).await, effect);
+                        assert_eq!(error.kind(), kind, "{severity} {code}");
+                        assert!(!may_be_one_items_fault(&error), "{severity} {code}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_database_refuses_and_outlives_is_not_applied() {
+        let expected = [
+            ("53100", Kind::StorageFull),
+            ("53200", Kind::DatabaseResources),
+            ("23514", Kind::RefusedByDatabase),
+            ("40001", Kind::Conflict),
+            ("25006", Kind::DatabaseUnavailable),
+        ];
+        for (code, kind) in expected {
+            for meaning in [of_statement, of_commit] {
+                assert_eq!(meaning(received("ERROR", code).await, Effect::Writes).kind(), kind, "{code}");
+            }
+        }
+    }
 }

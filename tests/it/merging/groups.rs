@@ -6,7 +6,7 @@ use pgmq_grpc::proto::v1::{SendRequest, SendResponse};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-use crate::harness::{Gate, Refusal, Test};
+use crate::harness::{Client, Gate, OwnPostgres, Refusal, Server, Test, eventually, skip};
 use crate::server_state::eventually_shows;
 
 type Sending = JoinHandle<Result<i64, Status>>;
@@ -28,7 +28,11 @@ struct Many {
 }
 
 fn send(test: &Test, queue: String, message: &str) -> Sending {
-    let (mut client, message) = (test.client.clone(), message.to_owned());
+    send_by(&test.client, queue, message)
+}
+
+fn send_by(client: &Client, queue: String, message: &str) -> Sending {
+    let (mut client, message) = (client.clone(), message.to_owned());
     tokio::spawn(async move {
         let request = SendRequest { queue, message, ..Default::default() };
         client
@@ -256,4 +260,79 @@ async fn who_loses_the_connection_in_a_group_is_told_that_the_outcome_is_unknown
             }
         }
     }
+}
+
+#[tokio::test]
+async fn who_is_in_a_group_when_the_disk_fails_at_the_commit_is_told_that_the_outcome_is_unknown() {
+    const FEW: usize = 6;
+    if std::process::Command::new("prlimit").arg("--version").output().is_err() {
+        return skip("a disk that fails at the commit", "there is no prlimit");
+    }
+    let postgres = OwnPostgres::start().await;
+    let mut server = Server::start(&["--database-url", &postgres.url, "--pool-size", "1"]).await;
+    server.expect_errors();
+    let mut client = Client::connect(&server).await;
+    client.create("gated").await;
+    for number in 0..FEW {
+        client.create(&name(number)).await;
+        client.send(&name(number), "\"before\"").await;
+    }
+    // From its insert on, the process can write no file. What it writes next is the log, at the commit.
+    postgres
+        .run(
+            "CREATE TABLE gate (is_open boolean);
+             CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               WHILE NOT EXISTS (SELECT FROM gate) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN NEW;
+             END $$;
+             CREATE TRIGGER gate BEFORE INSERT ON pgmq.q_gated FOR EACH ROW EXECUTE FUNCTION wait_at_gate();
+             CREATE FUNCTION lose_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               EXECUTE format('COPY (SELECT 1) TO PROGRAM %L',
+                 'cat > /dev/null; prlimit --fsize=0 --pid ' || pg_backend_pid());
+               RETURN NEW;
+             END $$;
+             CREATE TRIGGER lose_disk BEFORE INSERT ON pgmq.q_many_3 FOR EACH ROW EXECUTE FUNCTION lose_disk()",
+        )
+        .await;
+    let first = send_by(&client, "gated".to_owned(), "{}");
+    let sql = postgres.connect().await;
+    eventually("the first at its gate", async || {
+        let gated = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        sql.query_opt(gated, &[]).await.unwrap().map(drop)
+    })
+    .await;
+    let sends: Vec<Sending> = (0..FEW).map(|number| send_by(&client, name(number), "\"after\"")).collect();
+    let lanes = i32::try_from(FEW).unwrap() + 1;
+    eventually_shows(&client, "all of them wait", |state| state.lanes == lanes).await;
+    sql.batch_execute("INSERT INTO gate VALUES (true)").await.unwrap();
+    first.await.unwrap().expect("the first send");
+    let mut verdicts = Vec::new();
+    for sending in sends {
+        verdicts.push(sending.await.unwrap());
+    }
+    let is_unknown = |verdict: &Result<i64, Status>| {
+        verdict.as_ref().is_err_and(|status| Refusal::of(status).reason == "OUTCOME_UNKNOWN")
+    };
+    assert!(verdicts.iter().any(is_unknown), "{verdicts:?}");
+    let stored: Vec<i64> = eventually("the recovery", async || {
+        let connected = tokio_postgres::connect(&postgres.url, tokio_postgres::NoTls).await;
+        let (sql, connection) = connected.ok()?;
+        tokio::spawn(connection);
+        sql.batch_execute("DROP TRIGGER IF EXISTS lose_disk ON pgmq.q_many_3").await.ok()?;
+        let count =
+            |number| format!("(SELECT count(*) FROM pgmq.q_many_{number} WHERE message = '\"after\"')");
+        let counts = (0..FEW).map(count).collect::<Vec<_>>().join(", ");
+        sql.query_one(&format!("SELECT ARRAY[{counts}]"), &[]).await.ok().map(|row| row.get(0))
+    })
+    .await;
+    for (verdict, stored) in verdicts.iter().zip(stored) {
+        match verdict {
+            Ok(_) => assert_eq!(stored, 1),
+            Err(_) if is_unknown(verdict) => assert!(stored <= 1),
+            Err(status) => {
+                Refusal::expect(status, Code::Unavailable, "DATABASE_UNAVAILABLE");
+                assert_eq!(stored, 0);
+            }
+        }
+    }
+    eventually("a send again", async || send_by(&client, name(3), "{}").await.unwrap().ok()).await;
 }
