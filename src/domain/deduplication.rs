@@ -47,6 +47,13 @@ pub struct Sent {
     pub deduplicated: bool,
 }
 
+impl Sent {
+    /// A message that was stored just now.
+    pub fn now(msg_id: i64) -> Self {
+        Self { msg_id, deduplicated: false }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

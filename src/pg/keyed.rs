@@ -252,7 +252,7 @@ impl Connection {
             return Ok(Tried::Held);
         };
         for (index, msg_id) in stored {
-            verdicts[index] = Some(Ok(Sent { msg_id, deduplicated: false }));
+            verdicts[index] = Some(Ok(Sent::now(msg_id)));
         }
         let repeats: Vec<usize> = open.iter().copied().filter(|&index| verdicts[index].is_none()).collect();
         if repeats.is_empty() {

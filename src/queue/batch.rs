@@ -36,7 +36,7 @@ impl OnConnection for Send {
         let messages = std::slice::from_ref(&self.message);
         let sent = match self.message.deduplication_id() {
             Some(_) => connection.send_keyed(&self.queue, messages).await?.pop().transpose()?,
-            None => connection.send(&self.queue, messages).await?.first().copied().map(newly_sent),
+            None => connection.send(&self.queue, messages).await?.first().copied().map(Sent::now),
         };
         sent.ok_or_else(no_id)
     }
@@ -80,7 +80,7 @@ impl OnConnection for SendBatch {
     async fn apply(&self, connection: &mut Connection) -> Result<Vec<Sent>> {
         if !self.messages.iter().any(|message| message.deduplication_id().is_some()) {
             let msg_ids = connection.send(&self.queue, &self.messages).await?;
-            return Ok(msg_ids.into_iter().map(newly_sent).collect());
+            return Ok(msg_ids.into_iter().map(Sent::now).collect());
         }
         if connection.in_transaction() {
             return self.send_keyed(connection).await;
@@ -113,10 +113,6 @@ pub(super) fn held_bytes(messages: &[OutgoingMessage]) -> usize {
 /// Whether repeating the send of all messages stores none twice.
 pub(super) fn all_keyed(messages: &[OutgoingMessage]) -> bool {
     messages.iter().all(|message| message.deduplication_id().is_some())
-}
-
-fn newly_sent(msg_id: i64) -> Sent {
-    Sent { msg_id, deduplicated: false }
 }
 
 /// Takes messages out for good (`pgmq.pop`).

@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::sends::{SendParcel, Store, by_ids, newly_sent};
+use super::sends::{SendParcel, Store, by_ids};
 use super::settles::{FLUSH_TIME, failure};
-use crate::domain::{Deadline, Error, Kind, QueueName};
+use crate::domain::{Deadline, Error, Kind, QueueName, Sent};
 use crate::engine::Changes;
 use crate::engine::merge::{Lead, Load, MAX_FLUSH_BYTES, MAX_FLUSH_ITEMS, Seat, Share};
 use crate::pg::{Connection, GroupFailure, GroupPart, GroupPatience, SLOW, StoredGroup, is_locked_table};
@@ -297,7 +297,7 @@ impl Store {
             let messages = rider.plain.iter().flat_map(|parcel| &parcel.load.messages);
             let stored = messages.zip(&msg_ids).filter(|(_, msg_id)| msg_id.is_ok());
             changes.sent(&rider.queue, stored.map(|(message, _)| message.schedule()));
-            let mut verdicts = msg_ids.into_iter().map(|msg_id| msg_id.map(newly_sent));
+            let mut verdicts = msg_ids.into_iter().map(|msg_id| msg_id.map(Sent::now));
             for parcel in rider.plain.drain(..) {
                 let verdicts = verdicts.by_ref().take(parcel.load.items()).collect();
                 parcel.answer(Ok(verdicts));

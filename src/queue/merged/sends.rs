@@ -23,10 +23,10 @@ use crate::engine::merge::{
 };
 use crate::engine::{Changes, Events};
 use crate::pg::{Connection, Database, KeyPatience, is_locked_table};
-use crate::queue::Budget;
+use crate::queue::{Budget, OnConnection, Send};
 
 /// The operation as the pool knows it.
-pub(super) const SEND: &str = "send";
+pub(super) const SEND: &str = <Send as OnConnection>::NAME;
 
 /// How many attempts of a flush may fail because of held ids, before all that is not stored is taken for held.
 const MAX_SEARCH: usize = 32;
@@ -353,7 +353,7 @@ impl Attempt<(usize, &OutgoingMessage)> for Insert<'_> {
         let Some(patience) = self.patience else {
             let messages: Vec<&OutgoingMessage> = items.iter().map(|(_, message)| *message).collect();
             let msg_ids = self.connection.send(self.queue, &messages).await.map_err(failure)?;
-            return Ok(msg_ids.into_iter().map(|msg_id| Some(Ok(newly_sent(msg_id)))).collect());
+            return Ok(msg_ids.into_iter().map(|msg_id| Some(Ok(Sent::now(msg_id)))).collect());
         };
         let is_open: Vec<bool> = items.iter().map(|item| self.is_open(item)).collect();
         let open = items.iter().zip(&is_open).filter(|(_, is_open)| **is_open);
@@ -380,10 +380,6 @@ impl Attempt<(usize, &OutgoingMessage)> for Insert<'_> {
         self.held.extend(without.map(|((line, _), _)| *line));
         Ok(verdicts)
     }
-}
-
-pub(super) fn newly_sent(msg_id: i64) -> Sent {
-    Sent { msg_id, deduplicated: false }
 }
 
 /// The verdicts of inserted messages; none of those that are held. One with a deduplication id can be sent again,
