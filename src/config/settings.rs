@@ -180,8 +180,9 @@ pub(super) const MAX_WAITING_BYTES: Setting = Setting::new(
     "max-waiting-bytes",
     "PGMQ_GRPC_MAX_WAITING_BYTES",
     Limits,
-    "The messages that wait to be sent take at most this memory, half of it in one queue, and those of \
-     batches and transactions as much again; more are refused at once.",
+    "The messages that wait to be sent take at most this memory, half of it in one queue. Those of \
+     batches and transactions may take as much again, and so may those that wait for an id, a lock or a connection after a \
+     first try. More are refused at once.",
 )
 .value("SIZE")
 .default("64MiB");

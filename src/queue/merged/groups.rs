@@ -8,15 +8,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::sends::{SendParcel, Store, by_ids};
 use super::settles::{FLUSH_TIME, failure};
-use crate::domain::{Deadline, Error, Kind, QueueName, Sent};
+use crate::domain::{Deadline, Error, Kind, QueueName, Result, Sent};
 use crate::engine::Changes;
 use crate::engine::merge::{Lead, Load, MAX_FLUSH_BYTES, MAX_FLUSH_ITEMS, Seat, Share};
 use crate::pg::{Connection, GroupFailure, GroupPart, GroupPatience, SLOW, StoredGroup, is_locked_table};
+use crate::queue::budget::Held;
 
 /// The most lanes that one leader takes along. Each takes four or five of the database's locks.
 const MOST_FOLLOWERS: usize = 95;
@@ -54,12 +55,26 @@ const APART: Duration = Duration::from_secs(10);
 pub(super) enum Open {
     /// A connection for itself.
     Alone(Share, Connection),
-    /// Nothing: its queue has hurt others lately, and it takes a connection when it needs one.
-    Apart,
+    /// A connection for itself, because its queue has hurt others lately.
+    Apart(OpenApart),
     /// A connection, and the right to take others along.
     Leads(Lead<Rider>, Share, Connection),
     /// A place in another's group.
     Follows(Seat<Rider>),
+}
+
+/// What a lane that keeps to itself has while it tries.
+pub(super) struct OpenApart {
+    /// One of the few for queues that are apart and not known to be slow.
+    turn: Option<OwnedSemaphorePermit>,
+    _share: Share,
+    connection: Connection,
+}
+
+impl OpenApart {
+    fn is_slow(&self) -> bool {
+        self.turn.is_none()
+    }
 }
 
 /// One lane's parcels, on their way.
@@ -107,6 +122,11 @@ impl Rider {
         let loads = self.plain.iter().map(|parcel| (parcel.load.items(), parcel.load.bytes()));
         loads
             .fold((0, 0), |(items, bytes), (more_items, more_bytes)| (items + more_items, bytes + more_bytes))
+    }
+
+    /// The bytes of all its messages.
+    fn bytes(&self) -> usize {
+        self.plain.iter().chain(&self.with_ids).map(|parcel| parcel.load.bytes()).sum()
     }
 }
 
@@ -225,27 +245,53 @@ impl Store {
     /// Inserts a lane's parcels by itself, for which nobody else waits.
     fn send_apart(self: &Arc<Self>, rider: Rider) {
         let store = Arc::clone(self);
-        self.tasks.spawn(async move { store.store_apart(rider).await });
+        self.tasks.spawn(async move { store.store_apart(None, rider).await });
+    }
+
+    /// A connection for a lane that keeps to itself. The queue's own share comes first: who waits for that keeps no other from
+    /// the few turns.
+    pub(super) async fn connect_apart(&self, queue: &QueueName, is_slow: bool) -> Result<OpenApart> {
+        let share = self.shares.take(queue).await;
+        let turn = match is_slow {
+            true => None,
+            false => Arc::clone(&self.turns_apart).acquire_owned().await.ok(),
+        };
+        Ok(OpenApart { turn, _share: share, connection: self.connect_for(queue).await? })
+    }
+
+    /// The same for parcels that are on their way, and count in memory from then on.
+    async fn connect_again(
+        &self,
+        rider: &Rider,
+        is_slow: bool,
+        memory: &mut Option<Held>,
+    ) -> Result<OpenApart> {
+        if memory.is_none() {
+            *memory = Some(self.means.budget.take(rider.bytes())?);
+        }
+        self.connect_apart(&rider.queue, is_slow).await
     }
 
     /// Inserts the parcels of a lane that has hurt others, over one of a few connections: the rest of the pool is left to the
     /// others, however many do the same. While its table is locked it is tried again, and between the tries it has none. Once
     /// it has turned out to be slow, it leaves those few to those that are not, and waits among the slow ones for another.
-    pub(super) async fn store_apart(&self, mut rider: Rider) {
-        let until = Instant::now() + LONGEST;
-        let mut is_slow = self.is_slow(&rider.queue);
+    pub(super) async fn store_apart(&self, mut open: Option<OpenApart>, mut rider: Rider) {
+        let (mut is_slow, mut memory, mut until) = (self.is_slow(&rider.queue), None, None);
         loop {
-            let turn = match is_slow {
-                true => None,
-                false => self.turns_apart.acquire().await.ok(),
+            let opened = match open.take() {
+                Some(opened) => Ok(opened),
+                None => self.connect_again(&rider, is_slow, &mut memory).await,
             };
-            let (share, mut connection) = match self.connect_alone(&rider.queue).await {
-                Ok(connected) => connected,
+            let mut opened = match opened {
+                Ok(opened) => opened,
                 Err(error) => return rider.refuse(&error),
             };
-            match self.try_apart(&mut connection, &mut rider, is_slow).await {
+            // The wait for the connection is none for the lock.
+            let until = *until.get_or_insert_with(|| Instant::now() + LONGEST);
+            is_slow = opened.is_slow();
+            match self.try_apart(&mut opened.connection, &mut rider, is_slow).await {
                 Tried::Told => {
-                    self.store_alone(connection, rider).await;
+                    self.store_alone(opened.connection, rider).await;
                     return;
                 }
                 Tried::IsSlow => {
@@ -255,7 +301,7 @@ impl Store {
                 Tried::IsLocked(error) if Instant::now() >= until => return rider.refuse(&error),
                 Tried::IsLocked(_) => self.apart.put([&rider.queue]),
             }
-            drop((turn, share, connection));
+            drop(opened);
             tokio::time::sleep(PAUSE).await;
         }
     }

@@ -18,9 +18,7 @@ use super::held::{HeldParcel, Keeper, Means};
 use super::lines::{Line, Place, SendLines};
 use super::settles::{FLUSH_TIME, failure};
 use crate::domain::{Deadline, DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
-use crate::engine::merge::{
-    Attempt, Blame, Failure, Groups, Load, Merge, Parcel, Role, Share, Shares, bisect,
-};
+use crate::engine::merge::{Attempt, Blame, Failure, Groups, Load, Merge, Parcel, Role, Shares, bisect};
 use crate::engine::{Changes, Events};
 use crate::pg::{Connection, Database, KeyPatience, is_locked_table};
 use crate::queue::{Budget, OnConnection, Send};
@@ -84,13 +82,13 @@ pub(super) struct Sends {
 /// What inserts need.
 pub(super) struct Store {
     pub(super) means: Arc<Means>,
-    shares: Arc<Shares>,
+    pub(super) shares: Arc<Shares>,
     /// What is held of the callers who keep to no line, one crowd a queue.
     crowds: Mutex<SendLines>,
     pub(super) tasks: TaskTracker,
     pub(super) apart: Apart,
     /// The connections of queues that are apart.
-    pub(super) turns_apart: Semaphore,
+    pub(super) turns_apart: Arc<Semaphore>,
 }
 
 impl Sends {
@@ -107,7 +105,7 @@ impl Sends {
         let turns = Semaphore::new(connections.max(1));
         let means = Means { database, events, budget: Budget::new(held_bytes), turns };
         let (means, crowds, apart) = (Arc::new(means), Mutex::default(), Apart::default());
-        let turns_apart = Semaphore::new(groups.max(1));
+        let turns_apart = Arc::new(Semaphore::new(groups.max(1)));
         let store = Arc::new(Store { means, shares, crowds, tasks, apart, turns_apart });
         Self { store, groups: Groups::new(groups) }
     }
@@ -141,12 +139,10 @@ impl Store {
         prepared(self.means.database.connect(SEND, Deadline::within(FLUSH_TIME)).await?).await
     }
 
-    /// A connection for a lane that goes alone.
-    pub(super) async fn connect_alone(&self, queue: &QueueName) -> Result<(Share, Connection)> {
-        let share = self.shares.take(queue).await;
+    /// A connection for one queue, which has a share.
+    pub(super) async fn connect_for(&self, queue: &QueueName) -> Result<Connection> {
         let deadline = Deadline::within(FLUSH_TIME);
-        let connection = self.means.database.connect_for(SEND, queue.as_str(), deadline).await?;
-        Ok((share, prepared(connection).await?))
+        prepared(self.means.database.connect_for(SEND, queue.as_str(), deadline).await?).await
     }
 
     /// Whether inserts into a queue are known to take long.
@@ -239,11 +235,12 @@ impl Merge for Sends {
 
     async fn open(&self, lane: &SendLane) -> Result<Open> {
         if lane.keyed {
-            let (share, connection) = self.store.connect_alone(&lane.queue).await?;
-            return Ok(Open::Alone(share, connection));
+            let share = self.store.shares.take(&lane.queue).await;
+            return Ok(Open::Alone(share, self.store.connect_for(&lane.queue).await?));
         }
-        if self.store.apart.holds(&lane.queue) || self.store.is_slow(&lane.queue) {
-            return Ok(Open::Apart);
+        let is_slow = self.store.is_slow(&lane.queue);
+        if is_slow || self.store.apart.holds(&lane.queue) {
+            return Ok(Open::Apart(self.store.connect_apart(&lane.queue, is_slow).await?));
         }
         let mut lead = match self.groups.join().await? {
             Role::Follower(seat) => return Ok(Open::Follows(seat)),
@@ -272,7 +269,7 @@ impl Merge for Sends {
             Open::Alone(_share, connection) => {
                 self.store.store_alone(connection, rider).await;
             }
-            Open::Apart => self.store.store_apart(rider).await,
+            Open::Apart(open) => self.store.store_apart(Some(open), rider).await,
             Open::Leads(lead, share, connection) => self.store.lead(lead, share, connection, rider).await,
             Open::Follows(seat) => seat.bring(rider),
         }
@@ -405,5 +402,64 @@ fn retry_safe(error: Error) -> Error {
             error.reworded(Kind::OutcomeUnknownRetrySafe, why).retry_after(Duration::from_secs(1))
         }
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::future::poll_immediate;
+
+    use super::*;
+    use crate::config::DatabaseUrl;
+    use crate::domain::Schedule;
+    use crate::pg::PoolLimits;
+
+    const BYTES: usize = 1_024;
+
+    /// Sends to a database that nobody can reach. A queue has one flush at a time, and those that are apart one turn.
+    fn sends() -> Sends {
+        let url = DatabaseUrl::parse("postgres://somebody@127.0.0.1:1/nothing").expect("a URL");
+        let limits = PoolLimits { connections: 4, waiting_calls: 4 };
+        let database = Database::new(&url, limits, Duration::from_mins(5)).expect("a pool");
+        let shares = Arc::new(Shares::new(1));
+        Sends::new(database, Events::default(), shares, (BYTES, 1), 1, TaskTracker::new())
+    }
+
+    fn queue() -> QueueName {
+        QueueName::try_from("orders".to_owned()).expect("a name")
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_is_apart_has_a_connection_before_its_parcels_and_takes_no_turn_while_it_waits_for_itself()
+     {
+        let sends = sends();
+        sends.store.apart.put([&queue()]);
+        let other_flush = sends.store.shares.take(&queue()).await;
+        let lane = SendLane { queue: queue(), keyed: false };
+        let mut open = pin!(sends.open(&lane));
+        assert!(poll_immediate(open.as_mut()).await.is_none());
+        assert_eq!(sends.store.turns_apart.available_permits(), 1);
+        drop(other_flush);
+        assert_eq!(open.await.err().map(|error| error.kind()), Some(Kind::DatabaseUnavailable));
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_connection_after_it_has_left_its_lane_is_bounded() {
+        let sends = sends();
+        let told = async || {
+            let message =
+                OutgoingMessage::parse("1".to_owned(), String::new(), "", Schedule::AfterMillis(0), BYTES);
+            let (_, sending) = Sending::alone(queue(), vec![message.expect("a message")]);
+            let (parcel, verdict) = Parcel::new(sending, None);
+            sends.store.store_apart(None, Rider::new(queue(), vec![parcel], false).0).await;
+            verdict.wait().await.expect_err("a refusal").kind()
+        };
+        assert_eq!(told().await, Kind::DatabaseUnavailable);
+        let others = sends.store.means.budget.take(BYTES).expect("room");
+        assert_eq!(told().await, Kind::Overloaded);
+        drop(others);
+        assert_eq!(told().await, Kind::DatabaseUnavailable);
     }
 }
