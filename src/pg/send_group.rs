@@ -15,7 +15,7 @@ use crate::domain::{Error, OutgoingMessage, QueueName, Result};
 /// So many messages of a queue go in inserts of their own, which a session that serves many queues has prepared.
 const FEW: usize = 8;
 
-/// An insert that took this long has held up the other queues.
+/// An insert that took so long has held up the other queues.
 const SLOW: Duration = Duration::from_millis(20);
 
 /// How long an insert may keep the other queues waiting.
@@ -111,7 +111,7 @@ impl Connection {
                 }
             }
         }
-        self.begin_group(patience).await.map_err(of_all)?;
+        let round_trip = self.begin_group(patience).await.map_err(of_all)?;
         // Within the transaction, because it locks the table, and waits for that no longer than an insert.
         for insert in &mut inserts {
             match self.prepare(&insert.statement, &insert.parameters()).await {
@@ -169,7 +169,11 @@ impl Connection {
         match (failure, committed) {
             (Some((error, culprit)), _) => Err(GroupFailure { error, culprit: Some(culprit) }),
             (None, Err(error)) => Err(of_all(error)),
-            (None, Ok(())) => Ok(StoredGroup { parts: stored, slow: answers.slow }),
+            (None, Ok(())) => {
+                let parts_of = inserts.iter().map(|insert| insert.part);
+                let slow = slow(parts_of.zip(answers.waits), round_trip);
+                Ok(StoredGroup { parts: stored, slow })
+            }
         }
     }
 
@@ -189,8 +193,9 @@ impl Connection {
         self.answered(found, Effect::Reads, unreplicated, error::of_statement)
     }
 
-    /// Begins the transaction, and waits for it: without one, each insert would be committed by itself.
-    async fn begin_group(&mut self, patience: GroupPatience) -> Result<()> {
+    /// Begins the transaction, and waits for it: without one, each insert would be committed by itself. Gives how long that
+    /// took, most of it the way to the database and back.
+    async fn begin_group(&mut self, patience: GroupPatience) -> Result<Duration> {
         // By itself: within the transaction, a rollback would take it back.
         if let Some(timeout_ms) = self.new_statement_timeout_ms(TimeLimit::Deadline) {
             self.batch(&format!("SET statement_timeout = {timeout_ms}")).await?;
@@ -202,14 +207,23 @@ impl Connection {
             patience.lock.as_millis(),
             patience.time.as_millis()
         );
+        let asked = Instant::now();
         let begun = self.batch(&begin).await;
         match &begun {
             Ok(()) => self.session.in_transaction = true,
             Err(_) if !self.session.busy => self.roll_back().await,
             Err(_) => {}
         }
-        begun
+        begun.map(|()| asked.elapsed())
     }
+}
+
+/// The parts that have held up the others, by how long the answer to each insert was waited for. The first comes after the
+/// way to the database and back; the others are behind it.
+fn slow(waits: impl Iterator<Item = (usize, Duration)>, round_trip: Duration) -> Vec<usize> {
+    let on_the_way = std::iter::once(round_trip).chain(std::iter::repeat(Duration::ZERO));
+    let slow = waits.zip(on_the_way).filter(|((_, waited), on_the_way)| *waited > SLOW + *on_the_way);
+    slow.map(|((part, _), _)| part).collect()
 }
 
 /// The inserts of a part.
@@ -227,7 +241,8 @@ fn inserts_of<'a>(place: usize, part: &'a GroupPart<'_>, table: &QueueTable) -> 
 struct Answers {
     inserts: Vec<Result<Vec<Row>, tokio_postgres::Error>>,
     committed: Result<(), tokio_postgres::Error>,
-    slow: Vec<usize>,
+    /// How long each insert's was waited for.
+    waits: Vec<Duration>,
 }
 
 /// Sends the inserts and the commit in one go, and waits for all answers.
@@ -244,14 +259,13 @@ async fn ask_all(client: &Client, inserts: &[Insert<'_>], commit_timeout_ms: u32
         format!("SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = {commit_timeout_ms}");
     let patient = sent(Box::pin(client.batch_execute(&usual_patience))).await;
     let commit = sent(Box::pin(client.batch_execute("COMMIT"))).await;
+    let count = asked.len();
     let mut answers =
-        Answers { inserts: Vec::with_capacity(asked.len()), committed: Ok(()), slow: Vec::new() };
-    for (insert, asked) in inserts.iter().zip(asked) {
-        let waited = Instant::now();
+        Answers { inserts: Vec::with_capacity(count), committed: Ok(()), waits: Vec::with_capacity(count) };
+    for asked in asked {
+        let began = Instant::now();
         answers.inserts.push(asked.await);
-        if waited.elapsed() > SLOW {
-            answers.slow.push(insert.part);
-        }
+        answers.waits.push(began.elapsed());
     }
     // A transaction that failed here was taken back, although its commit reports no error.
     let patient = patient.await;
@@ -264,5 +278,20 @@ async fn sent<F: Future + Unpin>(mut request: F) -> Either<Ready<F::Output>, F> 
     match poll_immediate(&mut request).await {
         Some(answer) => Either::Left(ready(answer)),
         None => Either::Right(request),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_not_blamed_for_the_way_to_the_database() {
+        let far = SLOW * 10;
+        let slow_ones = |waits: &[Duration]| slow(waits.iter().copied().enumerate(), far);
+        assert!(slow_ones(&[far + SLOW / 2, SLOW / 2, SLOW]).is_empty());
+        assert_eq!(slow_ones(&[far + SLOW * 2, SLOW / 2]), [0]);
+        // What is behind the first has no way of its own.
+        assert_eq!(slow_ones(&[far, SLOW / 2, SLOW * 2, far]), [2, 3]);
     }
 }

@@ -45,6 +45,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// For how long the queues of a group are taken out one by one that are to be blamed.
 const SEARCH: Duration = Duration::from_secs(1);
 
+/// So many inserts in a row that have taken too long are no queue's fault, but the database's or the machine's.
+const NOBODYS_FAULT: u32 = 2;
+
 /// A leader that has so many messages of its own takes nobody along: they would wait for all of these.
 const LARGE: usize = 256;
 
@@ -210,7 +213,7 @@ impl Store {
         let (mut together, others): (Vec<Rider>, Vec<Rider>) =
             riders.into_iter().partition(|rider| rider.size().0 > 0);
         left.extend(others);
-        let (mut patience, until) = (PATIENCE, Instant::now() + SEARCH);
+        let (mut patience, until, mut late) = (PATIENCE, Instant::now() + SEARCH, 0);
         while together.len() > 1 {
             connection.set_deadline(Deadline::within(FLUSH_TIME));
             match connection.send_group(&parts(&together), patience).await {
@@ -223,19 +226,24 @@ impl Store {
                     together.iter_mut().for_each(|rider| rider.answer_plain(&error));
                     finish(together.drain(..), left);
                 }
-                Err(GroupFailure { error, culprit: Some(culprit) })
-                    if Instant::now() < until && concerns_one(&error) && !connection.is_spoilt() =>
-                {
-                    let culprit = together.remove(culprit);
-                    let queue = culprit.queue.as_str();
-                    tracing::debug!(queue, %error, "a queue's sends have failed with those of others");
-                    self.apart.put([&culprit.queue]);
-                    self.send_apart(culprit);
-                    // Who is locked with it, as by one migration, or as slow, is found soon.
-                    patience = LITTLE_PATIENCE;
+                Err(GroupFailure { error, culprit }) => {
+                    late = if error.kind() == Kind::DeadlineExceeded { late + 1 } else { 0 };
+                    let is_searched = Instant::now() < until && late <= NOBODYS_FAULT;
+                    match culprit.filter(|_| is_searched && concerns_one(&error) && !connection.is_spoilt()) {
+                        Some(_) if late == NOBODYS_FAULT => patience = PATIENCE,
+                        Some(culprit) => {
+                            let culprit = together.remove(culprit);
+                            let queue = culprit.queue.as_str();
+                            tracing::debug!(queue, %error, "a queue's sends have failed with those of others");
+                            self.apart.put([&culprit.queue]);
+                            self.send_apart(culprit);
+                            // Who is locked with it, as by one migration, or as slow, is found soon.
+                            patience = LITTLE_PATIENCE;
+                        }
+                        // Whoever is to blame: alone each hears of it.
+                        None => together.drain(..).for_each(|rider| self.send_apart(rider)),
+                    }
                 }
-                // Whoever is to blame: alone each hears of it.
-                Err(GroupFailure { .. }) => together.drain(..).for_each(|rider| self.send_apart(rider)),
             }
         }
         left.append(&mut together);

@@ -263,6 +263,26 @@ async fn who_loses_the_connection_in_a_group_is_told_that_the_outcome_is_unknown
 }
 
 #[tokio::test]
+async fn a_database_that_is_slow_for_a_moment_is_not_taken_for_its_queues() {
+    // Whatever is inserted with little patience takes too long, and alone it does not.
+    let mut stall = "CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF current_setting('statement_timeout') IN ('100ms', '20ms') THEN PERFORM pg_sleep(10); END IF; RETURN NEW;
+         END $$;"
+        .to_owned();
+    for number in 0..QUEUES {
+        stall += &format!(
+            "CREATE TRIGGER stall BEFORE INSERT ON pgmq.q_many_{number} FOR EACH ROW EXECUTE FUNCTION stall();"
+        );
+    }
+    let many = Many::gather(&["--log", "info,pgmq_grpc::queue::merged=debug"], &stall).await;
+    let (test, verdicts) = many.solve().await;
+    expect_stored(&test, &verdicts, &[]).await;
+    // One a group, and the first to wait may have begun to lead before the others came.
+    let blamed = test.server.log().matches("have failed with those of others").count();
+    assert!((1..=QUEUES / 8).contains(&blamed), "{blamed} queues were blamed");
+}
+
+#[tokio::test]
 async fn who_is_in_a_group_when_the_disk_fails_at_the_commit_is_told_that_the_outcome_is_unknown() {
     const FEW: usize = 6;
     if std::process::Command::new("prlimit").arg("--version").output().is_err() {
