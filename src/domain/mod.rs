@@ -18,6 +18,7 @@ pub mod policy;
 pub mod queue;
 pub mod read;
 pub mod receipt;
+mod seldom;
 pub mod settlement;
 pub mod time;
 pub mod topic;
@@ -33,6 +34,7 @@ pub use policy::Policy;
 pub use queue::{DescribedQueue, Queue, QueueKind, QueueLayout};
 pub use read::{ReadOrder, Sight, Taken, View};
 pub use receipt::Receipt;
+pub use seldom::Seldom;
 pub use settlement::Settlement;
 pub use time::{Deadline, Timestamp};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bounds::VisibilityTimeout;
 use super::dead_letter::SetAside;
-use super::{Delivery, Ordering, QueueName, Timestamp};
+use super::{Delivery, Error, Ordering, QueueName, Timestamp};
 
 /// What is to be read. Those who read alike can share one read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub struct Taken {
     pub cut: bool,
     /// Messages that the read moved out of the queue instead.
     pub set_aside: Vec<SetAside>,
+    /// Why nothing came, where the database refuses to have messages read and nothing says that it takes others.
+    pub refused: Option<Error>,
 }
 
 /// What one look at many queues saw.

@@ -6,6 +6,7 @@ use quick_cache::sync::Cache;
 use tokio_postgres::types::Type;
 
 use super::database::Connection;
+use super::refused::Refused;
 use super::row::column;
 use super::statement::{Effect, QueueTexts, Sight, Statement, Texts};
 use crate::domain::{Error, Kind, QueueName, Result};
@@ -53,6 +54,8 @@ pub(super) struct QueueTable {
     pub(super) partitioned: bool,
     /// The statements that were made for it.
     pub(super) texts: QueueTexts,
+    /// Which of its messages the database refuses to have taken.
+    pub(super) refused: Arc<Refused>,
 }
 
 impl QueueTable {
@@ -123,6 +126,7 @@ impl Connection {
             self.catalog().forget(queue);
             return Err(Error::queue_not_found(queue.as_str()));
         };
+        let known = self.catalog().tables.peek(queue);
         let table = Arc::new(QueueTable {
             queue: column(row, "queue_table")?,
             archive: column(row, "archive_table")?,
@@ -131,6 +135,7 @@ impl Connection {
             fenced_by_read_time: strong,
             partitioned: column(row, "partitioned")?,
             texts: self.catalog().texts.of_another_queue(),
+            refused: known.map(|known| Arc::clone(&known.refused)).unwrap_or_default(),
         });
         self.catalog().tables.insert(queue.clone(), Arc::clone(&table));
         Ok(table)

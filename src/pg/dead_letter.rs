@@ -5,9 +5,6 @@
 //! order of their ids, and rows that others have locked are passed over, so that no ring of waiting can arise, whichever
 //! way others move.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
@@ -20,7 +17,7 @@ use super::statement::{Effect, Plan, Sight, Statement};
 use crate::domain::dead_letter::{Cause, SetAside};
 use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::policy::DeadLetterPolicy;
-use crate::domain::{Delivery, Error, Kind, QueueName, Receipt, Result, Timestamp};
+use crate::domain::{Delivery, Error, Kind, QueueName, Receipt, Result, Seldom, Timestamp};
 
 /// Stands for the dead-letter queue's table. No queue can be named like it, because of the `$`.
 const DEAD_LETTERS: &str = "{$dead_letters}";
@@ -34,7 +31,7 @@ const USUAL: &str = "2s";
 /// After how many milliseconds a move is tried again that failed.
 pub(super) const PAUSE_MS: i64 = 1_000;
 
-/// The same for a message that no reply can carry: the database needs seconds to look at some of them.
+/// The same for a message that cannot be handed over: the database needs seconds to look at some of them.
 pub(super) const UNREADABLE_PAUSE_MS: i64 = 60_000;
 
 /// Stores what was deleted as dead letters of the queue `$6`. `{reason}` says why, and `{handed_over}` how often each was
@@ -111,15 +108,18 @@ SELECT count(*) > 0 AS is_there FROM pgmq.meta AS m WHERE m.queue_name = $1::tex
   AND to_regclass(format('pgmq.%I', pgmq.format_table_name(m.queue_name, 'q'))) IS NOT NULL",
 );
 
-/// Whether to say that a dead-letter queue cannot be used: at most once a second, however many messages it concerns.
-fn is_time_to_warn() -> bool {
-    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_time = last.is_none_or(|last| last.elapsed() >= Duration::from_secs(1));
-    if is_time {
-        *last = Some(Instant::now());
-    }
-    is_time
+/// Says that a dead-letter queue cannot be used, however many messages it concerns.
+static WARNED: Seldom = Seldom::new();
+
+/// Says that messages stay that cannot be handed over.
+static STUCK: Seldom = Seldom::new();
+
+/// Why a message cannot be handed over to anybody.
+pub(super) struct Unreadable {
+    /// In words for its header.
+    pub(super) reason: &'static str,
+    /// How many of its reads gave it to nobody.
+    pub(super) uncounted: i32,
 }
 
 /// What became of messages that a read found and that were handed over often enough.
@@ -256,10 +256,10 @@ impl Connection {
         }
         let (to, reason) = (&policy.queue, Cause::MaxReceives.reason());
         let mut moved = Vec::with_capacity(worn_out.len());
-        let mut failure = self.bury(queue, to, &worn_out, reason, &mut moved).await.err();
+        let mut failure = self.bury(queue, to, &worn_out, reason, 1, &mut moved).await.err();
         if worn_out.len() > 1 && failure.as_ref().is_some_and(error::may_be_one_items_fault) {
             for delivery in &worn_out {
-                if let Err(error) = self.bury(queue, to, &[*delivery], reason, &mut moved).await {
+                if let Err(error) = self.bury(queue, to, &[*delivery], reason, 1, &mut moved).await {
                     failure = Some(error);
                 }
             }
@@ -285,12 +285,13 @@ impl Connection {
         to: &QueueName,
         deliveries: &[&Delivery],
         reason: &str,
+        uncounted: i32,
         moved: &mut Vec<i64>,
     ) -> Result<()> {
         let receipts: Vec<&Receipt> = deliveries.iter().map(|delivery| &delivery.receipt).collect();
         let reasons = vec![reason; receipts.len()];
         self.begin_brief_try().await?;
-        let looks = self.dead_letter_unlocked(queue, to, &receipts, &reasons, 1, Sight::Quick).await;
+        let looks = self.dead_letter_unlocked(queue, to, &receipts, &reasons, uncounted, Sight::Quick).await;
         let each = receipts.iter().zip(looks.iter().flatten());
         moved.extend(
             each.filter(|(_, look)| matches!(look, FirstLook::Told(_))).map(|(receipt, _)| receipt.msg_id()),
@@ -316,29 +317,33 @@ impl Connection {
         }
     }
 
-    /// Moves messages aside that no reply can carry, and notes which. Gives the ids of those that cannot be moved now; they are
+    /// Moves messages aside that cannot be handed over, and notes which. Gives the ids of those that cannot be moved now; they are
     /// to be hidden for a while, uncounted.
     pub(super) async fn set_all_unreadable_aside(
         &mut self,
         queue: &QueueName,
         deliveries: &[&Delivery],
-        reason: &'static str,
+        why: &Unreadable,
         set_aside: &mut Vec<SetAside>,
     ) -> Vec<i64> {
         let mut stuck = Vec::new();
         for delivery in deliveries {
-            match self.set_unreadable_aside(queue, delivery, reason).await {
+            match self.set_unreadable_aside(queue, delivery, why).await {
                 Ok(aside) => set_aside.extend(aside),
                 Err(error) => {
                     let (msg_id, queue) = (delivery.message.msg_id, queue.as_str());
                     let error = crate::domain::error::chain(&error);
-                    tracing::warn!(
-                        queue,
-                        msg_id,
-                        reason,
-                        error,
-                        "message that no reply can carry cannot be moved"
-                    );
+                    if let Some(not_logged) = STUCK.take() {
+                        let reason = why.reason;
+                        tracing::warn!(
+                            queue,
+                            msg_id,
+                            reason,
+                            not_logged,
+                            error,
+                            "message that cannot be handed over cannot be moved either"
+                        );
+                    }
                     stuck.push(msg_id);
                 }
             }
@@ -346,7 +351,7 @@ impl Connection {
         stuck
     }
 
-    /// Moves a message that no reply can carry to the dead-letter queue, or to the archive, where there is no such queue or
+    /// Moves a message that cannot be handed over to the dead-letter queue, or to the archive, where there is no such queue or
     /// it refuses the message. Gives none if somebody touched it since.
     ///
     /// # Errors
@@ -355,12 +360,12 @@ impl Connection {
         &mut self,
         queue: &QueueName,
         delivery: &Delivery,
-        reason: &'static str,
+        why: &Unreadable,
     ) -> Result<Option<SetAside>> {
         let msg_id = delivery.receipt.msg_id();
         if let Some(DeadLetterPolicy { queue: to, .. }) = self.policies().dead_letters_of(queue) {
             let mut msg_ids = Vec::new();
-            match self.bury(queue, &to, &[delivery], reason, &mut msg_ids).await {
+            match self.bury(queue, &to, &[delivery], why.reason, why.uncounted, &mut msg_ids).await {
                 Err(error) if msg_ids.is_empty() => match error.kind() {
                     Kind::DeadLetterQueueMissing => Self::warn_of_missing(queue, &to),
                     _ if error::may_be_one_items_fault(&error) => Self::warn_of_stuck(queue, &to, &error),
@@ -375,8 +380,8 @@ impl Connection {
                         tracing::warn!(
                             queue,
                             msg_id,
-                            reason,
-                            "message that no reply can carry is a dead letter"
+                            reason = why.reason,
+                            "message that cannot be handed over is a dead letter"
                         );
                     }
                     return Ok(aside);
@@ -384,7 +389,7 @@ impl Connection {
             }
         }
         self.begin_brief_try().await?;
-        let moved = self.move_to_archive(queue, delivery, reason).await;
+        let moved = self.move_to_archive(queue, delivery, why).await;
         let ended = self.end_brief_try(moved.is_err()).await;
         match moved {
             Ok(true) => Ok(Some(SetAside { to: None, msg_ids: vec![msg_id] })),
@@ -395,7 +400,7 @@ impl Connection {
 
     /// Says that messages stay for now which should go to the dead-letter queue.
     fn warn_of_stuck(queue: &QueueName, to: &QueueName, error: &Error) {
-        if is_time_to_warn() {
+        if WARNED.take().is_some() {
             let error = crate::domain::error::chain(error);
             let (queue, to) = (queue.as_str(), to.as_str());
             tracing::warn!(queue, dead_letter_queue = to, error, "dead letters could not be moved yet");
@@ -404,7 +409,7 @@ impl Connection {
 
     /// Says that a queue does without its dead-letter queue.
     pub fn warn_of_missing(queue: &QueueName, to: &QueueName) {
-        if is_time_to_warn() {
+        if WARNED.take().is_some() {
             let (queue, to) = (queue.as_str(), to.as_str());
             tracing::warn!(
                 queue,

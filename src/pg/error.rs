@@ -98,6 +98,16 @@ pub fn may_be_one_items_fault(error: &Error) -> bool {
     })
 }
 
+/// Whether the database may refuse a statement for many rows because of one of them.
+pub fn is_of_a_row(error: &Error) -> bool {
+    error.kind() == Kind::RefusedByDatabase && (!is_raised(error) || may_be_one_items_fault(error))
+}
+
+/// Whether the database itself said so.
+pub(super) fn is_raised(error: &Error) -> bool {
+    cause(error).is_some()
+}
+
 /// Whether a statement has waited in vain for a table, which everybody needs, and not for a row or in a trigger.
 pub fn is_locked_table(error: &Error) -> bool {
     cause(error).is_some_and(|cause| cause.code == SqlState::LOCK_NOT_AVAILABLE && !cause.has_context)
@@ -293,7 +303,7 @@ fn refused(error: &DbError) -> Error {
 }
 
 /// The error of messages that were not stored or changed, although nothing has failed.
-pub(super) fn swallowed() -> Error {
+pub fn swallowed() -> Error {
     let why =
         "a trigger on a queue's or an archive's table swallows what this call would do; nothing was applied";
     Error::new(Kind::RefusedByDatabase, why)

@@ -29,10 +29,13 @@ mod manager;
 mod metrics;
 mod monitor;
 mod policies;
+mod pop;
 mod prepared;
 mod queues;
 mod read;
 mod redrive;
+mod refused;
+mod refused_reads;
 mod retention;
 mod row;
 mod schema;
@@ -61,7 +64,9 @@ pub use browse::Found;
 pub use cleaner::remove_expired_keys;
 pub use clients::{ClientRows, ClientState};
 pub use database::{Connection, Database, PoolLimits, PoolUse};
-pub use error::{is_locked_table, is_swallowed, may_be_one_items_fault, not_committed};
+pub use error::{
+    is_locked_table, is_of_a_row, is_swallowed, may_be_one_items_fault, not_committed, swallowed,
+};
 pub use install::CARRIED_VERSION;
 pub use keyed::KeyPatience;
 pub use monitor::{DatabaseState, Monitor};

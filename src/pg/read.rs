@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
-use super::dead_letter::{PAUSE_MS, UNREADABLE_PAUSE_MS, WornOut};
+use super::dead_letter::{PAUSE_MS, UNREADABLE_PAUSE_MS, Unreadable, WornOut};
 use super::error;
 use super::row::{self, column};
 use super::settle::{Fences, all_are_kept};
@@ -13,7 +13,6 @@ use super::statement::{Effect, Plan, Statement};
 use super::version::Feature;
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::dead_letter::SetAside;
-use crate::domain::message::Message;
 use crate::domain::{
     Delivery, Error, Kind, Ordering, QueueName, ReadOrder, Receipt, Result, Taken, Timestamp,
 };
@@ -91,6 +90,23 @@ delivered AS MATERIALIZED (SELECT t.msg_id, t.read_ct, t.enqueued_at/*L*/, t.las
     ", {size}, (SELECT count(*) FROM candidate) AS claimed",
     Plan::BySize
 );
+/// The same of the messages of the ids `$6`, each of which is found that is locked.
+const READ_THESE: Statement = read_statement!(
+    "read_these",
+    "held AS MATERIALIZED (SELECT q.msg_id, q.enqueued_at FROM {q} AS q
+  WHERE q.msg_id = ANY ($6::bigint[]) AND q.vt <= clock_timestamp() AND EXISTS (SELECT FROM queue)
+  ORDER BY q.msg_id LIMIT $3::integer FOR UPDATE OF q SKIP LOCKED),
+taken AS (UPDATE {q} AS q SET vt = clock_timestamp() + make_interval(secs => $2::integer),
+    read_ct = least(q.read_ct, 2147483646) + 1
+    /*L*/, last_read_at = clock_timestamp()/*/L*/
+  FROM held WHERE q.msg_id = held.msg_id AND q.enqueued_at = held.enqueued_at
+  RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
+delivered AS MATERIALIZED (SELECT r.msg_id, r.read_ct, r.enqueued_at/*L*/, r.last_read_at/*/L*/, r.vt,
+    r.message::text AS message, r.headers::text AS headers FROM taken AS r)",
+    "d.msg_id",
+    ", (SELECT count(*) FROM held) AS claimed",
+    Plan::Once
+);
 /// `$6` condition.
 const READ: Statement = read_statement!(
     "read",
@@ -134,24 +150,6 @@ SELECT CASE WHEN min(q.vt) IS NOT NULL
 FROM {q} AS q WHERE q.vt > $1::timestamptz AND q.vt < 'infinity'",
 );
 
-/// As `pgmq.pop`, but for what fits a reply. `$1` number of messages, `$2` bytes.
-pub(super) const POP: Statement = Statement::new(
-    "pop",
-    Effect::Writes,
-    "-- pgmq-grpc: pop
-WITH candidate AS MATERIALIZED (SELECT q.msg_id, q.enqueued_at,
-    coalesce(octet_length(q.message::text), 0) + coalesce(octet_length(q.headers::text), 0) + 256 AS bytes
-  FROM {q} AS q WHERE q.vt <= clock_timestamp()
-    AND coalesce(octet_length(q.message::text), 0) + coalesce(octet_length(q.headers::text), 0) + 256 <= $2::bigint
-  ORDER BY q.msg_id LIMIT $1::integer FOR UPDATE SKIP LOCKED),
-weighed AS (SELECT c.msg_id, c.enqueued_at, sum(c.bytes) OVER (ORDER BY c.msg_id ROWS UNBOUNDED PRECEDING) AS bytes
-  FROM candidate AS c)
-DELETE FROM {q} AS q USING weighed AS w
-WHERE q.msg_id = w.msg_id AND q.enqueued_at = w.enqueued_at AND w.bytes <= $2::bigint
-RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message::text AS message,
-  q.headers::text AS headers",
-);
-
 /// Undoes a read whose message nobody got: visible at once, and not counted. Fenced by the `vt` too, so that a
 /// change of it in between wins. `$1..$4` receipts, `$5` vt, `$6` after how many milliseconds it is visible.
 const GIVE_BACK: Statement = Statement::new(
@@ -168,7 +166,8 @@ UPDATE {q} AS q SET vt = clock_timestamp() + $6::bigint * interval '1 millisecon
 FROM held WHERE {same} RETURNING q.msg_id",
 );
 
-/// Moves one message that no reply can carry to the archive. `$1..$4` receipt, `$5` queue, `$6` reason.
+/// Moves one message that cannot be handed over to the archive. `$1..$4` receipt, `$5` queue, `$6` reason, `$7` how many of
+/// its reads gave it to nobody.
 const SET_ASIDE: Statement = Statement::new(
     "set_aside",
     Effect::Repeatable,
@@ -176,23 +175,26 @@ const SET_ASIDE: Statement = Statement::new(
         "-- pgmq-grpc: set_aside
 WITH gone AS (DELETE FROM {q} AS q
   WHERE q.msg_id = $1::bigint AND q.read_ct = $2::integer AND q.enqueued_at = $3::timestamptz
-    /*L*/AND q.last_read_at = $4::timestamptz/*/L*/
+    /*L*/AND q.last_read_at IS NOT DISTINCT FROM $4::timestamptz/*/L*/
   RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message, q.headers),
 kept AS (INSERT INTO {a} (msg_id, read_ct, enqueued_at/*L*/, last_read_at/*/L*/, vt, message, headers)
   SELECT g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message,
   CASE WHEN jsonb_typeof(g.headers) = 'object' THEN g.headers ELSE '{}'::jsonb END
   || jsonb_build_object('x-pgmq-dead-letter', jsonb_build_object('queue', $5::text, 'msg_id', g.msg_id,
-    'read_ct', g.read_ct - 1, 'enqueued_at', g.enqueued_at, 'reason', $6::text))
+    'read_ct', g.read_ct - $7::integer, 'enqueued_at', g.enqueued_at, 'reason', $6::text))
   FROM gone AS g RETURNING msg_id)
 SELECT g.msg_id FROM gone AS g WHERE ",
         all_are_kept!()
     ),
 );
 
+const OVERSIZED: Unreadable = Unreadable { reason: "too large for a reply", uncounted: 1 };
+
 impl Connection {
     /// Reads at most `count` messages that together take at most `bytes`, one alone at most a reply. What does not
     /// fit is given back at once. What can never fit goes to the dead-letter queue, or without one to the archive; what was
-    /// handed over as often as the queue's policy allows, to the dead-letter queue.
+    /// handed over as often as the queue's policy allows, to the dead-letter queue. What the database refuses to have read
+    /// goes aside or is passed over.
     ///
     /// # Errors
     /// `QueueNotFound`; `PgmqVersionUnsupported` for an ordering that this pgmq lacks.
@@ -203,21 +205,48 @@ impl Connection {
             self.learn_policies().await?;
         }
         self.mark().await?;
-        match self.take(order, count, bytes, None).await {
-            Err(error) if error::is_unrenderable(&error) => {
+        let table = self.table(&order.queue).await?;
+        if table.refused.reads.are_known() {
+            return self.read_around_refused(order, count, bytes, None).await;
+        }
+        match self.take_rendered(order, count, bytes, None).await {
+            Err(error) if error::is_of_a_row(&error) => {
                 self.return_to_mark().await?;
-                self.read_around_unrenderable(order, count, error).await
+                // What was left may only have been changed by another just before it was locked.
+                let failed = Some(error).filter(error::is_raised);
+                self.read_around_refused(order, count, bytes, failed).await
             }
             taken => taken,
         }
     }
 
-    /// Reads, or claims the same messages by a variant of the statement.
+    /// Reads around what cannot be rendered; of these ids only, if some are given.
+    ///
+    /// # Errors
+    /// `RefusedByDatabase` if the database refuses to have one of the messages read.
+    pub(super) async fn take_rendered(
+        &mut self,
+        order: &ReadOrder,
+        count: i32,
+        bytes: i64,
+        only: Option<&[i64]>,
+    ) -> Result<Taken> {
+        match self.take(order, count, bytes, only, None).await {
+            Err(error) if error::is_unrenderable(&error) => {
+                self.return_to_mark().await?;
+                self.read_around_unrenderable(order, count, only, error).await
+            }
+            taken => taken,
+        }
+    }
+
+    /// Reads, or claims the same messages by a variant of the statement; of these ids only, if some are given.
     pub(super) async fn take(
         &mut self,
         order: &ReadOrder,
         count: i32,
         bytes: i64,
+        only: Option<&[i64]>,
         variant: Option<fn(&Statement) -> Statement>,
     ) -> Result<Taken> {
         let strong = self.installation().await?.strong_receipts;
@@ -232,6 +261,10 @@ impl Connection {
             (&MAX_REPLY_BYTES, Type::INT8),
         ];
         let mut statement = match order.ordering {
+            _ if only.is_some() => {
+                parameters.push((&only, Type::INT8_ARRAY));
+                READ_THESE
+            }
             Ordering::Unordered if condition.is_none() && !table.partitioned && variant.is_none() => {
                 READ_PLAIN
             }
@@ -253,7 +286,7 @@ impl Connection {
             return Err(Error::queue_not_found(order.queue.as_str()));
         };
         let (created_at, before_read) = (column(first, "created_at")?, column(first, "before_read")?);
-        let claimed = match statement.name == READ_PLAIN.name {
+        let claimed = match [READ_PLAIN.name, READ_THESE.name].contains(&statement.name) {
             true => usize::try_from(column::<i64>(first, "claimed")?).unwrap_or(0),
             false => 0,
         };
@@ -274,7 +307,14 @@ impl Connection {
             let is_oversized: bool = column(row, "oversized")?;
             found.push((Delivery { message, receipt }, fits, is_oversized));
         }
+        if found.is_empty() && claimed > 0 {
+            // Or each was changed by another just before it was locked.
+            return Err(error::swallowed());
+        }
         let mut was_cut = claimed > found.len();
+        if was_cut {
+            table.refused.reads.some_are_left();
+        }
         let WornOut { set_aside, stuck: too_often } =
             self.set_worn_out_aside(&order.queue, found.iter().map(|(read, ..)| read)).await;
         let mut set_aside: Vec<SetAside> = set_aside.into_iter().collect();
@@ -282,8 +322,7 @@ impl Connection {
             *is_oversized && !too_often.contains(&read.message.msg_id) && !has_moved(&set_aside, read)
         });
         let oversized: Vec<&Delivery> = oversized.map(|(read, ..)| read).collect();
-        let unreadable =
-            self.set_all_unreadable_aside(&order.queue, &oversized, "too large for a reply", &mut set_aside);
+        let unreadable = self.set_all_unreadable_aside(&order.queue, &oversized, &OVERSIZED, &mut set_aside);
         let unreadable = unreadable.await;
         let stands_behind = order.ordering.reads_groups_together();
         let stands_behind = stands_behind && !(too_often.is_empty() && unreadable.is_empty());
@@ -328,7 +367,14 @@ impl Connection {
             }
             Ok(()) => {}
         }
-        Ok(Taken { deliveries, queue_created_at: created_at, before_read, cut: was_cut, set_aside })
+        Ok(Taken {
+            deliveries,
+            queue_created_at: created_at,
+            before_read,
+            cut: was_cut,
+            set_aside,
+            refused: None,
+        })
     }
 
     /// Checks that this pgmq can read in an order.
@@ -356,37 +402,6 @@ impl Connection {
             .map_err(|error| self.missing(queue, error))?;
         let wait_ms: Option<i64> = rows.first().map(|row| column(row, "wait_ms")).transpose()?.flatten();
         Ok(wait_ms.map(|wait_ms| Duration::from_millis(wait_ms.unsigned_abs())))
-    }
-
-    /// Takes at most `count` messages out of the queue for good, as many as fit a reply (`pgmq.pop`). Those that no reply
-    /// can carry stay in the queue.
-    ///
-    /// # Errors
-    /// `QueueNotFound`; `OutcomeUnknown` if the connection was lost meanwhile.
-    pub async fn pop(&mut self, queue: &QueueName, count: i32) -> Result<Vec<Message>> {
-        self.mark().await?;
-        match self.pop_by(&POP, queue, &[(&count, Type::INT4), (&MAX_REPLY_BYTES, Type::INT8)]).await {
-            Err(error) if error::is_unrenderable(&error) => {
-                self.return_to_mark().await?;
-                self.pop_around_unrenderable(queue, count).await
-            }
-            popped => popped,
-        }
-    }
-
-    pub(super) async fn pop_by(
-        &mut self,
-        statement: &Statement,
-        queue: &QueueName,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Vec<Message>> {
-        let table = self.table(queue).await?;
-        let popped = self.query(&statement.on(&table), parameters).await;
-        let rows = popped.map_err(|error| self.missing(queue, error))?;
-        let mut messages: Vec<Message> =
-            rows.iter().map(|row| row::message(row, table.fenced_by_read_time)).collect::<Result<_>>()?;
-        messages.sort_unstable_by_key(|message| message.msg_id);
-        Ok(messages)
     }
 
     /// Makes messages visible again that a read took and nobody got, as if they had not been read.
@@ -417,12 +432,12 @@ impl Connection {
         given_back.map(drop).map_err(|error| self.missing(queue, error))
     }
 
-    /// Moves a message to the archive that no reply can carry; false if somebody touched it since.
+    /// Moves a message to the archive that cannot be handed over; false if somebody touched it since.
     pub(super) async fn move_to_archive(
         &mut self,
         queue: &QueueName,
         delivery: &Delivery,
-        reason: &str,
+        why: &Unreadable,
     ) -> Result<bool> {
         let table = self.table(queue).await?;
         let receipt = &delivery.receipt;
@@ -435,7 +450,8 @@ impl Connection {
                     (&receipt.enqueued_at(), Type::TIMESTAMPTZ),
                     (&receipt.last_read_at(), Type::TIMESTAMPTZ),
                     (&queue.as_str(), Type::TEXT),
-                    (&reason, Type::TEXT),
+                    (&why.reason, Type::TEXT),
+                    (&why.uncounted, Type::INT4),
                 ],
             )
             .await;
@@ -444,8 +460,8 @@ impl Connection {
             tracing::warn!(
                 queue = queue.as_str(),
                 msg_id = receipt.msg_id(),
-                reason,
-                "message that no reply can carry moved to the archive"
+                reason = why.reason,
+                "message that cannot be handed over moved to the archive"
             );
         }
         Ok(is_moved)

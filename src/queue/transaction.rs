@@ -98,6 +98,9 @@ impl InTransaction for ReadBatch {
             for aside in &taken.set_aside {
                 transaction.changes.set_aside(queue, aside);
             }
+            if let Some(refused) = taken.refused {
+                return Err(refused);
+            }
             let left = until.saturating_duration_since(Instant::now());
             if !taken.deliveries.is_empty() || (left.is_zero() && !taken.cut) {
                 return Ok(taken.deliveries);

@@ -8,7 +8,6 @@ mod incoming;
 mod produce;
 mod queue_service;
 mod request_id;
-mod seldom;
 mod status;
 mod stream;
 mod topic_service;

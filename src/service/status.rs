@@ -7,9 +7,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::RequestId;
-use super::seldom::Seldom;
 use crate::domain::error::chain;
-use crate::domain::{Error, Kind};
+use crate::domain::{Error, Kind, Seldom};
 use crate::proto::v1::{CommandError, ErrorReason};
 
 /// The domain of every `ErrorInfo`.

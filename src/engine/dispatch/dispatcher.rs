@@ -119,8 +119,9 @@ async fn read_in_turn(dispatch: &Dispatch, class: &Class, mut turn: super::Turn)
     let Some(ask) = class.begin_read() else {
         return Ok(());
     };
-    let taken = turn.session.read(&class.order, ask.count, ask.bytes).await?;
-    let full = taken.cut || taken.deliveries.len() >= ask.count;
+    let mut taken = turn.session.read(&class.order, ask.count, ask.bytes).await?;
+    let refused = taken.refused.take();
+    let full = refused.is_some() || taken.cut || taken.deliveries.len() >= ask.count;
     let before_read = taken.before_read;
     let something = !taken.deliveries.is_empty();
     let mut changes = Changes::default();
@@ -129,6 +130,10 @@ async fn read_in_turn(dispatch: &Dispatch, class: &Class, mut turn: super::Turn)
     }
     hand_over(dispatch, class, taken, full);
     changes.tell(&dispatch.shared.events);
+    if let Some(error) = refused {
+        wait(class, &error);
+        return Ok(());
+    }
     class.found(if full { Found::Full } else { Found::Short { before_read, something } });
     // The turn is here, so the question costs least now.
     if let Step::AskNextVisible(before_read) = class.next_step() {
@@ -187,12 +192,15 @@ async fn ask_in_turn(class: &Class, session: &mut dyn Session, before_read: Time
 
 /// Streams outlive their database, but not their queue; who asks once hears what happened.
 fn failed(class: &Class, error: &Error) {
-    let mut state = class.lock();
-    if !error.may_pass() {
-        return state.share.fail_all(error);
+    match error.may_pass() {
+        true => wait(class, error),
+        false => class.lock().share.fail_all(error),
     }
-    state.share.fail_impatient(error);
-    drop(state);
+}
+
+/// Tells those who ask once what happened, and tries again for the others after a pause.
+fn wait(class: &Class, error: &Error) {
+    class.lock().share.fail_impatient(error);
     let (queue, cause) = (class.order.queue.as_str(), error::chain(error));
     tracing::debug!(queue, error = cause, "readers wait for the database");
     // Not all at once when it is back.

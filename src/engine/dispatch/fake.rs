@@ -250,6 +250,7 @@ fn take(world: &mut World, order: &ReadOrder, count: usize, now: Duration) -> Re
         before_read: moment(now),
         cut: false,
         set_aside: Vec::new(),
+        refused: None,
     })
 }
 

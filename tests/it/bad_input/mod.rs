@@ -7,6 +7,7 @@ mod conflicts;
 mod names;
 mod pages;
 mod pairs;
+mod poison;
 mod random_bytes;
 mod receipts;
 mod rights;

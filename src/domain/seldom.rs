@@ -8,20 +8,24 @@ use tokio::time::Instant;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Lets one through a second.
-pub(super) struct Seldom(Mutex<State>);
+#[derive(Debug)]
+pub struct Seldom(Mutex<State>);
 
+#[derive(Debug)]
 struct State {
     last: Option<Instant>,
     held_back: u64,
 }
 
 impl Seldom {
-    pub(super) const fn new() -> Self {
+    /// Has let none through yet.
+    #[expect(clippy::new_without_default, reason = "made for statics only")]
+    pub const fn new() -> Self {
         Self(Mutex::new(State { last: None, held_back: 0 }))
     }
 
     /// Whether this one is to be logged: then how many were not since the one before.
-    pub(super) fn take(&self) -> Option<u64> {
+    pub fn take(&self) -> Option<u64> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if state.last.is_some_and(|last| now - last < PAUSE) {
