@@ -22,6 +22,19 @@ macro_rules! held {
     };
 }
 
+/// The ids of those that were locked for it and are not gone: a trigger swallows their delete. Nobody else can have
+/// touched them since.
+macro_rules! not_gone {
+    ($chosen:literal) => {
+        concat!(
+            "(SELECT coalesce(array_agg(r.msg_id ORDER BY r.msg_id), '{}') FROM (SELECT c.msg_id, c.archived_at FROM ",
+            $chosen,
+            " AS c
+    EXCEPT SELECT g.msg_id, g.archived_at FROM gone AS g) AS r) AS refused"
+        )
+    };
+}
+
 const DELETE_ARCHIVED: Statement = Statement::new(
     "delete_archived",
     Effect::Repeatable,
@@ -29,8 +42,10 @@ const DELETE_ARCHIVED: Statement = Statement::new(
         "-- pgmq-grpc: delete_archived\nWITH ",
         held!(),
         ", gone AS (DELETE FROM {a} AS a USING held AS h
-  WHERE a.msg_id = h.msg_id AND a.archived_at IS NOT DISTINCT FROM h.archived_at RETURNING a.msg_id)
-SELECT count(*) AS taken, NULL::bigint AS last_tried FROM gone"
+  WHERE a.msg_id = h.msg_id AND a.archived_at IS NOT DISTINCT FROM h.archived_at RETURNING a.msg_id, a.archived_at)
+SELECT count(*) AS taken, NULL::bigint AS last_tried, ",
+        not_gone!("held"),
+        " FROM gone"
     ),
 );
 
@@ -48,12 +63,14 @@ const REPLAY_ARCHIVED: Statement = Statement::new(
     sum(h.stored_bytes) OVER (ORDER BY h.msg_id ROWS UNBOUNDED PRECEDING) - h.stored_bytes AS bytes_before FROM held AS h),
 chosen AS (SELECT w.msg_id, w.archived_at FROM weighed AS w WHERE w.bytes_before < $3::bigint),
 gone AS (DELETE FROM {a} AS a USING chosen AS c
-  WHERE a.msg_id = c.msg_id AND a.archived_at IS NOT DISTINCT FROM c.archived_at RETURNING a.msg_id, a.message, a.headers),
+  WHERE a.msg_id = c.msg_id AND a.archived_at IS NOT DISTINCT FROM c.archived_at RETURNING a.msg_id, a.archived_at, a.message, a.headers),
 sent AS (INSERT INTO {q} (vt, message, headers)
   SELECT clock_timestamp(), g.message, g.headers FROM gone AS g ORDER BY g.msg_id RETURNING msg_id)
 SELECT count(*) AS taken,
   CASE WHEN (SELECT count(*) FROM chosen) < (SELECT count(*) FROM held) THEN (SELECT max(c.msg_id) FROM chosen AS c) END
-    AS last_tried,
+    AS last_tried, ",
+        not_gone!("chosen"),
+        ",
   1 / (count(*) = (SELECT count(*) FROM gone))::integer AS all_or_none FROM sent"
     ),
 );
@@ -62,10 +79,12 @@ SELECT count(*) AS taken,
 pub type ArchivedKey = (i64, Timestamp);
 
 /// What became of archived messages that were to be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenStep {
-    /// So many were taken; the others are gone, or locked by somebody.
+    /// So many were taken; the others are gone, locked by somebody, or refused.
     pub count: usize,
+    /// The ids of those whose delete a trigger swallows.
+    pub refused: Vec<i64>,
     /// So many of the first were tried; there was no room for the others.
     pub tried: usize,
 }
@@ -149,6 +168,6 @@ impl Connection {
         let last_tried: Option<i64> = column(row, "last_tried")?;
         let tried = last_tried.map_or(keys.len(), |last| keys.partition_point(|&(msg_id, _)| msg_id <= last));
         let count = usize::try_from(column::<i64>(row, "taken")?).unwrap_or(0);
-        Ok(TakenStep { count, tried: tried.max(1) })
+        Ok(TakenStep { count, refused: column(row, "refused")?, tried: tried.max(1) })
     }
 }

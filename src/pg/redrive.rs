@@ -76,7 +76,7 @@ weighed AS (SELECT h.msg_id, h.enqueued_at,
     sum(h.stored_bytes) OVER (ORDER BY h.msg_id ROWS UNBOUNDED PRECEDING) - h.stored_bytes AS bytes_before FROM held AS h),
 chosen AS (SELECT w.msg_id, w.enqueued_at FROM weighed AS w WHERE w.bytes_before < $2::bigint),
 gone AS (DELETE FROM {q} AS q USING chosen AS c
-  WHERE q.msg_id = c.msg_id AND q.enqueued_at = c.enqueued_at RETURNING q.msg_id, q.message, q.headers),
+  WHERE q.msg_id = c.msg_id AND q.enqueued_at = c.enqueued_at RETURNING q.msg_id, q.enqueued_at, q.message, q.headers),
 sent AS (INSERT INTO {a} (vt, message, headers)
   SELECT clock_timestamp(), g.message, CASE WHEN jsonb_typeof(g.headers) = 'object' AND g.headers ? 'x-pgmq-dead-letter'
     THEN nullif(g.headers - 'x-pgmq-dead-letter', '{}') ELSE g.headers END
@@ -84,6 +84,8 @@ sent AS (INSERT INTO {a} (vt, message, headers)
 SELECT coalesce((SELECT array_agg(g.msg_id) FROM gone AS g), '{}') AS moved,
   CASE WHEN (SELECT count(*) FROM chosen) < (SELECT count(*) FROM held) THEN (SELECT max(c.msg_id) FROM chosen AS c) END
     AS last_tried,
+  (SELECT coalesce(array_agg(r.msg_id ORDER BY r.msg_id), '{}') FROM (SELECT c.msg_id, c.enqueued_at FROM chosen AS c
+    EXCEPT SELECT g.msg_id, g.enqueued_at FROM gone AS g) AS r) AS refused,
   1 / (count(*) = (SELECT count(*) FROM gone))::integer AS all_or_none FROM sent",
 );
 
@@ -104,8 +106,10 @@ pub struct FoundDeadLetters {
 /// What became of messages that were to be moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedriveStep {
-    /// The old ids of those that were moved; the others are gone, read, or locked by somebody.
+    /// The old ids of those that were moved; the others are gone, read, locked by somebody, or refused.
     pub moved: Vec<i64>,
+    /// The ids of those whose delete a trigger swallows.
+    pub refused: Vec<i64>,
     /// So many of the first were tried; there was no room for the others.
     pub tried: usize,
 }
@@ -224,6 +228,7 @@ impl Connection {
         let row = rows.first().ok_or_else(|| Error::internal("a count gave no row"))?;
         let last_tried: Option<i64> = column(row, "last_tried")?;
         let tried = last_tried.map_or(keys.len(), |last| keys.partition_point(|&(msg_id, _)| msg_id <= last));
-        Ok(RedriveStep { moved: column(row, "moved")?, tried: tried.max(1) })
+        let (moved, refused) = (column(row, "moved")?, column(row, "refused")?);
+        Ok(RedriveStep { moved, refused, tried: tried.max(1) })
     }
 }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Broker, OnConnection, Operation, stepwise};
+use super::stepwise::{self, Refused};
+use super::{Broker, OnConnection, Operation};
 use crate::domain::error::Applied;
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::MoveCounts;
@@ -12,7 +13,7 @@ use crate::domain::{
     ArchiveFilter, Deadline, ListedMessage, MessageState, QueueName, Result, TakenFromArchive,
 };
 use crate::engine::Changes;
-use crate::pg::{ArchivedKey, Connection, TakenStep};
+use crate::pg::{self, ArchivedKey, Connection, TakenStep};
 
 /// The most messages that are looked for at once.
 const FIND: usize = 10_000;
@@ -110,6 +111,7 @@ impl Operation for TakeArchived {
             ends_early_by: deadline.remaining() / 4,
             taken: 0,
             passed_over: false,
+            refused: Refused::default(),
         };
         let patience = Instant::now() + stepwise::PATIENCE;
         let came_to_the_end = loop {
@@ -119,7 +121,10 @@ impl Operation for TakeArchived {
                 done => done?,
             };
             match (taking.taken, came_to_the_end) {
-                (0, false) => return Err(stepwise::ended_in_vain(broker)),
+                (0, false) => {
+                    let refused = taking.refused.why();
+                    return Err(refused.unwrap_or_else(|| stepwise::ended_in_vain(broker)));
+                }
                 (0, true) if taking.passed_over && patience <= Instant::now() => {
                     return Err(stepwise::held(&self.queue));
                 }
@@ -132,7 +137,13 @@ impl Operation for TakeArchived {
             }
         };
         let count = i64::try_from(taking.taken).unwrap_or(i64::MAX);
-        Ok(TakenFromArchive { count, more: taking.passed_over || !came_to_the_end })
+        match taking.refused.why() {
+            Some(refused) if count == 0 => Err(refused),
+            refused => {
+                let more = taking.passed_over || refused.is_some() || !came_to_the_end;
+                Ok(TakenFromArchive { count, more })
+            }
+        }
     }
 }
 
@@ -144,6 +155,8 @@ struct Taking<'a> {
     taken: usize,
     /// Some were found and not taken: they are gone, or locked by somebody.
     passed_over: bool,
+    /// What the database refuses to have taken.
+    refused: Refused,
 }
 
 impl Taking<'_> {
@@ -171,24 +184,39 @@ impl Taking<'_> {
     }
 
     /// Takes what was found, and says whether there was time and room for all of it: it may be more than was asked for, because
-    /// all with the id of the last are found.
-    async fn take_found(&mut self, wanted: &TakeArchived, mut found: &[ArchivedKey]) -> Result<bool> {
-        while !found.is_empty() {
+    /// all with the id of the last are found. Where the database refuses to have one taken, parts of its step are tried by
+    /// themselves, in their order.
+    async fn take_found(&mut self, wanted: &TakeArchived, found: &[ArchivedKey]) -> Result<bool> {
+        // The part to be taken next is the last.
+        let mut parts = vec![found];
+        while let Some(part) = parts.pop() {
             // Two may have one key.
             let room = wanted.max_messages.saturating_sub(self.taken);
+            let (now, later) = part.split_at(part.len().min(TAKE).min(room));
+            if part.is_empty() {
+                continue;
+            }
             if room == 0 || self.has_to_end() {
                 return Ok(false);
             }
             let step = TakeStep {
                 queue: wanted.queue.clone(),
                 fate: wanted.fate.clone(),
-                keys: found[..found.len().min(TAKE).min(room)].to_vec(),
+                keys: now.to_vec(),
                 named: wanted.filter.msg_ids().is_some(),
             };
-            let done = self.broker.run_while_draining(step, self.deadline).await?;
-            self.taken += done.count;
-            self.passed_over |= done.count < done.tried;
-            found = &found[done.tried..];
+            match self.broker.run_while_draining(step, self.deadline).await {
+                Err(error) if pg::is_of_a_row(&error) => {
+                    parts.extend(self.refused.split(now, later, error, self.taken > 0)?);
+                }
+                done => {
+                    let done = done?;
+                    self.taken += done.count;
+                    self.refused.note_swallowed(&done.refused);
+                    self.passed_over |= done.count + done.refused.len() < done.tried;
+                    parts.push(&part[done.tried..]);
+                }
+            }
         }
         Ok(true)
     }

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Broker, OnConnection, Operation, stepwise};
+use super::stepwise::{self, Refused};
+use super::{Broker, OnConnection, Operation};
 use crate::domain::error::Applied;
 use crate::domain::queue::MoveCounts;
 use crate::domain::{Deadline, Error, Kind, QueueName, Result};
 use crate::engine::Changes;
-use crate::pg::{Connection, DeadLetterKey, FoundDeadLetters, RedriveStep};
+use crate::pg::{self, Connection, DeadLetterKey, FoundDeadLetters, RedriveStep};
 
 /// The most messages that are looked for at once.
 const FIND: usize = 20_000;
@@ -63,6 +64,7 @@ impl Operation for RedriveMessages {
             pause: Duration::ZERO,
             moved: 0,
             passed_over: false,
+            refused: Refused::default(),
             missing_queue: None,
         };
         let patience = Instant::now() + stepwise::PATIENCE;
@@ -82,13 +84,15 @@ impl Operation for RedriveMessages {
             redrive.passed_over = false;
             redrive.pause = redrive.pause.max(stepwise::PAUSE);
         };
+        let refused = redrive.refused.why();
+        let more = redrive.passed_over || refused.is_some() || ending != Ending::AtTheEnd;
+        if let Some(refused) = refused.filter(|_| redrive.moved == 0) {
+            return Err(refused);
+        }
         match (redrive.moved, ending, redrive.missing_queue.take()) {
             (0, Ending::Early, _) => Err(stepwise::ended_in_vain(broker)),
             (0, _, Some(missing)) => Err(came_from_nowhere(&missing)),
-            (moved, ending, _) => Ok(Redriven {
-                count: i64::try_from(moved).unwrap_or(i64::MAX),
-                more: redrive.passed_over || ending != Ending::AtTheEnd,
-            }),
+            (moved, ..) => Ok(Redriven { count: i64::try_from(moved).unwrap_or(i64::MAX), more }),
         }
     }
 }
@@ -115,6 +119,8 @@ struct Redrive<'a> {
     moved: usize,
     /// Some were found and not moved: they are gone, read, or locked by somebody.
     passed_over: bool,
+    /// What the database refuses to have moved.
+    refused: Refused,
     /// The first queue that messages came from and that is not there.
     missing_queue: Option<String>,
 }
@@ -152,16 +158,30 @@ impl Redrive<'_> {
         }
     }
 
-    /// Moves messages to one queue, and says whether there was time for it.
-    async fn move_all(&mut self, target: &QueueName, mut keys: &[DeadLetterKey]) -> Result<bool> {
-        while !keys.is_empty() {
+    /// Moves messages to one queue, and says whether there was time for it. Where the database refuses to have one moved, parts
+    /// of its step are tried by themselves, in their order.
+    async fn move_all(&mut self, target: &QueueName, keys: &[DeadLetterKey]) -> Result<bool> {
+        // The part to be moved next is the last.
+        let mut parts = vec![keys];
+        while let Some(part) = parts.pop() {
+            let (now, later) = part.split_at(part.len().min(STEP));
+            if now.is_empty() {
+                continue;
+            }
             let step = MoveDeadLetters {
                 dead_letter_queue: self.wanted.dead_letter_queue.clone(),
                 target: target.clone(),
-                keys: keys[..keys.len().min(STEP)].to_vec(),
+                keys: now.to_vec(),
                 repeatable: !self.wanted.msg_ids.is_empty(),
             };
-            let Some(done) = self.step(step).await? else {
+            let done = match self.step(step).await {
+                Err(error) if pg::is_of_a_row(&error) => {
+                    parts.extend(self.refused.split(now, later, error, self.moved > 0)?);
+                    continue;
+                }
+                done => done?,
+            };
+            let Some(done) = done else {
                 return Ok(false);
             };
             let Some(done) = done else {
@@ -172,8 +192,9 @@ impl Redrive<'_> {
                 return Ok(true);
             };
             self.moved += done.moved.len();
-            self.passed_over |= done.moved.len() < done.tried;
-            keys = &keys[done.tried..];
+            self.refused.note_swallowed(&done.refused);
+            self.passed_over |= done.moved.len() + done.refused.len() < done.tried;
+            parts.push(&part[done.tried..]);
         }
         Ok(true)
     }

@@ -2,6 +2,7 @@
 
 mod faults;
 mod limits;
+mod refused;
 mod together;
 
 use std::time::Duration;

@@ -86,22 +86,6 @@ async fn a_move_by_ids_out_of_an_unlogged_queue_has_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn messages_that_a_trigger_swallows_stay_where_they_are() {
-    for kind in Move::BOTH {
-        let test = kind.of(5).await;
-        test.run(
-            "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-               IF NEW.message = '3' THEN RETURN NULL; END IF; RETURN NEW; END $$;
-             CREATE TRIGGER swallow BEFORE INSERT ON pgmq.q_orders FOR EACH ROW EXECUTE FUNCTION swallow()",
-        )
-        .await;
-        let refused = kind.some(test.client.clone(), vec![], 0).await.unwrap_err();
-        Refusal::expect(&refused, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
-        assert_eq!(kind.expect_each_in_one_place(&test, 5).await, 0);
-    }
-}
-
-#[tokio::test]
 async fn a_later_step_that_is_refused_leaves_the_answer_of_those_before() {
     for kind in Move::BOTH {
         let test = kind.of(2_000).await;
