@@ -89,6 +89,12 @@ UNION ALL SELECT {ordinal}, EXISTS (SELECT FROM {table} AS q WHERE q.vt <= clock
                 next_visible: wait_ms.map(|wait_ms| Duration::from_millis(wait_ms.max(0).unsigned_abs())),
             };
             let index = usize::try_from(column::<i64>(row, "ordinal")? - 1).unwrap_or(usize::MAX);
+            if sight.visible == Some(true)
+                && let Some((queue, _)) = queues.get(index)
+                && let Ok(table) = self.table(queue).await
+            {
+                table.refused.reads.doubt();
+            }
             if let Some(place) = view.sights.get_mut(index) {
                 *place = Some(sight);
             }

@@ -307,8 +307,9 @@ impl Connection {
             let is_oversized: bool = column(row, "oversized")?;
             found.push((Delivery { message, receipt }, fits, is_oversized));
         }
-        if found.is_empty() && claimed > 0 {
-            // Or each was changed by another just before it was locked.
+        // Or each was changed by another just before it was locked. pgmq's functions do not tell what they have claimed.
+        let by_pgmq = only.is_none() && statement.name != READ_PLAIN.name;
+        if found.is_empty() && (claimed > 0 || by_pgmq && table.refused.reads.take_doubt()) {
             return Err(error::swallowed());
         }
         let mut was_cut = claimed > found.len();

@@ -33,6 +33,8 @@ pub(super) struct Refused {
 pub(super) struct RefusedRows {
     /// So that a queue without any costs no lock.
     are_known: AtomicBool,
+    /// Something was visible that nobody had read.
+    doubt: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -59,6 +61,16 @@ impl RefusedRows {
     /// Whether any are known.
     pub(super) fn are_known(&self) -> bool {
         self.are_known.load(Ordering::Relaxed)
+    }
+
+    /// Something is visible of a queue that its readers take for empty.
+    pub(super) fn doubt(&self) {
+        self.doubt.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was so since the last time.
+    pub(super) fn take_doubt(&self) -> bool {
+        self.doubt.load(Ordering::Relaxed) && self.doubt.swap(false, Ordering::Relaxed)
     }
 
     /// Those that are passed over now.

@@ -147,6 +147,27 @@ async fn streams_go_on_past_what_cannot_be_read() {
 }
 
 #[tokio::test]
+async fn a_stream_of_any_order_finds_what_a_trigger_swallows() {
+    for ordering in ORDERINGS {
+        let mut test = orders(5).await;
+        let request =
+            ReadRequest { queue: "orders".to_owned(), ordering: ordering.into(), ..Default::default() };
+        let mut follower = Follower::open(&test.client, request).await;
+        refuse(&test, "UPDATE", "RETURN NULL").await;
+        test.client.send_to_group("orders", "a", r#""poison""#).await;
+        let text = format!("a warning of {ordering:?}");
+        eventually(&text, async || {
+            test.server.log().contains("messages are passed over that the database refuses").then_some(())
+        })
+        .await;
+        let sent = test.client.send_to_group("orders", "b", "2").await;
+        assert_eq!(follower.message().await.msg_id, sent);
+        test.client.send_to_group("orders", "b", "3").await;
+        eventually("a dead letter", async || (rows(&test, "q_failed").await == [1]).then_some(())).await;
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_moved_either_is_passed_over_and_stays_as_it_is() {
     for ordering in ORDERINGS {
         let mut test = orders(5).await;
