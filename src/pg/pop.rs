@@ -5,7 +5,7 @@ use tokio_postgres::types::Type;
 use super::database::{Connection, Parameter};
 use super::error;
 use super::row::{self, column};
-use super::statement::{Effect, Statement};
+use super::statement::{Effect, Plan, Statement};
 use crate::domain::bounds::MAX_REPLY_BYTES;
 use crate::domain::message::Message;
 use crate::domain::{Error, QueueName, Result};
@@ -34,14 +34,14 @@ chosen AS MATERIALIZED (SELECT w.msg_id, w.enqueued_at FROM weighed AS w WHERE w
 gone AS (DELETE FROM {q} AS q USING chosen AS c WHERE q.msg_id = c.msg_id AND q.enqueued_at = c.enqueued_at
   RETURNING q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, q.message::text AS message,
     q.headers::text AS headers)
-SELECT counted.chosen, g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message, g.headers
+SELECT counted.chosen, g.msg_id, g.read_ct, g.enqueued_at/*L*/, g.last_read_at/*/L*/, g.vt, g.message, g.headers, {size}
 FROM (SELECT count(*) AS chosen FROM chosen) AS counted LEFT JOIN gone AS g ON true"
             ),
         )
     };
 }
 
-const POP: Statement = pop_statement!("pop", "");
+const POP: Statement = pop_statement!("pop", "").planned(Plan::BySize);
 
 /// The same of the messages of the ids `$3`.
 const POP_THESE: Statement = pop_statement!("pop_these", " AND q.msg_id = ANY ($3::bigint[])");
