@@ -14,12 +14,24 @@ use crate::pg::{Connection, Database};
 const TURN_TIME: Duration = Duration::from_secs(15);
 
 impl Source for Database {
-    fn open(&self, purpose: &'static str) -> BoxFuture<'_, Result<Box<dyn Session>>> {
+    fn open<'a>(
+        &'a self,
+        purpose: &'static str,
+        queue: Option<&'a QueueName>,
+    ) -> BoxFuture<'a, Result<Box<dyn Session>>> {
         async move {
-            let connection = self.connect(purpose, Deadline::within(TURN_TIME)).await?;
+            let deadline = Deadline::within(TURN_TIME);
+            let connection = match queue {
+                Some(queue) => self.connect_for(purpose, queue.as_str(), deadline).await?,
+                None => self.connect(purpose, deadline).await?,
+            };
             Ok(Box::new(connection) as Box<dyn Session>)
         }
         .boxed()
+    }
+
+    fn is_slow(&self, purpose: &'static str, queue: &QueueName) -> bool {
+        self.is_slow(purpose, queue.as_str())
     }
 }
 

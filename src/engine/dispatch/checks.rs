@@ -99,7 +99,8 @@ impl Checks {
         queue: &QueueName,
         receipts: Vec<Receipt>,
     ) -> Result<Vec<(Receipt, Option<Duration>)>> {
-        let hidden = self.source.open("check_window").await?.hidden_for(queue, &receipts).await?;
+        let hidden =
+            self.source.open("check_window", Some(queue)).await?.hidden_for(queue, &receipts).await?;
         Ok(receipts.into_iter().zip(hidden).collect())
     }
 

@@ -1,6 +1,6 @@
 //! A database that is made believe, for those who read in virtual time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(crate) struct World {
     /// A statement at which the task that runs it panics, once.
     pub(crate) panics_at: Option<&'static str>,
     pub(crate) read_takes: Duration,
+    /// The queues that are known to be slow.
+    pub(crate) slow: HashSet<QueueName>,
     pub(crate) ask_takes: Duration,
     /// No queue is looked at closely, as where that was done lately or others stand in the line before it.
     pub(crate) from_afar: bool,
@@ -113,7 +115,11 @@ impl Fake {
 }
 
 impl Source for Fake {
-    fn open(&self, _: &'static str) -> BoxFuture<'_, Result<Box<dyn Session>>> {
+    fn open<'a>(
+        &'a self,
+        _: &'static str,
+        _: Option<&'a QueueName>,
+    ) -> BoxFuture<'a, Result<Box<dyn Session>>> {
         let refuses = self.with(|world, _| world.refuses);
         let session: Result<Box<dyn Session>> = match refuses {
             Some(kind) => {
@@ -123,6 +129,10 @@ impl Source for Fake {
             None => Ok(Box::new(self.clone())),
         };
         async move { session }.boxed()
+    }
+
+    fn is_slow(&self, _: &'static str, queue: &QueueName) -> bool {
+        self.with(|world, _| world.slow.contains(queue))
     }
 }
 

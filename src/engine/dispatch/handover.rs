@@ -114,7 +114,7 @@ impl Returns {
     }
 
     async fn try_once(&self, queue: &QueueName, deliveries: &[Delivery]) -> Result<()> {
-        self.source.open("give_back").await?.give_back(queue, deliveries).await
+        self.source.open("give_back", Some(queue)).await?.give_back(queue, deliveries).await
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, Vec<Delivery>>> {

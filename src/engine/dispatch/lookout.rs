@@ -154,7 +154,7 @@ impl Lookout {
     }
 
     async fn look(&self, queues: &[(QueueName, bool)]) -> Result<View> {
-        self.source.open("look_around").await?.look_around(queues).await
+        self.source.open("look_around", None).await?.look_around(queues).await
     }
 }
 

@@ -57,6 +57,8 @@ struct Shared {
     tasks: TaskTracker,
     drain: CancellationToken,
     reads: Arc<Semaphore>,
+    /// What slow reads have of them.
+    slow_reads: Arc<Semaphore>,
     classes: Mutex<HashMap<QueueName, Vec<Arc<Class>>>>,
 }
 
@@ -64,11 +66,13 @@ struct Shared {
 struct Turn {
     session: Box<dyn Session>,
     _of_queue: OwnedSemaphorePermit,
+    _of_slow: Option<OwnedSemaphorePermit>,
     _of_all: OwnedSemaphorePermit,
 }
 
 impl Dispatch {
-    /// Prepares dispatchers that have at most `reads` reads under way together, so that others get connections too.
+    /// Prepares dispatchers that have at most `reads` reads under way together, so that others get connections too, and half
+    /// as many that are slow.
     pub fn new(
         source: Arc<dyn Source>,
         events: &Events,
@@ -88,6 +92,7 @@ impl Dispatch {
             tasks: tasks.clone(),
             drain: drain.clone(),
             reads: Arc::new(Semaphore::new(reads.max(1))),
+            slow_reads: Arc::new(Semaphore::new((reads / 2).max(1))),
             classes: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -211,9 +216,21 @@ impl Dispatch {
     async fn turn(&self, class: &Class, purpose: &'static str) -> Result<Turn> {
         let ended = |_| Error::draining();
         let of_queue = class.followed.reads().acquire_owned().await.map_err(ended)?;
-        let of_all = Arc::clone(&self.shared.reads).acquire_owned().await.map_err(ended)?;
-        let session = self.shared.source.open(purpose).await?;
-        Ok(Turn { session, _of_queue: of_queue, _of_all: of_all })
+        let (source, queue) = (&self.shared.source, &class.order.queue);
+        loop {
+            let is_slow = source.is_slow(purpose, queue);
+            // They wait for each other at the source, too, and would do it with what the others need.
+            let of_slow = match is_slow {
+                true => Some(Arc::clone(&self.shared.slow_reads).acquire_owned().await.map_err(ended)?),
+                false => None,
+            };
+            let of_all = Arc::clone(&self.shared.reads).acquire_owned().await.map_err(ended)?;
+            // It may have become known meanwhile.
+            if is_slow || !source.is_slow(purpose, queue) {
+                let session = source.open(purpose, Some(queue)).await?;
+                return Ok(Turn { session, _of_queue: of_queue, _of_slow: of_slow, _of_all: of_all });
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<QueueName, Vec<Arc<Class>>>> {

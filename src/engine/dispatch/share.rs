@@ -308,8 +308,16 @@ mod tests {
     struct Nowhere;
 
     impl Source for Nowhere {
-        fn open(&self, _: &'static str) -> BoxFuture<'_, Result<Box<dyn Session>>> {
+        fn open<'a>(
+            &'a self,
+            _: &'static str,
+            _: Option<&'a QueueName>,
+        ) -> BoxFuture<'a, Result<Box<dyn Session>>> {
             async { Err(Error::draining()) }.boxed()
+        }
+
+        fn is_slow(&self, _: &'static str, _: &QueueName) -> bool {
+            false
         }
     }
 

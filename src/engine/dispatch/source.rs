@@ -8,8 +8,15 @@ use crate::domain::{Delivery, QueueName, ReadOrder, Receipt, Result, Taken, Time
 
 /// Gives sessions on the database.
 pub trait Source: Send + Sync + 'static {
-    /// Waits for a turn on the database.
-    fn open(&self, purpose: &'static str) -> BoxFuture<'_, Result<Box<dyn Session>>>;
+    /// Waits for a turn on the database, for a queue or for many.
+    fn open<'a>(
+        &'a self,
+        purpose: &'static str,
+        queue: Option<&'a QueueName>,
+    ) -> BoxFuture<'a, Result<Box<dyn Session>>>;
+
+    /// Whether this has turned out to be slow with a queue, so that its turns come among those of its like.
+    fn is_slow(&self, purpose: &'static str, queue: &QueueName) -> bool;
 }
 
 /// A turn on the database.

@@ -180,6 +180,25 @@ async fn reads_leave_connections_to_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn slow_reads_leave_half_to_those_that_are_quick() {
+    let stage = stage();
+    let slow: Vec<String> = (0..12).map(|number| format!("slow{number}")).collect();
+    stage.fake.with(|world, _| {
+        world.read_takes = Duration::from_hours(1);
+        world.slow = slow.iter().map(|name| queue(name)).collect();
+    });
+    let subscriptions: Vec<Subscription> = slow.iter().map(|name| stage.subscribe(name)).collect();
+    subscriptions.iter().for_each(|subscription| subscription.set_demand(1));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(stage.fake.with(|world, _| world.at_once), 3);
+    // Those that are under way have begun to take their time before.
+    stage.fake.with(|world, _| world.read_takes = Duration::from_millis(1));
+    let id = stage.fake.send("quick");
+    let read = timeout(Duration::from_secs(1), stage.read_once("quick", 1, Duration::ZERO)).await;
+    assert_eq!(read.expect("an answer").expect("a message"), [id]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_queue_is_not_read_in_endlessly_many_ways() {
     let stage = stage();
     let in_way = |number: usize| ReadOrder { conditional: Some(format!("[{number}]")), ..order("a") };

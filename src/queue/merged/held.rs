@@ -185,11 +185,17 @@ impl Keeper {
         if messages.is_empty() {
             return true;
         }
-        let Ok(_turn) = timeout(TURN, self.means.turns.acquire()).await else {
-            return false;
+        let (database, name) = (&self.means.database, self.queue.as_str());
+        // What is slow has its own part of the pool, and would keep the turn from others while it waits there.
+        let _turn = match database.is_slow(SEND, name) {
+            true => None,
+            false => match timeout(TURN, self.means.turns.acquire()).await {
+                Ok(turn) => turn.ok(),
+                Err(_) => return false,
+            },
         };
         let connected =
-            async { prepared(self.means.database.connect(SEND, Deadline::within(FLUSH_TIME)).await?).await };
+            async { prepared(database.connect_for(SEND, name, Deadline::within(FLUSH_TIME)).await?).await };
         let verdicts = match connected.await {
             Ok(connection) => {
                 let mut insert = Insert::new(connection, &self.queue, Some(KeyPatience::None), usize::MAX);
