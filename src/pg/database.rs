@@ -21,7 +21,7 @@ use super::row::column;
 use super::schema::{self, Schema};
 use super::statement::{Effect, Plan, Statement, TimeLimit};
 use super::tls;
-use super::turns::{Turn, Turns};
+use super::turns::{Subject, Turn, Turns};
 use super::version::{self, Installation};
 use crate::config::DatabaseUrl;
 use crate::domain::{Deadline, Error, Kind, QueueName, Result};
@@ -133,23 +133,24 @@ impl Database {
         self.connect_by(operation, deadline, self.shared.turns.take()).await
     }
 
-    /// The same for an operation that concerns a subject, as a rule a queue. What has turned out to be slow with it leaves
-    /// connections to the others.
+    /// The same for an operation that concerns a subject, as a rule a queue. All that is done to it leaves connections to
+    /// others, and so does what has turned out to be slow.
     ///
     /// # Errors
     /// As [`Database::connect`].
     pub async fn connect_for(
         &self,
         operation: &'static str,
-        subject: &str,
+        subject: impl Into<Subject<'_>>,
         deadline: Deadline,
     ) -> Result<Connection> {
-        self.connect_by(operation, deadline, self.shared.turns.take_for(operation, subject)).await
+        let subject = subject.into();
+        self.connect_by(operation, deadline, self.shared.turns.take_for(operation, &subject)).await
     }
 
-    /// Whether an operation is known to be slow with a subject.
-    pub fn is_slow(&self, operation: &'static str, subject: &str) -> bool {
-        self.shared.turns.is_slow(operation, subject)
+    /// Whether an operation is known to be slow with a queue.
+    pub fn is_slow(&self, operation: &'static str, queue: &str) -> bool {
+        self.shared.turns.is_slow(operation, queue)
     }
 
     async fn connect_by(
@@ -161,12 +162,11 @@ impl Database {
         let asked = Instant::now();
         // A little before the deadline, so that the caller still hears why.
         let patience = deadline.remaining().mul_f32(0.9).min(MAX_TURN_WAIT);
-        let mut turn = self.turn(operation, patience, turn).await?;
+        let turn = self.turn(operation, patience, turn).await?;
         let session = tokio::time::timeout(patience.saturating_sub(asked.elapsed()), self.session())
             .await
             .map_err(|_| error::unavailable("the database does not answer"))??;
         tracing::trace!(operation, wait_us = asked.elapsed().as_micros(), "connection taken");
-        turn.begin();
         Ok(Connection { session, database: self.clone(), marked: false, operation, deadline, turn })
     }
 
@@ -369,9 +369,14 @@ impl Connection {
         self.database.policies().clone()
     }
 
-    /// What follows is for a subject, and tells whether that is slow.
-    pub fn goes_on_for(&mut self, operation: &'static str, subject: &str) {
-        self.turn.goes_on_for(operation, subject);
+    /// What follows is for a queue, and tells whether that is slow.
+    pub fn goes_on_for(&mut self, operation: &'static str, queue: &str) {
+        self.turn.goes_on_for(operation, queue);
+    }
+
+    /// What it is used for was ended because it takes long: it is slow.
+    pub fn found_slow(&mut self) {
+        self.turn.found_slow();
     }
 
     /// Sets anew until when statements may run, so that the wait for the connection does not count.
@@ -446,14 +451,15 @@ impl Connection {
     }
 
     /// Refuses to send anything to a server that is gone, or that another one has replaced. A session that has said its
-    /// last word is gone, too, though its socket may be open for a moment.
-    pub(super) fn check_usable(&self) -> Result<()> {
+    /// last word is gone, too, though its socket may be open for a moment. Else a statement runs from now on.
+    pub(super) fn check_usable(&mut self) -> Result<()> {
         if self.session.busy || self.session.client.is_closed() {
             return Err(error::unavailable("the connection to the database was lost"));
         }
         if self.database.shared.guard.is_superseded(self.session.admission) {
             return Err(error::superseded(Effect::Reads));
         }
+        self.turn.runs();
         Ok(())
     }
 
@@ -498,6 +504,15 @@ impl Connection {
             }
         };
         (wanted != self.session.statement_timeout_ms).then_some(wanted)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // How long a server says nothing that is gone is not the fault of what was asked.
+        if self.session.busy || self.session.client.is_closed() {
+            self.turn.pardon();
+        }
     }
 }
 

@@ -76,7 +76,7 @@ pub use retention::remove_archived;
 pub use send_group::{GroupFailure, GroupPart, GroupPatience, StoredGroup};
 pub use settle_many::FirstLook;
 pub use statement::Sight;
-pub use turns::SLOW;
+pub use turns::{SLOW, Subject};
 pub use upgrade::{Upgrade, Upgrader};
 pub use version::{Feature, Installation, InstalledBy};
 pub use watch::{Glance, Sighting};

@@ -1,13 +1,12 @@
 //! What an administrator does: pgmq itself, indexes, partitioned archives, insert notifications.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Broker, OnConnection, Operation};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::{NotificationSettings, Partitioning};
 use crate::domain::{Deadline, QueueName, Result};
-use crate::pg::{Connection, Upgrade};
+use crate::pg::{Connection, Subject, Upgrade};
 
 /// Installs or upgrades pgmq.
 #[derive(Debug)]
@@ -53,7 +52,7 @@ impl OnConnection for ConvertArchivePartitioned {
     const NAME: &'static str = "convert_archive_partitioned";
     type Output = ();
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -75,7 +74,7 @@ impl OnConnection for EnableNotifications {
     const NAME: &'static str = "enable_notifications";
     type Output = NotificationSettings;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -97,7 +96,7 @@ impl OnConnection for UpdateNotifications {
     const NAME: &'static str = "update_notifications";
     type Output = NotificationSettings;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -117,7 +116,7 @@ impl OnConnection for DisableNotifications {
     const NAME: &'static str = "disable_notifications";
     type Output = ();
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 

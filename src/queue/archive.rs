@@ -1,6 +1,5 @@
 //! Looks into queues and archives, and messages taken out of archives.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +12,7 @@ use crate::domain::{
     ArchiveFilter, Deadline, ListedMessage, MessageState, QueueName, Result, TakenFromArchive,
 };
 use crate::engine::Changes;
-use crate::pg::{self, ArchivedKey, Connection, TakenStep};
+use crate::pg::{self, ArchivedKey, Connection, Subject, TakenStep};
 
 /// The most messages that are looked for at once.
 const FIND: usize = 10_000;
@@ -38,7 +37,7 @@ impl OnConnection for ListMessages {
     const NAME: &'static str = "list_messages";
     type Output = Paged<ListedMessage>;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -63,7 +62,7 @@ impl OnConnection for ListArchivedMessages {
     const NAME: &'static str = "list_archived_messages";
     type Output = Paged<ListedMessage>;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -240,7 +239,7 @@ impl OnConnection for FindArchived {
     const NAME: &'static str = "find_archived";
     type Output = (Vec<ArchivedKey>, Option<i64>);
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -268,7 +267,7 @@ impl OnConnection for TakeStep {
     const NAME: &'static str = "take_archived";
     type Output = TakenStep;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 

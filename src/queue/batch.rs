@@ -1,6 +1,5 @@
 //! Single calls that put messages in or take them out.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use super::{Broker, OnConnection, Operation};
 use crate::domain::message::Message;
 use crate::domain::{Deadline, Error, OutgoingMessage, QueueName, ReadOrder, Result, Sent};
 use crate::engine::{Changes, Handover};
-use crate::pg::Connection;
+use crate::pg::{Connection, Subject};
 
 /// How long before its caller's deadline a waiting read gives up, so that the empty answer still arrives.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
@@ -28,7 +27,7 @@ impl OnConnection for Send {
     const NAME: &'static str = "send";
     type Output = Sent;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -69,7 +68,7 @@ impl OnConnection for SendBatch {
     const NAME: &'static str = "send_batch";
     type Output = Vec<Sent>;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -128,7 +127,7 @@ impl OnConnection for Pop {
     const NAME: &'static str = "pop";
     type Output = Vec<Message>;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 

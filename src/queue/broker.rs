@@ -1,6 +1,5 @@
 //! What every operation works with, and how one is run.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use super::{Budget, MergedCalls, Merging, Rules, Transactions, Watches};
 use crate::domain::error::chain;
 use crate::domain::{Deadline, Error, Kind, QueueName, Result};
 use crate::engine::{Changes, Clients, Dispatch, Events, Streams};
-use crate::pg::{Connection, Database, Upgrader};
+use crate::pg::{Connection, Database, Subject, Upgrader};
 
 /// How often an operation is tried that collides with others.
 const ATTEMPTS: u32 = 3;
@@ -94,8 +93,8 @@ pub trait OnConnection: Send + Sync + 'static {
     type Output: Send + 'static;
 
     /// What it is done to: a queue as a rule. Whoever does the same to the same leaves connections to others.
-    fn subject(&self) -> Cow<'_, str> {
-        Cow::Borrowed("")
+    fn subject(&self) -> Subject<'_> {
+        Subject::Queue("")
     }
 
     /// The bytes of the messages that it holds.
@@ -137,7 +136,7 @@ impl<T: OnConnection> Operation for T {
     }
 
     async fn run(self, broker: &Arc<Broker>, deadline: Deadline) -> Result<Self::Output> {
-        let mut connection = broker.database.connect_for(T::NAME, &self.subject(), deadline).await?;
+        let mut connection = broker.database.connect_for(T::NAME, self.subject(), deadline).await?;
         // It may be the first one to another database.
         connection.learn_policies().await?;
         let mut attempt = 1;

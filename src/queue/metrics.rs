@@ -1,12 +1,10 @@
 //! Measures of one queue and of all.
 
-use std::borrow::Cow;
-
 use super::{Broker, OnConnection};
 use crate::domain::page::{Page, Paged};
 use crate::domain::queue::MeasuredQueue;
 use crate::domain::{Error, Kind, QueueName, Result};
-use crate::pg::Connection;
+use crate::pg::{Connection, Subject};
 
 /// The measures of one queue (`pgmq.metrics`).
 #[derive(Debug)]
@@ -21,7 +19,7 @@ impl OnConnection for GetQueueMetrics {
     const NAME: &'static str = "get_queue_metrics";
     type Output = MeasuredQueue;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 

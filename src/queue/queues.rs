@@ -1,7 +1,5 @@
 //! Queues themselves: made, looked at, emptied, dropped.
 
-use std::borrow::Cow;
-
 use super::OnConnection;
 use crate::domain::page::{Page, Paged};
 use crate::domain::policy::PolicyField;
@@ -10,7 +8,7 @@ use crate::domain::{
     DescribedQueue, Error, Kind, NewQueueName, Policy, QueueKind, QueueLayout, QueueName, Result,
 };
 use crate::engine::Changes;
-use crate::pg::Connection;
+use crate::pg::{Connection, Subject};
 
 /// Makes a queue, or finds that it is there as asked (`pgmq.create` and its kin).
 #[derive(Debug)]
@@ -138,7 +136,7 @@ impl OnConnection for UpdateQueue {
     const NAME: &'static str = "update_queue";
     type Output = DescribedQueue;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -176,7 +174,7 @@ impl OnConnection for SetQueueLayout {
     const NAME: &'static str = "set_queue_layout";
     type Output = DescribedQueue;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -202,7 +200,7 @@ impl OnConnection for GetQueue {
     const NAME: &'static str = "get_queue";
     type Output = DescribedQueue;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -242,7 +240,7 @@ impl OnConnection for DropQueue {
     const NAME: &'static str = "drop_queue";
     type Output = ();
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -266,7 +264,7 @@ impl OnConnection for PurgeQueue {
     const NAME: &'static str = "purge_queue";
     type Output = i64;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 

@@ -1,6 +1,5 @@
 //! Messages out of a dead-letter queue, back to where they came from.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use crate::domain::error::Applied;
 use crate::domain::queue::MoveCounts;
 use crate::domain::{Deadline, Error, Kind, QueueName, Result};
 use crate::engine::Changes;
-use crate::pg::{self, Connection, DeadLetterKey, FoundDeadLetters, RedriveStep};
+use crate::pg::{self, Connection, DeadLetterKey, FoundDeadLetters, RedriveStep, Subject};
 
 /// The most messages that are looked for at once.
 const FIND: usize = 20_000;
@@ -248,7 +247,7 @@ impl OnConnection for FindDeadLetters {
     const NAME: &'static str = "find_dead_letters";
     type Output = FoundDeadLetters;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.dead_letter_queue.as_str().into()
     }
 
@@ -276,7 +275,7 @@ impl OnConnection for MoveDeadLetters {
     const NAME: &'static str = "redrive_messages";
     type Output = Option<RedriveStep>;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.dead_letter_queue.as_str().into()
     }
 

@@ -1,6 +1,5 @@
 //! What becomes of messages that were read: deleted, archived, released, hidden for longer.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use super::{Broker, OnConnection};
 use crate::domain::message::{ItemResult, Message, Outcome};
 use crate::domain::{Deadline, QueueName, Receipt, Result, Settlement};
 use crate::engine::Changes;
-use crate::pg::Connection;
+use crate::pg::{Connection, Subject};
 
 /// Which messages are meant: by id, whoever holds them, or by receipt, if this delivery still holds them.
 #[derive(Debug, Clone)]
@@ -191,7 +190,7 @@ impl OnConnection for SetVisibilityTimeout {
     const NAME: &'static str = "set_visibility_timeout";
     type Output = Settled;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -262,7 +261,7 @@ impl OnConnection for Fetch {
     const NAME: &'static str = "fetch";
     type Output = Vec<Message>;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 

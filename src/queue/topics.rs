@@ -1,7 +1,5 @@
 //! Topics: bindings, routing, and sends to every queue that matches.
 
-use std::borrow::Cow;
-
 use super::OnConnection;
 use super::batch::{all_keyed, held_bytes};
 use crate::domain::page::{Page, Paged};
@@ -9,7 +7,7 @@ use crate::domain::queue::{TopicBinding, TopicCopy};
 use crate::domain::topic::{Pattern, RoutingKey};
 use crate::domain::{Error, Kind, OutgoingMessage, QueueName, Result};
 use crate::engine::Changes;
-use crate::pg::{Connection, is_swallowed};
+use crate::pg::{Connection, Subject, is_swallowed};
 
 /// Binds a pattern to a queue (`pgmq.bind_topic`); gives whether it was not bound before.
 #[derive(Debug)]
@@ -24,7 +22,7 @@ impl OnConnection for BindTopic {
     const NAME: &'static str = "bind_topic";
     type Output = bool;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -46,7 +44,7 @@ impl OnConnection for UnbindTopic {
     const NAME: &'static str = "unbind_topic";
     type Output = bool;
 
-    fn subject(&self) -> Cow<'_, str> {
+    fn subject(&self) -> Subject<'_> {
         self.queue.as_str().into()
     }
 
@@ -104,8 +102,8 @@ impl OnConnection for SendTopic {
     const NAME: &'static str = "send_topic";
     type Output = Vec<TopicCopy>;
 
-    fn subject(&self) -> Cow<'_, str> {
-        self.routing_key.as_str().into()
+    fn subject(&self) -> Subject<'_> {
+        Subject::Topic(self.routing_key.as_str())
     }
 
     fn held_bytes(&self) -> usize {
@@ -137,8 +135,8 @@ impl OnConnection for SendTopicBatch {
     const NAME: &'static str = "send_topic_batch";
     type Output = Vec<TopicCopy>;
 
-    fn subject(&self) -> Cow<'_, str> {
-        self.routing_key.as_str().into()
+    fn subject(&self) -> Subject<'_> {
+        Subject::Topic(self.routing_key.as_str())
     }
 
     fn held_bytes(&self) -> usize {

@@ -1,6 +1,5 @@
 //! Several operations in one database transaction: all of them, or none.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::topics::tell_of_copies;
@@ -12,7 +11,7 @@ use crate::domain::message::{ItemResult, Outcome};
 use crate::domain::queue::TopicCopy;
 use crate::domain::{DeduplicationId, Error, Kind, OutgoingMessage, QueueName, Result, Sent};
 use crate::engine::Changes;
-use crate::pg::Connection;
+use crate::pg::{Connection, Subject};
 
 /// One step of a transaction.
 #[derive(Debug)]
@@ -61,12 +60,12 @@ pub struct Transacted {
 }
 
 impl TransactOperation {
-    /// The queue or routing key of a step.
-    fn subject(&self) -> &str {
+    /// The queue of a step; no name for those of a topic, which are not known before.
+    fn queue(&self) -> &str {
         match self {
             Self::Send(send) => send.queue.as_str(),
             Self::SendBatch(batch) => batch.queue.as_str(),
-            Self::SendTopic(send) => send.routing_key.as_str(),
+            Self::SendTopic(_) => "",
             Self::Delete(delete) => delete.queue.as_str(),
             Self::Archive(archive) => archive.queue.as_str(),
             Self::Release(release) => release.queue.as_str(),
@@ -80,10 +79,10 @@ impl OnConnection for Transact {
     const NAME: &'static str = "transact";
     type Output = Transacted;
 
-    /// All that it names, so that one of several queues is not blamed for another.
-    fn subject(&self) -> Cow<'_, str> {
-        let names: BTreeSet<&str> = self.operations.iter().map(TransactOperation::subject).collect();
-        Vec::from_iter(names).join(" ").into()
+    /// All that it names: whichever of them it waits for, that one's share is what it has.
+    fn subject(&self) -> Subject<'_> {
+        let queues: BTreeSet<&str> = self.operations.iter().map(TransactOperation::queue).collect();
+        Subject::Queues(queues.into_iter().collect())
     }
 
     fn held_bytes(&self) -> usize {

@@ -330,6 +330,7 @@ impl Store {
             Err(GroupFailure { error, .. }) if is_locked_table(&error) => return Tried::IsLocked(error),
             Err(GroupFailure { error, .. }) if error.kind() == Kind::DeadlineExceeded => {
                 if !is_slow {
+                    connection.found_slow();
                     return Tried::IsSlow;
                 }
                 rider.answer_plain(&failure(error).error);
