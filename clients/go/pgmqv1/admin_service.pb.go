@@ -914,7 +914,8 @@ type DeleteArchivedMessagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many messages this call deleted.
 	DeletedCount int64 `protobuf:"varint,1,opt,name=deleted_count,json=deletedCount,proto3" json:"deleted_count,omitempty"`
-	// Whether more may be there that match: the call ended early, or passed over what somebody else has locked or taken.
+	// Whether more may be there that match: the call ended early, or passed over what somebody else has locked or taken,
+	// or what the database refuses.
 	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1043,7 +1044,8 @@ type ReplayArchivedMessagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many messages this call replayed.
 	ReplayedCount int64 `protobuf:"varint,1,opt,name=replayed_count,json=replayedCount,proto3" json:"replayed_count,omitempty"`
-	// Whether more may be there that match: the call ended early, or passed over what somebody else has locked or taken.
+	// Whether more may be there that match: the call ended early, or passed over what somebody else has locked or taken,
+	// or what the database refuses.
 	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1175,7 +1177,7 @@ type RedriveMessagesResponse struct {
 	// How many messages this call moved.
 	MovedCount int64 `protobuf:"varint,1,opt,name=moved_count,json=movedCount,proto3" json:"moved_count,omitempty"`
 	// Whether more may be there that can be moved: the call ended early, or passed over what somebody else has locked or
-	// taken.
+	// taken, or what the database refuses.
 	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -344,8 +344,10 @@ const (
 	// column that pgmq's tables have, as those that an upgraded pgmq 1.10.0 makes lack `last_read_at`. Nothing was
 	// applied, of a batch none of its messages, but for settles of several messages outside Transact: there others may
 	// be settled. Repeating the call unchanged fails again until whoever looks after the database changes the rule,
-	// whose own text stands in the log of Postgres. Metadata: `sqlstate`, such as "23514", where Postgres gave one, and
-	// `constraint`, its name, where it was one.
+	// whose own text stands in the log of Postgres. One message that cannot be read, popped or moved keeps nobody from the
+	// others: ReadBatch and Pop give this reason only as long as the database lets none be taken, and the calls that move many
+	// messages when they have moved none. Metadata: `sqlstate`, such as "23514", where Postgres gave one; `constraint`, its
+	// name, where it was one; `msg_id`, the first of the messages that cannot be moved.
 	ErrorReason_ERROR_REASON_REFUSED_BY_DATABASE ErrorReason = 54
 )
 

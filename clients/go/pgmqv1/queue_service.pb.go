@@ -411,12 +411,13 @@ func (x *Partitioning) GetPremake() int32 {
 // (SETTLE_ACTION_GIVE_BACK). In a group (GROUPED_HEAD) the next message follows at once. Only reads through this service
 // look at the policy: Pop hands a message over once more, and deletes it by that; so may plain SQL.
 //
-// A message that no reply can carry goes there too, and at once. DeadLetter does it on request.
+// A message that no reply can carry, or that the database refuses to have read, goes there too, and at once (see
+// ReadBatch). DeadLetter does it on request.
 //
 // In the dead-letter queue the message is a new one: another id, `read_ct` 0, visible at once; body and headers are
 // kept. Its header `x-pgmq-dead-letter` is an object: `queue` and `msg_id` (where it was), `read_ct` (how often it was
 // handed over there), `enqueued_at` (when it was sent), and `reason`: "max_receives", the words of whoever asked for it,
-// or why no reply can carry it. A header of that name that it had before is replaced.
+// or why it cannot be handed over. A header of that name that it had before is replaced.
 //
 // Where the dead-letter queue is missing, or hands dead letters on itself, which only plain SQL can bring about, the queue
 // goes on as if it had no such policy, and the server's log says so; only DeadLetter is refused. While the dead-letter

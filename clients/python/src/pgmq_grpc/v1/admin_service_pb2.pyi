@@ -504,7 +504,9 @@ class DeleteArchivedMessagesResponse(_message.Message):
     deleted_count: _builtins.int
     """How many messages this call deleted."""
     more: _builtins.bool
-    """Whether more may be there that match: the call ended early, or passed over what somebody else has locked or taken."""
+    """Whether more may be there that match: the call ended early, or passed over what somebody else has locked or taken,
+    or what the database refuses.
+    """
     def __init__(
         self,
         *,
@@ -568,7 +570,9 @@ class ReplayArchivedMessagesResponse(_message.Message):
     replayed_count: _builtins.int
     """How many messages this call replayed."""
     more: _builtins.bool
-    """Whether more may be there that match: the call ended early, or passed over what somebody else has locked or taken."""
+    """Whether more may be there that match: the call ended early, or passed over what somebody else has locked or taken,
+    or what the database refuses.
+    """
     def __init__(
         self,
         *,
@@ -637,7 +641,7 @@ class RedriveMessagesResponse(_message.Message):
     """How many messages this call moved."""
     more: _builtins.bool
     """Whether more may be there that can be moved: the call ended early, or passed over what somebody else has locked or
-    taken.
+    taken, or what the database refuses.
     """
     def __init__(
         self,

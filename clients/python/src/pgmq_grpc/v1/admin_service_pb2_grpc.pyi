@@ -126,6 +126,10 @@ class AdminServiceStub:
     replay, are passed over. A call that deletes none never sets `more`: if only such messages are left, and are not free
     within 2 seconds, it fails with QUEUE_BUSY, and with DEADLINE_EXCEEDED if its time was over before any was found.
 
+    A message whose delete the database refuses, as by a trigger, stays, and the others are deleted, with `more`. A call
+    that finds only such messages fails with REFUSED_BY_DATABASE and names the first in the metadata `msg_id`; so does one
+    that has searched for 2 seconds without finding another.
+
     A call may be repeated: it deletes only what its filter means. A filter without any condition means **the whole
     archive**.
 
@@ -144,8 +148,9 @@ class AdminServiceStub:
 
     It works in steps of up to 1,000 messages and about 8 MiB, and ends as DeleteArchivedMessages does. Each step is one
     transaction, so at every moment, and whatever fails, a message is either in the archive or in the queue. Call it
-    again while `more` is set. Messages that somebody else has locked, such as another replay, are passed over; a call
-    that moves none for that reason fails as DeleteArchivedMessages does.
+    again while `more` is set. Messages that somebody else has locked, such as another replay, are passed over, and so are
+    those that the database refuses to have moved, on either side; a call that moves none for such a reason fails as
+    DeleteArchivedMessages does.
 
     When the connection to the database is lost, a call with `msg_ids` may be repeated (OUTCOME_UNKNOWN_RETRY_SAFE): it
     moves those that are still in the archive. Without `msg_ids` the outcome is OUTCOME_UNKNOWN, since a repeat
@@ -172,6 +177,9 @@ class AdminServiceStub:
       that names no queue or the dead-letter queue itself. With `target_queue` they are moved like all others.
     - Messages from a queue that does not exist any more. A call that moves nothing because of them fails with
       QUEUE_NOT_FOUND, which names the queue of the first one. With `target_queue` they are moved like all others.
+    - Messages that the database refuses to have moved, as by a trigger or a constraint on either queue's table. `more` is
+      set then. A call that finds only such messages, or no other within 2 seconds, fails with REFUSED_BY_DATABASE, whose
+      metadata `msg_id` names the first one.
 
     Each step moves up to 1,000 messages and about 8 MiB to one queue in one transaction, so at every moment, and whatever
     fails, a message is in exactly one place. After each step the call rests for as long as the step took, a second at
@@ -356,6 +364,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     replay, are passed over. A call that deletes none never sets `more`: if only such messages are left, and are not free
     within 2 seconds, it fails with QUEUE_BUSY, and with DEADLINE_EXCEEDED if its time was over before any was found.
 
+    A message whose delete the database refuses, as by a trigger, stays, and the others are deleted, with `more`. A call
+    that finds only such messages fails with REFUSED_BY_DATABASE and names the first in the metadata `msg_id`; so does one
+    that has searched for 2 seconds without finding another.
+
     A call may be repeated: it deletes only what its filter means. A filter without any condition means **the whole
     archive**.
 
@@ -374,8 +386,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
 
     It works in steps of up to 1,000 messages and about 8 MiB, and ends as DeleteArchivedMessages does. Each step is one
     transaction, so at every moment, and whatever fails, a message is either in the archive or in the queue. Call it
-    again while `more` is set. Messages that somebody else has locked, such as another replay, are passed over; a call
-    that moves none for that reason fails as DeleteArchivedMessages does.
+    again while `more` is set. Messages that somebody else has locked, such as another replay, are passed over, and so are
+    those that the database refuses to have moved, on either side; a call that moves none for such a reason fails as
+    DeleteArchivedMessages does.
 
     When the connection to the database is lost, a call with `msg_ids` may be repeated (OUTCOME_UNKNOWN_RETRY_SAFE): it
     moves those that are still in the archive. Without `msg_ids` the outcome is OUTCOME_UNKNOWN, since a repeat
@@ -402,6 +415,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
       that names no queue or the dead-letter queue itself. With `target_queue` they are moved like all others.
     - Messages from a queue that does not exist any more. A call that moves nothing because of them fails with
       QUEUE_NOT_FOUND, which names the queue of the first one. With `target_queue` they are moved like all others.
+    - Messages that the database refuses to have moved, as by a trigger or a constraint on either queue's table. `more` is
+      set then. A call that finds only such messages, or no other within 2 seconds, fails with REFUSED_BY_DATABASE, whose
+      metadata `msg_id` names the first one.
 
     Each step moves up to 1,000 messages and about 8 MiB to one queue in one transaction, so at every moment, and whatever
     fails, a message is in exactly one place. After each step the call rests for as long as the step took, a second at
@@ -619,6 +635,10 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         replay, are passed over. A call that deletes none never sets `more`: if only such messages are left, and are not free
         within 2 seconds, it fails with QUEUE_BUSY, and with DEADLINE_EXCEEDED if its time was over before any was found.
 
+        A message whose delete the database refuses, as by a trigger, stays, and the others are deleted, with `more`. A call
+        that finds only such messages fails with REFUSED_BY_DATABASE and names the first in the metadata `msg_id`; so does one
+        that has searched for 2 seconds without finding another.
+
         A call may be repeated: it deletes only what its filter means. A filter without any condition means **the whole
         archive**.
 
@@ -643,8 +663,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It works in steps of up to 1,000 messages and about 8 MiB, and ends as DeleteArchivedMessages does. Each step is one
         transaction, so at every moment, and whatever fails, a message is either in the archive or in the queue. Call it
-        again while `more` is set. Messages that somebody else has locked, such as another replay, are passed over; a call
-        that moves none for that reason fails as DeleteArchivedMessages does.
+        again while `more` is set. Messages that somebody else has locked, such as another replay, are passed over, and so are
+        those that the database refuses to have moved, on either side; a call that moves none for such a reason fails as
+        DeleteArchivedMessages does.
 
         When the connection to the database is lost, a call with `msg_ids` may be repeated (OUTCOME_UNKNOWN_RETRY_SAFE): it
         moves those that are still in the archive. Without `msg_ids` the outcome is OUTCOME_UNKNOWN, since a repeat
@@ -677,6 +698,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
           that names no queue or the dead-letter queue itself. With `target_queue` they are moved like all others.
         - Messages from a queue that does not exist any more. A call that moves nothing because of them fails with
           QUEUE_NOT_FOUND, which names the queue of the first one. With `target_queue` they are moved like all others.
+        - Messages that the database refuses to have moved, as by a trigger or a constraint on either queue's table. `more` is
+          set then. A call that finds only such messages, or no other within 2 seconds, fails with REFUSED_BY_DATABASE, whose
+          metadata `msg_id` names the first one.
 
         Each step moves up to 1,000 messages and about 8 MiB to one queue in one transaction, so at every moment, and whatever
         fails, a message is in exactly one place. After each step the call rests for as long as the step took, a second at
