@@ -37,9 +37,10 @@ choose_languages() {
 # Adds the sum in the last such line of the file $1 to `passed` and `failed`, and sets `ok` and `bad` to it. $2 is 1 where what
 # has written the file ended badly: then it did not only pass.
 count_sum() {
-  read -r ok bad < <(awk -v bad="$2" '
+  # Colours may stand before the line: some tools reset them late.
+  read -r ok bad < <(sed 's/\x1b\[[0-9;]*m//g' "$1" | awk -v bad="$2" '
     /^[0-9]+ passed, [0-9]+ failed/ { ok = $1; found = $3; told = 1 }
-    END { if (!told) bad = 1; print ok + 0, (found > 0 ? found : bad + 0) }' "$1")
+    END { if (!told) bad = 1; print ok + 0, (found > 0 ? found : bad + 0) }')
   passed=$((passed + ok)) failed=$((failed + bad))
 }
 
