@@ -386,11 +386,10 @@ impl Connection {
 
     /// How long statements of this session wait for a lock, until it is set again.
     pub(super) async fn set_lock_timeout(&mut self, limit: &'static str) -> Result<()> {
-        self.session.busy = true;
-        let set = self.session.client.batch_execute(&format!("SET lock_timeout = '{limit}'")).await;
+        let set = self.batch(&format!("SET lock_timeout = '{limit}'")).await;
         // A session whose limit is unknown is not pooled.
         self.session.busy = set.is_err();
-        set.map_err(|failed| error::of_statement(failed, Effect::Reads))
+        set
     }
 
     /// Runs a statement and gives its rows, once the statement's own transaction has been committed.

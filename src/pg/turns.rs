@@ -127,7 +127,7 @@ impl Turns {
         Ok(self.turn(Vec::new(), vec![turn]))
     }
 
-    /// Waits for a turn of a use: first at its own share, then at its subject's, then among the slow ones if it is one, and last
+    /// Waits for a turn of a use: first at its own share, then among the slow ones if it is one, then at its subject's, and last
     /// among all. Several subjects are waited for in the order of their names. So whoever has a later one waits for none of
     /// the earlier, and nobody waits in a ring.
     pub(super) async fn take_for(
@@ -144,11 +144,12 @@ impl Turns {
             for of in &uses {
                 permits.push(Arc::clone(&of.share).acquire_many_owned(weight).await?);
             }
-            for of in &uses {
-                permits.push(Arc::clone(&of.bound).acquire_owned().await?);
-            }
+            // Before the bounds: who waits among the slow ones keeps no quick one of the same subject from its turn.
             if is_slow {
                 permits.push(Arc::clone(&self.slow).acquire_owned().await?);
+            }
+            for of in &uses {
+                permits.push(Arc::clone(&of.bound).acquire_owned().await?);
             }
             permits.push(Arc::clone(&self.all).acquire_owned().await?);
             // It may have become known meanwhile, by those before it.

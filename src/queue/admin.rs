@@ -32,6 +32,10 @@ impl OnConnection for CreateFifoIndex {
     const NAME: &'static str = "create_fifo_index";
     type Output = ();
 
+    fn subject(&self) -> Subject<'_> {
+        self.queue.as_ref().map_or("", QueueName::as_str).into()
+    }
+
     async fn apply(&self, connection: &mut Connection) -> Result<()> {
         connection.create_fifo_index(self.queue.as_ref()).await
     }

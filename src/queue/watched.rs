@@ -312,7 +312,11 @@ impl Follower {
     async fn look_apart(&mut self) -> Result<(Seen, bool)> {
         let started = Instant::now();
         let times = started >= self.times_rest;
-        let mut connection = self.broker.database.connect("watch", Deadline::within(LOOK_TIME)).await?;
+        let mut connection = self
+            .broker
+            .database
+            .connect_for("watch", self.queue.as_str(), Deadline::within(LOOK_TIME))
+            .await?;
         let sighting = connection.look(&self.glance(), times).await?;
         if times {
             self.times_rest = Instant::now() + (started.elapsed() * REST).max(SHORTEST_PAUSE);

@@ -262,7 +262,11 @@ impl Store {
         let share = self.shares.take(queue).await;
         let turn = match is_slow {
             true => None,
-            false => Arc::clone(&self.turns_apart).acquire_owned().await.ok(),
+            // It may have become known meanwhile.
+            false => {
+                let turn = Arc::clone(&self.turns_apart).acquire_owned().await.ok();
+                turn.filter(|_| !self.is_slow(queue))
+            }
         };
         Ok(OpenApart { turn, _share: share, connection: self.connect_for(queue).await? })
     }

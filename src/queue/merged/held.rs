@@ -190,7 +190,8 @@ impl Keeper {
         let _turn = match database.is_slow(SEND, name) {
             true => None,
             false => match timeout(TURN, self.means.turns.acquire()).await {
-                Ok(turn) => turn.ok(),
+                // It may have become known meanwhile.
+                Ok(turn) => turn.ok().filter(|_| !database.is_slow(SEND, name)),
                 Err(_) => return false,
             },
         };
