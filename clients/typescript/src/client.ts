@@ -25,7 +25,7 @@ export interface ConnectOptions {
   metadata?: MetadataSource | undefined;
   /** How the client calls itself in the server's log and in `listClients`. */
   clientName?: string | undefined;
-  /** How long a unary call may take, in milliseconds, unless it says so itself. 30,000 without it. */
+  /** How long a unary call may take, in milliseconds, unless it says so itself; 0 means no limit. 30,000 without it. */
   timeoutMs?: number | undefined;
   /** The JSON library. {@link losslessJson} without it. */
   json?: JsonCodec | undefined;
@@ -58,14 +58,15 @@ export class Client implements AsyncDisposable {
   readonly sender = new Sender(this);
   readonly raw: RawStubs;
   readonly #sessions: Sessions;
-  readonly #open = new Set<AsyncDisposable>();
+  readonly #open = new Set<() => Promise<void>>();
+  #closed: Promise<void> | undefined;
 
   /** @internal */
   constructor(
     readonly target: string,
     options: ConnectOptions,
   ) {
-    const { transport, sessions } = open(target, options);
+    const { transport, sessions } = open(target, options, () => this.calls.ended);
     const debug = debuglog("pgmq");
     const logger = options.logger ?? { debug, info: debug, warn: debug };
     this.calls = new Calls(transport, options.json ?? losslessJson, logger, options.timeoutMs ?? 30_000);
@@ -78,9 +79,20 @@ export class Client implements AsyncDisposable {
     };
   }
 
-  /** Waits for sends that are under way, stops what is open, and ends the connection. */
-  async close(): Promise<void> {
-    await Promise.allSettled([this.sender.close(), ...[...this.#open].map((part) => part[Symbol.asyncDispose]())]);
+  /**
+   * Stops consumers, workers and watches as their own `stop` does, which waits for handlers that run, waits for sends that
+   * are under way, and ends the connection. Whatever is asked of the client from now on is refused, with CANCELLED. A
+   * handler does not wait for it, because it would wait for itself.
+   */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    this.calls.close();
+    await Promise.allSettled([this.sender.close(), ...[...this.#open].map((stop) => stop())]);
+    this.calls.end();
     this.#sessions.abort();
   }
 
@@ -88,10 +100,10 @@ export class Client implements AsyncDisposable {
     return this.close();
   }
 
-  /** @internal Something that is to be stopped when the client is closed; the answer takes that back. */
-  track(part: AsyncDisposable): () => void {
-    this.#open.add(part);
-    return () => this.#open.delete(part);
+  /** @internal How something is stopped when the client is closed; the answer takes that back. */
+  track(stop: () => Promise<void>): () => void {
+    this.#open.add(stop);
+    return () => this.#open.delete(stop);
   }
 
   /** A queue by its name, whose bodies are like `T`. It need not exist. */
@@ -164,6 +176,7 @@ export class Client implements AsyncDisposable {
 
   /** What happens to queues, without reading from them. */
   watch(queues: readonly string[], options: { signal?: AbortSignal | undefined } = {}): Watcher {
+    this.calls.checkOpen();
     return new Watcher(this, queues, options.signal);
   }
 

@@ -1,7 +1,7 @@
 /** Messages as they come, over a stream that survives restarts. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
-import { backoff, type CallOptions } from "./calls.js";
+import { backoff, type CallOptions, checkTimeout, closed } from "./calls.js";
 import { durationOf, milliseconds, toWire } from "./convert.js";
 import { errorFromCommand, PgmqError } from "./errors.js";
 import type { Message as WireMessage } from "./gen/pgmq/v1/message_pb.js";
@@ -16,7 +16,7 @@ import {
 } from "./gen/pgmq/v1/queue_service_pb.js";
 import { Inbox } from "./inbox.js";
 import { type JsonCodec, textOf } from "./json.js";
-import { Message, type Settlement, type Settler } from "./message.js";
+import { Message, type Settlement } from "./message.js";
 import type { Queue } from "./queue.js";
 import { itemResult, settle } from "./settle.js";
 import { Line } from "./stream.js";
@@ -56,8 +56,10 @@ interface Batch {
   settlement: Settlement;
   receipts: string[];
   waiters: Pick<Waiter<ItemResult>, "resolve" | "reject">[];
-  /** Whether its message was refused together with others, so that it is settled alone now. */
-  again?: boolean;
+  /** Whether an earlier try may have settled it, so that it is gone now. */
+  repeated?: boolean;
+  /** The stream over which it was tried last. */
+  streamId?: string;
 }
 
 type Command = NonNullable<ConsumeRequest["command"]>;
@@ -67,7 +69,7 @@ type Command = NonNullable<ConsumeRequest["command"]>;
  * consumer, and gives back at once what has come and was not handed over. A stream that breaks is opened again, and
  * messages in hand stay valid: they are settled over the new stream, or by a unary call while there is none.
  */
-export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDisposable, Settler {
+export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDisposable {
   readonly #queue: Queue<T>;
   readonly #options: ConsumeOptions;
   readonly #inbox = new Inbox<Message<T>>();
@@ -80,6 +82,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   readonly #carried = new Map<string, number>();
   #maxInFlight = 100;
   #visibilityTimeout = 30_000;
+  #hasRetryBackoff = false;
   #begun = false;
   #clock: NodeJS.Timeout | undefined;
   #saidSomething = false;
@@ -87,6 +90,8 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   readonly #commands = new Map<bigint, Batch>();
   #batches = new Map<string, Batch>();
   #settling = 0;
+  /** What could be settled by no way, and waits for the next stream. */
+  #homeless: Batch[] = [];
   #stopped: Promise<void> | undefined;
   readonly #change = new Change();
 
@@ -107,6 +112,11 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     });
     options.signal?.addEventListener("abort", () => void this.stop(), { once: true });
     if (options.signal?.aborted) void this.stop();
+  }
+
+  /** @internal Whether the queue's policy says how long a message is hidden that is released without a delay. */
+  get hasRetryBackoff(): boolean {
+    return this.#hasRetryBackoff;
   }
 
   /** @internal */
@@ -130,6 +140,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
    * most after `timeoutMs` (30,000). Whoever is inside of the loop leaves it by `break`, which waits for nothing.
    */
   stop({ timeoutMs = PATIENCE_MS }: { timeoutMs?: number } = {}): Promise<void> {
+    checkTimeout(timeoutMs);
     this.#stopped ??= this.#stop(timeoutMs);
     return this.#stopped;
   }
@@ -142,6 +153,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   async settle(message: Message, settlement: Settlement, options: CallOptions): Promise<ItemResult> {
     // What cannot be written fails here, and not in a command that others share.
     durationOf(settlement.delay ?? settlement.visibilityTimeout ?? 0);
+    if (this.#queue.client.calls.ended) throw closed();
     const waiter = new Waiter<ItemResult>(this.#queue.client.calls.deadline(options), options);
     if (!waiter.over) this.#enqueue(message.receipt, settlement, waiter);
     waiter.left = true;
@@ -178,17 +190,27 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   #begin(): void {
     if (this.#begun || this.#stopped) return;
     this.#begun = true;
-    this.#line.run(this).then(
-      () => this.#inbox.end(),
-      (error: unknown) => this.#inbox.end(error as PgmqError),
-    );
+    this.#run()
+      .then(
+        () => this.#inbox.end(),
+        (error: unknown) => this.#inbox.end(error as PgmqError),
+      )
+      // No stream comes any more.
+      .then(() => this.#settleHomeless());
+  }
+
+  async #run(): Promise<void> {
+    this.#queue.client.calls.checkOpen();
+    await this.#line.run(() => this.stop());
   }
 
   #received(reply: ConsumeResponse, heartbeatMs: number | undefined): void {
     if (reply.started && heartbeatMs !== undefined) {
       this.#maxInFlight = reply.started.maxInFlight;
+      this.#hasRetryBackoff = reply.started.hasRetryBackoff;
       if (reply.started.visibilityTimeout) this.#visibilityTimeout = milliseconds(reply.started.visibilityTimeout);
       this.#clock = setInterval(() => this.#tick(), Math.min(heartbeatMs, this.#visibilityTimeout / 2));
+      this.#settleHomeless();
       this.#keepCarried();
       if (this.#stopped) this.#command({ case: "stop", value: { $typeName: "pgmq.v1.Stop" } });
     }
@@ -269,6 +291,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
 
   #send(batch: Batch): void {
     if (!this.#line.outbox) return void this.#settleUnary(batch);
+    batch.streamId = this.#streamId;
     const requestId = ++this.#requestId;
     this.#commands.set(requestId, batch);
     this.#command(commandOf(batch), requestId);
@@ -296,19 +319,39 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     const complete = { ...settlement, visibilityTimeout: settlement.visibilityTimeout ?? this.#visibilityTimeout };
     const { calls } = this.#queue.client;
     try {
-      this.#resolve(batch, await settle(calls, this.#queue.name, { receipts, msgIds: [] }, complete, {}));
+      this.#resolve(batch, await settle(calls, this.#queue.name, { receipts, msgIds: [] }, complete, {}, true));
     } catch (error) {
-      this.#reject(batch, error as PgmqError);
+      if (this.#waits(batch, error as PgmqError)) this.#wait(batch, error as PgmqError);
+      else this.#reject(batch, error as PgmqError);
     }
+  }
+
+  /** Whether a stream may come that can settle what no server was there for. A receipt is good until another reads. */
+  #waits({ settlement, streamId }: Batch, { code }: PgmqError): boolean {
+    const another = this.#line.outbox === undefined || streamId !== this.#streamId;
+    const away = code === "UNAVAILABLE" || code === "DEADLINE_EXCEEDED";
+    return away && another && settlement.action !== "EXTEND" && this.#line.running && !this.#stopped;
+  }
+
+  #wait(batch: Batch, error: PgmqError): void {
+    this.#log(`what is to be settled waits for the next stream: ${error.message}`);
+    batch.repeated ||= error.outcomeUnknown;
+    this.#homeless.push(batch);
+    if (this.#line.outbox) this.#settleHomeless();
+  }
+
+  /** Settles what has waited, by the stream if there is one. */
+  #settleHomeless(): void {
+    for (const batch of this.#homeless.splice(0)) this.#send(batch);
   }
 
   #resolve(batch: Batch, results: ItemResult[]): void {
     this.#settling -= batch.waiters.length;
-    const again = batch.again && batch.settlement.action !== "EXTEND";
+    const repeated = batch.repeated && batch.settlement.action !== "EXTEND";
     for (const [index, waiter] of batch.waiters.entries()) {
       const result = results[index] as ItemResult;
       // A message that is gone now is so most likely by the first attempt.
-      waiter.resolve(again && result.outcome === "NOT_FOUND" ? { ...result, outcome: "DONE" } : result);
+      waiter.resolve(repeated && result.outcome === "NOT_FOUND" ? { ...result, outcome: "DONE" } : result);
     }
     this.#change.tell();
   }
@@ -318,7 +361,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
       // Which one, it does not say: each is asked for alone, so that nobody has the error of another.
       for (const [index, receipt] of receipts.entries()) {
         const waiter = waiters[index] as Batch["waiters"][number];
-        this.#send({ settlement, receipts: [receipt], waiters: [waiter], again: true });
+        this.#send({ settlement, receipts: [receipt], waiters: [waiter], repeated: true });
       }
       return;
     }
@@ -344,6 +387,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
     // `stop` has to be known before anything is given back.
     await Promise.resolve();
     this.#inbox.end();
+    this.#settleHomeless();
     this.#command({ case: "stop", value: { $typeName: "pgmq.v1.Stop" } });
     this.#giveBack();
     await this.#change.until(() => this.#held.size === 0, timeoutMs);

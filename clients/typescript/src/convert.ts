@@ -48,8 +48,11 @@ export function toWire<D extends DescMessage>(schema: D, plain: object): Message
       field.fieldKind === "list"
         ? [...(value as Iterable<unknown>)].map((item) => fieldToWire(field, item))
         : fieldToWire(field, value);
-    if (field.oneof) init[field.oneof.localName] = { case: field.localName, value: wire };
-    else init[field.localName] = wire;
+    if (field.oneof) {
+      const other = init[field.oneof.localName] as { case: string } | undefined;
+      if (other) throw new TypeError(`${other.case} and ${field.localName} exclude each other`);
+      init[field.oneof.localName] = { case: field.localName, value: wire };
+    } else init[field.localName] = wire;
   }
   return create(schema, init as MessageInitShape<D>);
 }

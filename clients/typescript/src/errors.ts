@@ -132,6 +132,8 @@ export class NotSentError extends ConnectError {
 export function errorFrom(thrown: unknown): PgmqError {
   if (thrown instanceof PgmqError) return thrown;
   const error = ConnectError.from(thrown);
+  // Connect wraps what the client's own interceptor has thrown.
+  if (error.cause instanceof PgmqError) return error.cause;
   const [info] = error.findDetails(ErrorInfoSchema).filter((detail) => detail.domain === "pgmq.v1");
   const [retry] = error.findDetails(RetryInfoSchema);
   const reason = info?.reason ?? error.metadata.get("pgmq-reason") ?? undefined;

@@ -12,13 +12,24 @@ export interface JsonCodec {
 /**
  * The library that is used unless another is given. What it reads loses no digits: a number that `number` writes just so
  * is a `number`, another whole number is a `bigint`, and anything else, such as 12.50, is a {@link LosslessNumber}, which
- * keeps its text and counts as the number that it is. It writes all three, and whatever `JSON.stringify` writes.
+ * keeps its text and counts as the number that it is. It writes all three, and whatever `JSON.stringify` writes, but for
+ * NaN and infinities, which JSON has not: it refuses them.
  */
 export const losslessJson: JsonCodec = {
   parse(text) {
     return SUSPECT.test(text) ? parse(text, null, number) : (JSON.parse(text) as unknown);
   },
-  stringify,
+  stringify(value) {
+    return stringify(value, null, undefined, [NO_NUMBERS]);
+  },
+};
+
+/** Numbers that JSON has no digits for. */
+const NO_NUMBERS = {
+  test: (value: unknown) => typeof value === "number" && !Number.isFinite(value),
+  stringify: (value: unknown): string => {
+    throw new RangeError(`JSON has no ${String(value)}`);
+  },
 };
 
 /** Digits that `number` may lose. Most texts have none, and need no second look at their numbers. */
@@ -36,6 +47,11 @@ function number(digits: string): number | bigint | LosslessNumber {
  */
 export class JsonText {
   constructor(readonly text: string) {}
+
+  /** A part of a value cannot be text: the library would write it as an object. */
+  toJSON(): never {
+    throw new TypeError("JsonText stands for a whole body or for all headers, not for a part of them");
+  }
 }
 
 /** The text of a value; "" of undefined, which the server takes for none. */

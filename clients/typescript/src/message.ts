@@ -126,6 +126,9 @@ export function outgoing(message: OutgoingMessage, json: JsonCodec): wire.Outgoi
   const result = create(wire.OutgoingMessageSchema);
   result.message = textOf(message.message, json);
   if (message.headers !== undefined) result.headers = textOf(message.headers, json);
+  if (message.delay !== undefined && message.visibleAt !== undefined) {
+    throw new TypeError("delay and visibleAt exclude each other");
+  }
   if (message.delay !== undefined) result.schedule = { case: "delay", value: durationOf(message.delay) };
   if (message.visibleAt !== undefined) {
     result.schedule = { case: "visibleAt", value: timestampFromDate(message.visibleAt) };

@@ -1,6 +1,6 @@
 /** Sends of many callers over one stream. */
 import { create } from "@bufbuild/protobuf";
-import { backoff, type CallOptions } from "./calls.js";
+import { backoff, type CallOptions, checkTimeout } from "./calls.js";
 import { errorFromCommand, PgmqError } from "./errors.js";
 import type { OutgoingMessage as WireMessage } from "./gen/pgmq/v1/message_pb.js";
 import { type ProduceRequest, ProduceRequestSchema, type ProduceResponse } from "./gen/pgmq/v1/queue_service_pb.js";
@@ -55,6 +55,11 @@ export class Producer<T = unknown> implements AsyncDisposable {
 
   /** @internal */
   constructor(queue: Queue<T>, options: ProducerOptions) {
+    const { maxUnanswered = 1, timeoutMs = 0 } = options;
+    if (!Number.isInteger(maxUnanswered) || maxUnanswered < 1) {
+      throw new RangeError(`maxUnanswered is a number of messages, not ${maxUnanswered}`);
+    }
+    checkTimeout(timeoutMs);
     this.#queue = queue;
     this.#options = options;
     this.#line = new Line(queue.client, {
@@ -68,6 +73,7 @@ export class Producer<T = unknown> implements AsyncDisposable {
 
   /** Sends one message, and resolves once it is stored. While too many are unanswered, it waits. */
   async send(message: T | JsonText, options: SendSettings & CallOptions = {}): Promise<SendResult> {
+    this.#queue.client.calls.checkOpen();
     const idempotent = options.idempotent ?? this.#options.idempotent;
     const timeoutMs = options.timeoutMs ?? this.#options.timeoutMs;
     const wire = outgoing({ ...options, idempotent, message }, this.#queue.json);
@@ -82,8 +88,9 @@ export class Producer<T = unknown> implements AsyncDisposable {
       const facts = { reason: "MESSAGE_TOO_LARGE", outcomeUnknown: false } as const;
       throw new PgmqError("INVALID_ARGUMENT", "the message is larger than a request can be", facts);
     }
+    const deadline = this.#queue.client.calls.deadline(options);
     this.#callers++;
-    const caller = new Waiter<SendResult>(this.#queue.client.calls.deadline(options), options, () => {
+    const caller = new Waiter<SendResult>(deadline, options, () => {
       this.#callers--;
       this.#change.tell();
     });
@@ -108,7 +115,7 @@ export class Producer<T = unknown> implements AsyncDisposable {
   #run(): void {
     if (this.#line.running) return;
     void this.#line
-      .run(this)
+      .run(() => this.close())
       .catch((error: unknown) => {
         for (const pending of this.#waiting.splice(0)) this.#fail(pending, error as PgmqError);
       })

@@ -9,7 +9,7 @@ import { AdminService } from "./gen/pgmq/v1/admin_service_pb.js";
 import type { Message as WireMessage } from "./gen/pgmq/v1/message_pb.js";
 import { QueueService } from "./gen/pgmq/v1/queue_service_pb.js";
 import { type JsonCodec, type JsonText, textOf } from "./json.js";
-import { Message, outgoing, type Settlement, type Settler } from "./message.js";
+import { Message, outgoing, type Settlement } from "./message.js";
 import { Producer, type ProducerOptions } from "./producer.js";
 import { messagesOf, named, settle, type Targets } from "./settle.js";
 import type * as types from "./types.js";
@@ -24,7 +24,7 @@ export interface Moved {
 }
 
 /** A queue by its name, of messages with bodies like `T`. It asks nobody until it is told to do something. */
-export class Queue<T = unknown> implements Settler {
+export class Queue<T = unknown> {
   constructor(
     readonly client: Client,
     readonly name: string,
@@ -91,6 +91,7 @@ export class Queue<T = unknown> implements Settler {
 
   /** A stream of sends with settings of its own. Close it in the end. */
   producer(options: ProducerOptions = {}): Producer<T> {
+    this.client.calls.checkOpen();
     return new Producer(this, options);
   }
 
@@ -99,7 +100,7 @@ export class Queue<T = unknown> implements Settler {
     const { readBatch } = QueueService.method;
     const conditional = textOf(options.conditional, this.json);
     const request = toWire(readBatch.input, { ...options, queue: this.name, conditional });
-    const { messages } = await this.client.calls.unary(readBatch, request, options, { extraMs: options.wait ?? 0 });
+    const { messages } = await this.client.calls.unary(readBatch, request, options, { extraMs: Math.max(0, options.wait ?? 0) });
     return this.#messages(messages);
   }
 
@@ -118,6 +119,7 @@ export class Queue<T = unknown> implements Settler {
     first?: ConsumeOptions | ((message: Message<T>) => unknown),
     second: WorkOptions = {},
   ): Consumer<T> | Worker<T> {
+    this.client.calls.checkOpen();
     if (typeof first === "function") return new Worker(this, first, second);
     return new Consumer(this, first ?? {});
   }

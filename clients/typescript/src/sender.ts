@@ -1,7 +1,6 @@
 /** The sends of a client. */
 import type { CallOptions } from "./calls.js";
 import type { Client } from "./client.js";
-import { PgmqError } from "./errors.js";
 import type { OutgoingMessage as WireMessage } from "./gen/pgmq/v1/message_pb.js";
 import { QueueService } from "./gen/pgmq/v1/queue_service_pb.js";
 import { bytesOf } from "./message.js";
@@ -23,13 +22,12 @@ interface Shared {
 export class Sender {
   readonly #shared = new Map<string, Shared>();
   #underWay = 0;
-  #closed = false;
   readonly #change = new Change();
 
   constructor(private readonly client: Client) {}
 
   async send(queue: string, message: WireMessage, options: CallOptions): Promise<SendResult> {
-    if (this.#closed) throw new PgmqError("CANCELLED", "the client is closed", { outcomeUnknown: false });
+    this.client.calls.checkOpen();
     const alone = this.#underWay++ === 0;
     try {
       if (!alone && bytesOf(message) <= MOST_BYTES) return await this.#producer(queue).enqueue(message, options);
@@ -40,9 +38,8 @@ export class Sender {
     }
   }
 
-  /** Takes no more, waits for what is under way, and ends the streams. */
+  /** Waits for what is under way, and ends the streams. */
   async close(): Promise<void> {
-    this.#closed = true;
     await this.#change.until(() => this.#underWay === 0);
     await Promise.all([...this.#shared.keys()].map((name) => this.#end(name)));
   }

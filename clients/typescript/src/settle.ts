@@ -52,11 +52,12 @@ export async function settle(
   targets: Named,
   { action, ...details }: Settlement & { visibleAt?: Date },
   options: CallOptions,
+  inHand = false,
 ): Promise<ItemResult[]> {
   const request = { queue, ...targets, ...details, ...(action === "GIVE_BACK" && { delay: 0 }) };
   try {
     // They all answer alike.
-    return (await calls.plain(METHODS[action] as typeof METHODS.DELETE, request, options)).results;
+    return (await calls.plain(METHODS[action] as typeof METHODS.DELETE, request, options, { inHand })).results;
   } catch (error) {
     const several = targets.msgIds.length + targets.receipts.length > 1;
     throw several ? (error as PgmqError).ofSeveral() : error;

@@ -86,12 +86,12 @@ export class Line<Request, Reply extends Notices> {
   }
 
   /**
-   * Keeps a stream open until it is no longer wanted, and its owner is stopped with the client until then. Rejects with
-   * an error that no repetition cures.
+   * Keeps a stream open until it is no longer wanted; a client that is closed until then stops its owner by `stop`. Rejects
+   * with an error that no repetition cures.
    */
-  run(owner: AsyncDisposable): Promise<void> {
+  run(stop: () => Promise<void>): Promise<void> {
     if (this.#running) return this.#running;
-    const untrack = this.#client.track(owner);
+    const untrack = this.#client.track(stop);
     this.#running = this.#keepOpen().finally(() => {
       untrack();
       this.#running = undefined;

@@ -4,7 +4,7 @@ import type { ClientHttp2Session, ClientHttp2Stream, SecureClientSessionOptions 
 import { connect as connectSocket } from "node:net";
 import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
-import { NotSentError } from "./errors.js";
+import { NotSentError, PgmqError } from "./errors.js";
 
 /** TLS with certificates of your own; all are PEM texts, or paths of files. */
 export interface TlsOptions {
@@ -50,7 +50,12 @@ export class Sessions extends Http2SessionManager {
   }
 }
 
-export function open(target: string, options: TransportOptions): { transport: Transport; sessions: Sessions } {
+/** The way to `target`, over which nothing goes once it is `closed`. */
+export function open(
+  target: string,
+  options: TransportOptions,
+  closed: () => boolean,
+): { transport: Transport; sessions: Sessions } {
   const { address, socket } = parseTarget(target);
   const tls = options.tls === true ? {} : options.tls || undefined;
   const baseUrl = `${tls ? "https" : "http"}://${address}`;
@@ -68,7 +73,7 @@ export function open(target: string, options: TransportOptions): { transport: Tr
   const transport = createGrpcTransport({
     baseUrl,
     sessionManager: sessions,
-    interceptors: [...(options.interceptors ?? []), identify(options)],
+    interceptors: [refuse(closed), ...(options.interceptors ?? []), identify(options)],
     acceptCompression: [],
   });
   return { transport, sessions };
@@ -91,10 +96,40 @@ function pem(source: string | Buffer): string | Buffer {
 
 /** Says in each call who calls, and shows the credentials. */
 function identify({ clientName, metadata }: TransportOptions): Interceptor {
+  if (clientName !== undefined) checkEntry("pgmq-client", clientName);
+  const fixed = Object.entries(typeof metadata === "object" ? metadata : {});
+  for (const [key, value] of fixed) checkEntry(key, value);
   return (next) => async (request) => {
     if (clientName !== undefined) request.header.set("pgmq-client", clientName);
-    const entries = typeof metadata === "function" ? await metadata() : metadata;
-    for (const [key, value] of Object.entries(entries ?? {})) request.header.set(key, value);
+    const entries = typeof metadata === "function" ? await asked(metadata) : fixed;
+    for (const [key, value] of entries) request.header.set(key, value);
+    return next(request);
+  };
+}
+
+/** What a function gives as metadata. Where it fails, the call does not leave, and may be tried again. */
+async function asked(metadata: () => unknown): Promise<[string, string][]> {
+  let entries: [string, string][];
+  try {
+    entries = Object.entries(((await metadata()) ?? {}) as Record<string, string>);
+  } catch (thrown) {
+    throw new NotSentError(`there is no metadata: ${String(thrown)}`, Code.Unavailable, undefined, undefined, thrown);
+  }
+  for (const [key, value] of entries) checkEntry(key, value);
+  return entries;
+}
+
+/** Fails where gRPC cannot carry an entry of metadata. */
+function checkEntry(key: string, value: string): void {
+  if (/^[\da-z_.-]+$/i.test(key) && typeof value === "string" && /^[ -~]*$/.test(value)) return;
+  throw new PgmqError("INVALID_ARGUMENT", `metadata is printable ASCII, and the value of ${JSON.stringify(key)} is not`, {
+    outcomeUnknown: false,
+  });
+}
+
+function refuse(closed: () => boolean): Interceptor {
+  return (next) => (request) => {
+    if (closed()) throw new NotSentError("the client is closed", Code.Canceled);
     return next(request);
   };
 }

@@ -79,7 +79,7 @@ export class Change {
   /** Waits until something holds, or the time is over. */
   async until(holds: () => boolean, timeoutMs = LONGEST_MS): Promise<void> {
     const end = Date.now() + timeoutMs;
-    const limit = setTimeout(() => this.tell(), timeoutMs);
+    const limit = setTimeout(() => this.tell(), Math.min(timeoutMs, LONGEST_MS));
     while (!holds() && Date.now() < end) await new Promise<void>((resolve) => this.#waiting.push(resolve));
     clearTimeout(limit);
   }

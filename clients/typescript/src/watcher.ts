@@ -90,7 +90,8 @@ export class Watcher implements AsyncIterable<QueueEvent>, AsyncDisposable {
     );
     void this.#ready.then(() => clearTimeout(limit));
     try {
-      await this.#line.run(this);
+      this.#client.calls.checkOpen();
+      await this.#line.run(() => this.stop());
       return late;
     } catch (error) {
       return error as PgmqError;
