@@ -100,7 +100,9 @@ export class Queue<T = unknown> {
     const { readBatch } = QueueService.method;
     const conditional = textOf(options.conditional, this.json);
     const request = toWire(readBatch.input, { ...options, queue: this.name, conditional });
-    const { messages } = await this.client.calls.unary(readBatch, request, options, { extraMs: Math.max(0, options.wait ?? 0) });
+    const { messages } = await this.client.calls.unary(readBatch, request, options, {
+      extraMs: Math.max(0, options.wait ?? 0),
+    });
     return this.#messages(messages);
   }
 

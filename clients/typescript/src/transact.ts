@@ -94,7 +94,9 @@ function checkKeys(operation: Operation): void {
   const keys = Object.entries(operation).flatMap(([key, value]) => (value === undefined ? [] : [key]));
   const [word, second] = keys.filter((key) => Object.hasOwn(DETAILS, key));
   if (word === undefined || second !== undefined) {
-    throw new TypeError(`an operation is one of ${Object.keys(DETAILS).join(", ")}, not ${keys.join(" and ") || "none"}`);
+    throw new TypeError(
+      `an operation is one of ${Object.keys(DETAILS).join(", ")}, not ${keys.join(" and ") || "none"}`,
+    );
   }
   const stray = keys.find((key) => key !== word && !DETAILS[word as keyof Words].includes(key));
   if (stray !== undefined) throw new TypeError(`an operation that is ${word} takes no ${stray}`);
@@ -117,7 +119,8 @@ function choice(operation: Operation, json: JsonCodec): Choice {
     const { $typeName: _, ...message } = outgoing(operation.sendTopic, json);
     return { case: "sendTopic", value: create(SendTopicRequestSchema, { ...message, routingKey, requireMatch }) };
   }
-  const [name, schema] = Object.entries(SETTLES).find(([key]) => operation[key as keyof typeof SETTLES] !== undefined) ?? [];
+  const [name, schema] =
+    Object.entries(SETTLES).find(([key]) => operation[key as keyof typeof SETTLES] !== undefined) ?? [];
   if (!name || !schema) return { case: undefined };
   const settled = (operation as Record<string, unknown>)[name] as Targets<unknown>;
   const queue = messagesOf(settled)?.[0]?.queue ?? (settled as { queue?: string }).queue;
@@ -128,7 +131,9 @@ function choice(operation: Operation, json: JsonCodec): Choice {
 /** The messages that an operation settles, as far as they were given as such. */
 export function messagesIn(operation: Operation): readonly Message[] {
   return Object.entries(operation).flatMap(([key, value]) =>
-    value !== undefined && key in SETTLES && key !== "setVisibilityTimeout" ? (messagesOf(value as Targets<unknown>) ?? []) : [],
+    value !== undefined && key in SETTLES && key !== "setVisibilityTimeout"
+      ? (messagesOf(value as Targets<unknown>) ?? [])
+      : [],
   );
 }
 

@@ -122,9 +122,13 @@ async function asked(metadata: () => unknown): Promise<[string, string][]> {
 /** Fails where gRPC cannot carry an entry of metadata. */
 function checkEntry(key: string, value: string): void {
   if (/^[\da-z_.-]+$/i.test(key) && typeof value === "string" && /^[ -~]*$/.test(value)) return;
-  throw new PgmqError("INVALID_ARGUMENT", `metadata is printable ASCII, and the value of ${JSON.stringify(key)} is not`, {
-    outcomeUnknown: false,
-  });
+  throw new PgmqError(
+    "INVALID_ARGUMENT",
+    `metadata is printable ASCII, and the value of ${JSON.stringify(key)} is not`,
+    {
+      outcomeUnknown: false,
+    },
+  );
 }
 
 function refuse(closed: () => boolean): Interceptor {

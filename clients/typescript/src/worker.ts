@@ -23,7 +23,8 @@ function checkOptions({ concurrency = 1, onSuccess = "delete", retryDelay = 0 }:
   if (!Number.isInteger(concurrency) || concurrency < 1) {
     throw new RangeError(`concurrency is a number of handlers, not ${concurrency}`);
   }
-  if (!["delete", "archive"].includes(onSuccess)) throw new TypeError(`onSuccess is delete or archive, not ${onSuccess}`);
+  if (!["delete", "archive"].includes(onSuccess))
+    throw new TypeError(`onSuccess is delete or archive, not ${onSuccess}`);
   checkTimeout(retryDelay, "retryDelay");
   durationOf(retryDelay);
 }

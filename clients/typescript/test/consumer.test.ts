@@ -162,3 +162,62 @@ test("a worker runs as many handlers at once as it was told", async () => {
   assert.equal(most, 5);
   await worker.stop();
 });
+
+test("a handler that fails waits as the queue's backoff says, or else as the client says", async () => {
+  const retryBackoff = { minimum: 600_000, maximum: 600_000, jitter: 0 };
+  const [plain, backing] = [await queue(shared), await queue(shared, { policy: { retryBackoff } })];
+  const given = await queue(shared);
+  const hidden = async (of: typeof plain, retryDelay?: number): Promise<number> => {
+    await of.send(1);
+    const fail = () => {
+      throw new Error("not today");
+    };
+    const worker = of.consume(fail, { retryDelay });
+    let span = 0;
+    await eventually("it is released", async () => {
+      for await (const { vt, lastReadAt } of of.listMessages()) span = vt.getTime() - (lastReadAt?.getTime() ?? 0);
+      // While it is in hand, that is the visibility timeout.
+      return span !== 0 && Math.abs(span - 30_000) > 1000;
+    });
+    await worker.stop();
+    return span;
+  };
+
+  assert.ok((await hidden(backing)) >= 600_000);
+  assert.ok((await hidden(given, 900_000)) >= 900_000);
+  const own = await hidden(plain);
+  assert.ok(own >= 800 && own < 29_000, String(own));
+});
+
+test("a worker that has failed says so in the log, and to whoever waits for it", async () => {
+  const lines: string[] = [];
+  const say = (line: string) => lines.push(line);
+  const logged = client({ logger: { debug: say, info: say, warn: say } });
+
+  const worker = logged.queue("nowhere_at_all").consume(() => undefined);
+  // Nobody has asked for `finished` until then: an unhandled rejection would end the test.
+  await eventually("the log has it", () => lines.some((line) => line.includes("it has ended")));
+  await worker.stop();
+
+  await assert.rejects(worker.finished, { reason: "QUEUE_NOT_FOUND" });
+});
+
+test("what is settled during an outage is settled once there is a stream again", async () => {
+  const way = await Way.open();
+  const lines: string[] = [];
+  const say = (line: string) => lines.push(line);
+  const orders = await queue<number>(client({ logger: { debug: say, info: say, warn: say } }, way.address));
+  await orders.sendBatch(Array.from({ length: 5 }, (_, message) => ({ message })));
+  const messages = orders.consume({ visibilityTimeout: 600_000 })[Symbol.asyncIterator]();
+  const held = [];
+  while (held.length < 5) held.push((await messages.next()).value);
+
+  const openAgain = await way.close();
+  const settled = Promise.all(held.map((message) => message?.delete()));
+  await eventually("there is no way", () => lines.some((line) => line.includes("waits for the next stream")));
+  await openAgain();
+
+  assert.deepEqual(await settled, ["DONE", "DONE", "DONE", "DONE", "DONE"]);
+  assert.equal((await orders.metrics()).queueLength, 0);
+  await messages.return?.();
+});
