@@ -30,6 +30,8 @@ D = TypeVar("D")
 
 _mirrors: dict[str, type[Any]] = {}
 
+_A_YEAR = 365 * 86400.0
+
 
 def mirrors(name: str) -> Callable[[type[D]], type[D]]:
     """Declare that a dataclass has the fields of a message of the contract, or some of them."""
@@ -44,6 +46,15 @@ def mirrors(name: str) -> Callable[[type[D]], type[D]]:
 def seconds(span: Span) -> float:
     """Give a span in seconds."""
     return span.total_seconds() if isinstance(span, timedelta) else float(span)
+
+
+def limit(span: Span, what: str = "timeout") -> float:
+    """Give in seconds how long something may take. A year is as good as for ever, and no clock fails at it."""
+    given = seconds(span)
+    # Nothing is true of what is no number.
+    if not given >= 0:
+        raise ValueError(f"{what} is {span!r}: it cannot be negative, and has to be a number")
+    return min(given, _A_YEAR)
 
 
 def duration(span: Span) -> Duration:
@@ -76,6 +87,7 @@ def request(kind: type[P], /, **values: object) -> P:
     by_name = message.DESCRIPTOR.fields_by_name
     for name, value in values.items():
         if value is not None:
+            _refuse_second(message, by_name[name])
             _set(message, by_name[name], value)
     return message
 
@@ -108,6 +120,14 @@ def _number(kind: EnumDescriptor, value: object) -> int:
         words = ", ".join(str(word(kind, number)) for number in kind.values_by_number if number)
         raise ValueError(f"{value!r} is none of {words}")
     return known.number
+
+
+def _refuse_second(message: Proto, field: Any) -> None:
+    """Refuse two values where one is meant: the server would see the last one only."""
+    choice = field.containing_oneof
+    first = message.WhichOneof(choice.name) if choice is not None else None
+    if first is not None:
+        raise ValueError(f"{first} and {field.name} exclude each other")
 
 
 def _set(message: Proto, field: Any, value: object) -> None:

@@ -38,7 +38,12 @@ _UNKNOWN_CODES = frozenset(
 UNDONE_IN_PART = frozenset({"QUEUE_BUSY", "REFUSED_BY_DATABASE"})
 
 # What gRPC says of a call for which there was no connection: it has not left this process.
-_NOT_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Name resolution failure")
+_NOT_SENT = (
+    "failed to connect to all addresses",
+    "DNS resolution failed",
+    "Name resolution failure",
+    "errors resolving",
+)
 
 # Opening a stream again does not help against these.
 _LASTING = frozenset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,13 @@ Metadata = Mapping[str, str] | Callable[[], Mapping[str, str]]
 
 _DEFAULT_TARGET = "127.0.0.1:50051"
 _ATTEMPTS = 4
+
+# What gRPC takes as a key and as a value of metadata.
+_KEY = re.compile(r"[0-9a-z_.-]+")
+_VALUE = re.compile(r"[ -~]*")
+# Of what other forms there are, gRPC knows more than is known here.
+_OTHER_TARGETS = ("unix:", "unix-abstract:", "vsock:", "ipv4:", "ipv6:", "xds:")
+_ADDRESS = re.compile(r"(?:dns:(?://[^/]*/)?)?(?:\[[^\[\]]+\]|[^:/\[\]\s]+):(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Options:
         else:
             credentials = tls.credentials() if isinstance(tls, Tls) else tls
         target = target or os.environ.get("PGMQ_GRPC_TARGET") or _DEFAULT_TARGET
+        _check_target(target)
         # A path is no authority: the server's HTTP/2 would refuse the call.
         authority = {"grpc.default_authority": "localhost"} if target.startswith("unix:") else {}
         options: dict[str, object] = {
@@ -82,6 +91,11 @@ class Options:
             **authority,
             **(channel_options or {}),
         }
+        if name:
+            _check_metadata("pgmq-client", name)
+        if isinstance(metadata, Mapping):
+            for pair in metadata.items():
+                _check_metadata(*pair)
         return cls(
             target=target,
             credentials=credentials,
@@ -96,7 +110,15 @@ class Options:
         """Give the metadata of one call."""
         given = self.metadata() if callable(self.metadata) else self.metadata
         name = (("pgmq-client", self.name),) if self.name else ()
-        return (*name, *given.items()) if given else name
+        if not given:
+            return name
+        if callable(self.metadata):
+            try:
+                for pair in given.items():
+                    _check_metadata(*pair)
+            except ValueError as error:
+                raise PgmqError(grpc.StatusCode.INVALID_ARGUMENT, str(error), outcome_unknown=False) from None
+        return (*name, *given.items())
 
 
 class Attempts:
@@ -129,6 +151,26 @@ def backoff(failures: int, error: Exception | None, longest: float = 2.0) -> flo
     pause = float(min(longest, 0.1 * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1))  # noqa: S311
     asked = error.retry_delay if isinstance(error, PgmqError) else None
     return max(pause, asked.total_seconds() if asked else 0)
+
+
+def _check_target(target: str) -> None:
+    """Refuse what gRPC would connect to at a port that nobody has named."""
+    if target.startswith(_OTHER_TARGETS):
+        return
+    address = _ADDRESS.fullmatch(target)
+    if address is None or not 0 < int(address[1]) < 1 << 16:
+        raise ValueError(f"{target!r} is no target: a target is host:port, unix:/path or dns:///name:port")
+
+
+def _check_metadata(key: object, value: object) -> None:
+    """Refuse what gRPC cannot send."""
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is no key of metadata: they have lowercase letters, digits and _ . -")
+    if isinstance(value, bytes) and key.endswith("-bin"):
+        return
+    # Not the value: it may be secret.
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        raise ValueError(f"the metadata {key!r} has a value that is no text of printable ASCII")
 
 
 def _read(path: str | Path | None) -> bytes | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
@@ -91,6 +91,9 @@ def refuse_too_large(part: Proto) -> None:
 
 def batch(messages: Iterable[object], library: JsonLibrary, *, idempotent: bool) -> list[message_pb2.OutgoingMessage]:
     """Write the messages of a batch: values, or OutgoingMessage where there is more to say."""
+    if isinstance(messages, (str, bytes, bytearray, Mapping)):
+        # They can be iterated over, and nobody means their characters or keys.
+        raise TypeError(f"a batch is a list of messages, and not one {type(messages).__name__}")
     return [outgoing(message_pb2.OutgoingMessage(), each, library, idempotent=idempotent) for each in messages]
 
 

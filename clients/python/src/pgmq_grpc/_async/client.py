@@ -15,7 +15,7 @@ from pgmq_grpc._async import io
 from pgmq_grpc._async.queue import AsyncQueue
 from pgmq_grpc._async.transaction import AsyncTransaction
 from pgmq_grpc._async.watcher import AsyncWatcher
-from pgmq_grpc._convert import Span, request, result, seconds
+from pgmq_grpc._convert import Span, limit, request, result
 from pgmq_grpc._errors import UNDONE_IN_PART, PgmqError
 from pgmq_grpc._json import JsonLibrary
 from pgmq_grpc._options import Attempts, Metadata, Options, Tls
@@ -84,7 +84,7 @@ class AsyncClient:
         interceptors: Sequence[io.Interceptor] = (),
         channel_options: Mapping[str, object] | None = None,
     ) -> None:
-        self._options = Options.of(target, tls, name, metadata, seconds(timeout), json, channel_options)
+        self._options = Options.of(target, tls, name, metadata, limit(timeout), json, channel_options)
         self._connection = io.Connection(self._options, interceptors)
 
     async def __aenter__(self) -> Self:
@@ -97,7 +97,11 @@ class AsyncClient:
         return f"<{type(self).__name__} of {self._options.target}>"
 
     async def close(self) -> None:
-        """End all consumers, producers, watchers and sends, with what is under way, and then the connection."""
+        """End all consumers, producers, watchers and sends, with what is under way, and then the connection.
+
+        Consumers stop as by their `stop`, and it waits for handlers that run. Whatever is asked of the client
+        afterwards, or of what came of it, is refused with a RuntimeError.
+        """
         streams = self._connection.streams
         streams.closing = True
         for link in streams.links.copy():
@@ -110,7 +114,7 @@ class AsyncClient:
     def with_timeout(self, timeout: Span) -> Self:
         """Give the same client, with another deadline for its calls: `client.with_timeout(5).queue("orders")`."""
         other = copy.copy(self)
-        other._options = replace(self._options, timeout=seconds(timeout), timeout_given=True)  # noqa: SLF001
+        other._options = replace(self._options, timeout=limit(timeout), timeout_given=True)  # noqa: SLF001
         return other
 
     @property
@@ -275,7 +279,7 @@ class AsyncClient:
     async def validate_name(
         self, *, queue: str | None = None, routing_key: str | None = None, pattern: str | None = None
     ) -> None:
-        """Raise unless a name is well-formed. Whether anything of that name exists does not matter."""
+        """Raise unless a name, one at a time, is well-formed. Whether anything of that name exists does not matter."""
         asked = request(contract.ValidateNameRequest, queue=queue, routing_key=routing_key, pattern=pattern)
         await self.call(self.raw.queue.ValidateName, asked, repeat=True)
 
@@ -356,6 +360,8 @@ class AsyncClient:
                 failure.outcome_unknown = unknown
                 raise failure
             await io.pause(pause)
+            # It may be closed by now.
+            self._connection.stubs()
 
     async def pages(self, method: io.UnaryMethod[Q, R], asked: Q) -> AsyncIterator[R]:
         """Give the pages of a list, each when it is asked for."""
@@ -370,7 +376,10 @@ class AsyncClient:
     def streams(self) -> Streams:
         """Give what is under way on the channel, which is opened if it is not there."""
         self._connection.stubs()
-        return self._connection.streams
+        streams = self._connection.streams
+        if streams.closing:
+            raise RuntimeError("the client is closed")
+        return streams
 
     def _long(self) -> float:
         return 0 if self._options.timeout_given else _AN_HOUR

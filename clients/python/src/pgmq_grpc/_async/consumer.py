@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +17,7 @@ import grpc
 from pgmq_grpc._async import io
 from pgmq_grpc._async.link import AsyncSubscription
 from pgmq_grpc._async.message import AsyncMessage
-from pgmq_grpc._convert import duration, seconds
+from pgmq_grpc._convert import duration, limit, seconds
 from pgmq_grpc._errors import UNDONE_IN_PART, PgmqError
 from pgmq_grpc._options import backoff
 from pgmq_grpc._requests import outcome, refuse_too_large
@@ -30,6 +32,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pgmq_grpc")
 
 _MOST_RECEIPTS = 1000
+
+# How long a message that a handler has refused stays hidden, where neither the handler's caller nor the queue says.
+_FIRST_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 60.0
+
+# The worker within which this runs, whatever tasks its handler has made.
+_worker: ContextVar[object] = ContextVar("pgmq_grpc_worker", default=None)
 
 Action = SettleAction | Literal["GIVE_BACK"]
 Kind = tuple[Action | Literal["EXTEND"], float | None, str]
@@ -92,25 +101,32 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         # What a stream brings while that of streams before is in hand: together they may be too many.
         self._held: deque[AsyncMessage] = deque()
         self._is_crowded = False
+        self._workers: set[object] = set()
+        self._has_retry_backoff = False
 
     async def run(
         self,
         handler: io.Handler[AsyncMessage],
         *,
         concurrency: int = 1,
-        action: SettleAction = "DELETE",
+        action: Literal["DELETE", "ARCHIVE"] = "DELETE",
         retry_delay: Span | None = None,
     ) -> None:
         """Give each message to a handler and settle it, until `stop`.
 
         When the handler returns, the message is deleted, or what `action` says, unless the handler has settled it. When
         it raises, the message is released: visible after `retry_delay`, or without one after the backoff of the queue's
-        policy. `concurrency` handlers run at a time.
+        policy, or where it has none after a second, two, four, up to a minute. `concurrency` handlers run at a time.
         """
         if not io.suits(handler):
             raise TypeError(f"{handler!r} is no handler for a {type(self).__name__}")
-        _check((action, None, ""))
-        _check(("RELEASE", None if retry_delay is None else seconds(retry_delay), ""))
+        if concurrency < 1:
+            raise ValueError(f"concurrency is {concurrency}: it has to be at least 1")
+        if action not in {"DELETE", "ARCHIVE"}:
+            raise ValueError(f"{action!r} is none of DELETE, ARCHIVE")
+        if retry_delay is not None:
+            limit(retry_delay, "retry_delay")
+            _check(("RELEASE", seconds(retry_delay), ""))
         self._start()
         workers = [io.Task(self._work, handler, action, retry_delay) for _ in range(concurrency)]
         try:
@@ -130,12 +146,24 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
 
     def stop(self) -> None:
         """Take no more messages. It does not wait, and may be called from anywhere, such as a handler of signals."""
+        if self._is_elsewhere():
+            return
         super().stop()
         with self._lock:
             left = [*self._items.drain(), *self._held]
             self._held.clear()
         for message in left:
             self._give_back(message)
+
+    async def close(self) -> None:
+        """Stop, wait for handlers that run, and end the stream once what is under way has its results."""
+        if not self._is_elsewhere():
+            self.stop()
+            # A handler that calls this does not wait for itself.
+            self._workers.discard(_worker.get())
+            self._wake()
+            await self._pauses.take(1, None, lambda: not self._workers)
+        await super().close()
 
     async def settle_one(
         self, message: AsyncMessage, action: SettleAction, *, delay: Span | None = None, reason: str = ""
@@ -158,6 +186,9 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         return await self._do(message, kind)
 
     async def _do(self, message: AsyncMessage, kind: Kind) -> Outcome:
+        if self._is_elsewhere():
+            # The stream belongs to the process that made it, but a receipt works everywhere.
+            return (await self._queue.settle(*kind, message))[0]
         waiter: io.Future[Outcome] = io.future()
         command = Command(message, kind, waiter)
         if not self._submit(command):
@@ -182,17 +213,34 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
         self._settle(message, "GIVE_BACK")
 
     async def _work(self, handler: io.Handler[AsyncMessage], action: SettleAction, retry_delay: Span | None) -> None:
+        worker = object()
+        _worker.set(worker)
+        self._workers.add(worker)
+        try:
+            await self._handle(handler, action, retry_delay)
+        finally:
+            self._workers.discard(worker)
+            self._wake()
+
+    async def _handle(self, handler: io.Handler[AsyncMessage], action: SettleAction, retry_delay: Span | None) -> None:
         while (message := await self.receive()) is not None:
             try:
                 await io.handle(handler, message)
             except Exception:
                 logger.exception("the handler of %r failed", message)
-                self._settle(message, "RELEASE", delay=retry_delay)
+                self._settle(message, "RELEASE", delay=self._pause_of(message) if retry_delay is None else retry_delay)
             except BaseException:
                 self._settle(message, "RELEASE", delay=0)
                 raise
             else:
                 self._settle(message, action)
+
+    def _pause_of(self, message: AsyncMessage) -> Span | None:
+        """Give how long a message that fails stays hidden, unless the queue's policy says it."""
+        if self._has_retry_backoff:
+            return None
+        pause: float = min(_FIRST_RETRY_SECONDS * 2 ** min(max(message.read_ct - 1, 0), 10), _LONGEST_RETRY_SECONDS)
+        return pause * random.uniform(0.8, 1)  # noqa: S311
 
     def _wake(self) -> None:
         super()._wake()
@@ -251,6 +299,8 @@ class AsyncConsumer(AsyncSubscription[AsyncMessage]):
 
     def _receive(self, session: Session, response: contract.ConsumeResponse) -> None:
         json = self._client.json
+        if response.HasField("started"):
+            self._has_retry_backoff = response.started.has_retry_backoff
         for raw in response.messages:
             message = AsyncMessage(self._start_command.queue, raw, json, self)
             with self._lock:

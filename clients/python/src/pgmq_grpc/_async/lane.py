@@ -35,8 +35,6 @@ async def send(client: AsyncClient, queue: str, message: OutgoingMessage) -> Sen
     Both ways have the same errors, and are repeated alike.
     """
     streams = client.streams()
-    if streams.closing:
-        raise RuntimeError("the client is closed")
     attempt: Any = partial(_send, client, streams, queue)
     streams.sends.append(None)
     try:

@@ -148,6 +148,8 @@ class AsyncProducer(AsyncSendStream):
 
     def __init__(self, client: AsyncClient, queue: str, *, idempotent: bool, max_outstanding: int) -> None:
         super().__init__(client, queue, f"producer of {queue!r}")
+        if max_outstanding < 1:
+            raise ValueError(f"max_outstanding is {max_outstanding}: it has to be at least 1")
         self._idempotent = idempotent
         self._places = io.Semaphore(max_outstanding)
         self._repeating = 0
@@ -183,6 +185,9 @@ class AsyncProducer(AsyncSendStream):
     async def _offer(self, message: object, timeout: float | None) -> Sending:
         written = outgoing(message_pb2.OutgoingMessage(), message, self._client.json, idempotent=self._idempotent)
         refuse_too_large(written)
+        self._refuse_elsewhere()
+        if not self._tasks:
+            self._client.streams()
         if not await io.acquire(self._places, timeout):
             text = "too many messages were outstanding for too long"
             raise PgmqError(grpc.StatusCode.DEADLINE_EXCEEDED, text, outcome_unknown=False)
@@ -190,10 +195,12 @@ class AsyncProducer(AsyncSendStream):
         with self._lock:
             if self._closing:
                 self._places.release()
+                # Which tells if the client is closed, too.
+                self._client.streams()
                 raise RuntimeError("the producer is closed")
+            self._start()
             sending = Sending(written, waiter)
             self._waiting.put(sending)
-            self._start()
         return sending
 
     def _done(self) -> None:

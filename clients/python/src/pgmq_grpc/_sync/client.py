@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 
-from pgmq_grpc._convert import Span, request, result, seconds
+from pgmq_grpc._convert import Span, limit, request, result
 from pgmq_grpc._errors import UNDONE_IN_PART, PgmqError
 from pgmq_grpc._json import JsonLibrary
 from pgmq_grpc._options import Attempts, Metadata, Options, Tls
@@ -85,7 +85,7 @@ class Client:
         interceptors: Sequence[io.Interceptor] = (),
         channel_options: Mapping[str, object] | None = None,
     ) -> None:
-        self._options = Options.of(target, tls, name, metadata, seconds(timeout), json, channel_options)
+        self._options = Options.of(target, tls, name, metadata, limit(timeout), json, channel_options)
         self._connection = io.Connection(self._options, interceptors)
 
     def __enter__(self) -> Self:
@@ -98,7 +98,11 @@ class Client:
         return f"<{type(self).__name__} of {self._options.target}>"
 
     def close(self) -> None:
-        """End all consumers, producers, watchers and sends, with what is under way, and then the connection."""
+        """End all consumers, producers, watchers and sends, with what is under way, and then the connection.
+
+        Consumers stop as by their `stop`, and it waits for handlers that run. Whatever is asked of the client
+        afterwards, or of what came of it, is refused with a RuntimeError.
+        """
         streams = self._connection.streams
         streams.closing = True
         for link in streams.links.copy():
@@ -111,7 +115,7 @@ class Client:
     def with_timeout(self, timeout: Span) -> Self:
         """Give the same client, with another deadline for its calls: `client.with_timeout(5).queue("orders")`."""
         other = copy.copy(self)
-        other._options = replace(self._options, timeout=seconds(timeout), timeout_given=True)  # noqa: SLF001
+        other._options = replace(self._options, timeout=limit(timeout), timeout_given=True)  # noqa: SLF001
         return other
 
     @property
@@ -272,7 +276,7 @@ class Client:
     def validate_name(
         self, *, queue: str | None = None, routing_key: str | None = None, pattern: str | None = None
     ) -> None:
-        """Raise unless a name is well-formed. Whether anything of that name exists does not matter."""
+        """Raise unless a name, one at a time, is well-formed. Whether anything of that name exists does not matter."""
         asked = request(contract.ValidateNameRequest, queue=queue, routing_key=routing_key, pattern=pattern)
         self.call(self.raw.queue.ValidateName, asked, repeat=True)
 
@@ -353,6 +357,8 @@ class Client:
                 failure.outcome_unknown = unknown
                 raise failure
             io.pause(pause)
+            # It may be closed by now.
+            self._connection.stubs()
 
     def pages(self, method: io.UnaryMethod[Q, R], asked: Q) -> Iterator[R]:
         """Give the pages of a list, each when it is asked for."""
@@ -367,7 +373,10 @@ class Client:
     def streams(self) -> Streams:
         """Give what is under way on the channel, which is opened if it is not there."""
         self._connection.stubs()
-        return self._connection.streams
+        streams = self._connection.streams
+        if streams.closing:
+            raise RuntimeError("the client is closed")
+        return streams
 
     def _long(self) -> float:
         return 0 if self._options.timeout_given else _AN_HOUR

@@ -36,8 +36,6 @@ def send(client: Client, queue: str, message: OutgoingMessage) -> SendResult:
     Both ways have the same errors, and are repeated alike.
     """
     streams = client.streams()
-    if streams.closing:
-        raise RuntimeError("the client is closed")
     attempt: Any = partial(_send, client, streams, queue)
     streams.sends.append(None)
     try:

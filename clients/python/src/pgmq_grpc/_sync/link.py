@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 import grpc
 
-from pgmq_grpc._convert import seconds
+from pgmq_grpc._convert import limit
 from pgmq_grpc._errors import PgmqError
 from pgmq_grpc._options import backoff
 from pgmq_grpc._session import Session, Streams
@@ -41,6 +42,7 @@ class Link:
         self._finished = False
         self._trouble: Exception | None = None
         self._pauses: io.Mailbox[None] = io.Mailbox()
+        self._process = os.getpid()
 
     def __enter__(self) -> Self:
         self._start()
@@ -51,6 +53,8 @@ class Link:
 
     def close(self) -> None:
         """End the stream, once what is under way has its results."""
+        if self._is_elsewhere():
+            return
         with self._lock:
             self._stopping = self._closing = True
         self._wake()
@@ -73,13 +77,26 @@ class Link:
             if not session.ended:
                 session.abandon()
 
+    def _is_elsewhere(self) -> bool:
+        """Tell whether this is a fork of the process that has the stream. No lock is to be trusted there."""
+        return self._process != os.getpid()
+
+    def _refuse_elsewhere(self) -> None:
+        if self._is_elsewhere():
+            raise RuntimeError(f"the {self._subject} belongs to the process that made it, and this is another one")
+
     def _start(self) -> None:
+        self._refuse_elsewhere()
         if self._tasks:
             return
         with self._lock:
             if not self._tasks and not self._stopping:
                 self._streams = self._client.streams()
                 self._streams.links.add(self)
+                if self._streams.closing:
+                    # By another thread, which may not have seen this link.
+                    self._streams.links.discard(self)
+                    raise RuntimeError("the client is closed")
                 self._tasks = [io.Task(self._run), io.Task(self._attend)]
 
     def _wake(self) -> None:
@@ -200,8 +217,8 @@ class Subscription(Link, Generic[T]):
     def receive(self, timeout: Span | None = None) -> T | None:
         """Give the next one, or None when the time is up or `stop` was called."""
         self._start()
-        limit = None if timeout is None else seconds(timeout)
-        for item in self._items.take(1, limit, lambda: self._stopping):
+        patience = None if timeout is None else limit(timeout)
+        for item in self._items.take(1, patience, lambda: self._stopping):
             return item
         if self._failure is not None:
             raise self._failure
@@ -209,11 +226,15 @@ class Subscription(Link, Generic[T]):
 
     def close(self) -> None:
         """Stop, and end the stream once what is under way has its results."""
+        if self._is_elsewhere():
+            return
         self.stop()
         super().close()
 
     def stop(self) -> None:
         """Take no more: loops end. It does not wait, and may be called from anywhere, such as a handler of signals."""
+        if self._is_elsewhere():
+            return
         self._stopping = True
         self._wake()
 

@@ -33,6 +33,8 @@ class Transaction:
 
     If the block is left by an exception, nothing is done. When it ends well, `results` has one result for each
     operation, in their order. A receipt that is stale, or whose message is gone, undoes everything, as any error does.
+
+    It is for one block, and applied once: what is asked of it afterwards is refused with a RuntimeError.
     """
 
     def __init__(self, client: Client, deduplication_id: str | None, *, idempotent: bool) -> None:
@@ -43,22 +45,30 @@ class Transaction:
         self._readers: list[Callable[[Any], Result]] = []
         self.results: list[Result] = []
         """What the operations gave."""
+        self._is_used = self._is_sealed = self._is_over = False
         self.deduplicated = False
         """Whether an earlier transaction of the same deduplication id is meant, and nothing was applied now."""
 
     def __enter__(self) -> Self:
+        self._refuse(self._is_used or self._is_sealed)
+        self._is_used = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is not None:
+            self._is_sealed = self._is_over = True
+        elif not self._is_over:
             self.commit()
 
     def commit(self) -> list[Result]:
-        """Apply the operations. The end of the block does it."""
+        """Apply the operations. The end of the block does it, unless it was done. It may be tried again if it fails."""
+        self._refuse(self._is_over)
+        self._is_used = self._is_sealed = True
         client, repeat = self._client, bool(self._request.deduplication_id)
         reply = client.call(client.raw.queue.Transact, self._request, repeat=repeat)
+        self._is_over = True
         self.deduplicated = reply.deduplicated
         answers = (getattr(each, each.WhichOneof("result") or "send") for each in reply.results)
         self.results = [read(answer) for read, answer in zip(self._readers, answers, strict=True)]
@@ -138,6 +148,11 @@ class Transaction:
         given = items_of(items)
         self._add(lambda reply: outcomes(reply.results, given), **operation)
 
+    def _refuse(self, is_late: bool) -> None:
+        if is_late:
+            raise RuntimeError("a transaction is for one block and applied once: make another one")
+
     def _add(self, read: Callable[[Any], Result], **operation: Any) -> None:
+        self._refuse(self._is_sealed)
         self._request.operations.append(contract.TransactOperation(**operation))
         self._readers.append(read)
