@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::time::Pauses;
+use crate::time::{Pauses, in_time};
 use crate::{Client, Error};
 
 /// A request of the contract that has one reply. Implemented for each by the build.
@@ -110,8 +110,9 @@ impl Client {
         request: &Q,
         timeout: Option<Duration>,
     ) -> Result<Q::Reply, Error> {
-        let timeout = timeout.unwrap_or_else(|| self.timeout() + request.wait().unwrap_or_default());
-        let deadline = Instant::now() + timeout;
+        let timeout =
+            timeout.unwrap_or_else(|| self.timeout().saturating_add(request.wait().unwrap_or_default()));
+        let deadline = in_time(timeout);
         let mut pauses = Pauses::up_to(Duration::from_secs(2));
         let mut repeats = 0;
         let mut outcome_unknown = false;
@@ -133,6 +134,7 @@ impl Client {
     }
 
     async fn attempt<Q: Rpc>(&self, request: &Q, deadline: Instant) -> Result<Q::Reply, Error> {
+        self.inner.life.check_not_closed()?;
         let mut grpc = tonic::client::Grpc::new(self.service()).max_decoding_message_size(MAX_WIRE_BYTES);
         let mut message = tonic::Request::new(request.clone());
         message.set_timeout(deadline.saturating_duration_since(Instant::now()));

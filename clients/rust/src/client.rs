@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::call::{Call, MAX_WIRE_BYTES, Rpc};
 use crate::connect::{Builder, Service};
+use crate::life::Life;
 use crate::list::List;
 use crate::message::IntoMessage;
 use crate::pb::admin_service_client::AdminServiceClient;
@@ -28,6 +29,7 @@ pub(crate) struct Inner {
     service: Service,
     timeout: Duration,
     pub(crate) sends: Sends,
+    pub(crate) life: Arc<Life>,
 }
 
 /// The generated stubs, over the same connection. They have what has no word here, `OpenTransaction` above all.
@@ -60,7 +62,7 @@ impl Client {
     }
 
     pub(crate) fn new(service: Service, timeout: Duration) -> Self {
-        Self { inner: Arc::new(Inner { service, timeout, sends: Sends::default() }) }
+        Self { inner: Arc::new(Inner { service, timeout, sends: Sends::default(), life: Life::new() }) }
     }
 
     pub(crate) fn service(&self) -> Service {

@@ -151,7 +151,9 @@ impl Builder {
                 std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
             Error::local(Code::InvalidArgument, format!("the target {target:?} is not usable: {cause}"))
         };
-        let endpoint = Endpoint::from_shared(self.address(&target))
+        let address = self.address(&target);
+        check(&target, &address)?;
+        let endpoint = Endpoint::from_shared(address)
             .map_err(invalid)?
             .connect_timeout(self.connect_timeout)
             .initial_stream_window_size(4 * 1024 * 1024)
@@ -198,6 +200,23 @@ impl Builder {
             return target.to_owned();
         }
         format!("{scheme}://{target}")
+    }
+}
+
+/// Refuses an address without a port, for which there is no good guess.
+fn check(target: &str, address: &str) -> Result<(), Error> {
+    if address.starts_with("unix:") {
+        return Ok(());
+    }
+    let uri: Option<http::Uri> = address.parse().ok();
+    match uri.as_ref().map(|uri| (uri.host(), uri.port_u16())) {
+        Some((Some(host), Some(1..))) if !host.is_empty() => Ok(()),
+        _ => {
+            let text = format!(
+                "the target {target:?} is not usable: a target is host:port, unix:/path or dns:///name:port"
+            );
+            Err(Error::local(Code::InvalidArgument, text))
+        }
     }
 }
 

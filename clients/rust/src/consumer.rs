@@ -4,8 +4,8 @@ mod driver;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
@@ -38,10 +38,23 @@ impl Consume {
     pub fn start(self) -> Consumer {
         let (commands, received) = mpsc::unbounded_channel();
         let (deliver, messages) = mpsc::unbounded_channel();
+        let messages = Arc::new(Mutex::new(messages));
+        let has_retry_backoff = Arc::new(AtomicBool::new(false));
         let client = self.queue.client().clone();
-        tokio::spawn(Driver::new(client, self.start, deliver, received, commands.downgrade()).run());
+        let link = commands.downgrade();
+        match client.inner.life.check_open() {
+            Ok(()) => {
+                let untaken = messages.clone();
+                let backoff = has_retry_backoff.clone();
+                let driver = Driver::new(client, self.start, deliver, untaken, received, link, backoff);
+                tokio::spawn(driver.run_until_closed());
+            }
+            // It is there to be taken.
+            Err(closed) => drop(deliver.send(Err(closed))),
+        }
         let stopper = Stopper { stopping: Arc::new(AtomicBool::new(false)), commands };
-        Consumer { queue: self.queue, messages, stopper, given_back: Vec::new(), ending: Ending::No }
+        let given_back = Vec::new();
+        Consumer { queue: self.queue, messages, stopper, given_back, ending: Ending::No, has_retry_backoff }
     }
 }
 
@@ -52,11 +65,20 @@ impl Consume {
 /// takes no more; messages in hand can still be settled.
 pub struct Consumer {
     queue: Queue,
-    messages: mpsc::UnboundedReceiver<Result<pb::Message, Error>>,
+    messages: Untaken,
     stopper: Stopper,
     /// The answers to what was given back because it came too late.
     given_back: Vec<oneshot::Receiver<Result<Vec<ItemResult>, Error>>>,
     ending: Ending,
+    /// Whether the queue's policy says how long a message waits after a failure.
+    has_retry_backoff: Arc<AtomicBool>,
+}
+
+/// Messages on their way from the driver to the consumer.
+type Untaken = Arc<Mutex<mpsc::UnboundedReceiver<Result<pb::Message, Error>>>>;
+
+fn lock(untaken: &Untaken) -> MutexGuard<'_, mpsc::UnboundedReceiver<Result<pb::Message, Error>>> {
+    untaken.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 enum Ending {
@@ -67,7 +89,7 @@ enum Ending {
 }
 
 impl Consumer {
-    /// The next message; `None` after a stop, or after an error.
+    /// The next message; `None` after a stop, after an error, or when the client is closed.
     pub async fn next(&mut self) -> Option<Result<Message, Error>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
@@ -97,6 +119,14 @@ impl Consumer {
     /// What stops this consumer from elsewhere, such as the task that waits for a signal.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        self.queue.client()
+    }
+
+    pub(crate) fn has_retry_backoff(&self) -> Arc<AtomicBool> {
+        self.has_retry_backoff.clone()
     }
 
     fn give_back(&mut self, message: pb::Message) {
@@ -132,7 +162,8 @@ impl Stream for Consumer {
                 }
                 Ending::Done => return Poll::Ready(None),
             }
-            match ready!(self.messages.poll_recv(context)) {
+            let next = lock(&self.messages).poll_recv(context);
+            match ready!(next) {
                 Some(Ok(message)) if self.stopper.stopping.load(Relaxed) => self.give_back(message),
                 Some(Ok(message)) => return Poll::Ready(Some(Ok(self.deliver(message)))),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -148,12 +179,15 @@ impl Stream for Consumer {
 impl Drop for Consumer {
     fn drop(&mut self) {
         self.stopper.stop();
-        self.messages.close();
-        while let Ok(message) = self.messages.try_recv() {
-            if let Ok(message) = message {
-                self.give_back(message);
+        let mut untaken = Vec::new();
+        {
+            let mut messages = lock(&self.messages);
+            messages.close();
+            while let Ok(message) = messages.try_recv() {
+                untaken.extend(message);
             }
         }
+        untaken.into_iter().for_each(|message| self.give_back(message));
     }
 }
 

@@ -6,6 +6,7 @@ mod connect;
 mod consumer;
 mod error;
 mod handle;
+mod life;
 mod list;
 mod message;
 mod producer;

@@ -46,7 +46,7 @@ impl IntoMessage for serde_json::Value {
 }
 
 impl OutgoingMessage {
-    /// A message whose body is this value.
+    /// A message whose body is this value. JSON has no NaN and no infinity: serde_json makes `null` of them.
     ///
     /// # Errors
     ///

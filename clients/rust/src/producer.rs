@@ -13,6 +13,7 @@ use tonic::Code;
 
 use self::driver::{Driver, Item};
 use crate::call::MAX_WIRE_BYTES;
+use crate::life::Life;
 use crate::message::IntoMessage;
 use crate::pb::OutgoingMessage;
 use crate::pb::queue_service_client::QueueServiceClient;
@@ -28,6 +29,7 @@ pub struct ProducerBuilder {
     max_in_flight: usize,
     timeout: Duration,
     waits: bool,
+    life: Arc<Life>,
 }
 
 impl ProducerBuilder {
@@ -39,6 +41,7 @@ impl ProducerBuilder {
             max_in_flight: 10_000,
             timeout: client.timeout(),
             waits: true,
+            life: client.inner.life.clone(),
         }
     }
 
@@ -54,9 +57,9 @@ impl ProducerBuilder {
         self
     }
 
-    /// How many messages may be unanswered; further sends wait. 10,000 without this.
+    /// How many messages may be unanswered; further sends wait. 10,000 without this. With none, every send is refused.
     pub fn max_in_flight(mut self, messages: usize) -> Self {
-        self.max_in_flight = messages.clamp(1, Semaphore::MAX_PERMITS);
+        self.max_in_flight = messages.min(Semaphore::MAX_PERMITS);
         self
     }
 
@@ -108,7 +111,12 @@ impl Producer {
     }
 
     pub(crate) async fn deliver(&self, message: OutgoingMessage, limit: Duration) -> Result<Sent, Error> {
-        let Shared { items, window, .. } = &*self.shared;
+        let Shared { items, window, settings } = &*self.shared;
+        settings.life.check_sending()?;
+        let _under_way = settings.life.streams.begin();
+        if settings.max_in_flight == 0 {
+            return Err(Error::local(Code::InvalidArgument, "max_in_flight has to be at least 1"));
+        }
         // Less what surrounds a message in its frame.
         if message.encoded_len() > MAX_WIRE_BYTES - 1024 {
             return Err(Error::too_large());

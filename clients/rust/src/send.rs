@@ -7,10 +7,11 @@ use std::time::Duration;
 use prost::Message as _;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
-use tonic::Code;
 
 use crate::client::Inner;
+use crate::life::closed;
 use crate::pb::{SendRequest, SendResponse};
+use crate::time::in_time;
 use crate::{Client, Error, Producer, ProducerBuilder, Sent};
 
 /// More sends than there can be at a time.
@@ -47,16 +48,20 @@ impl Sends {
 }
 
 impl Client {
-    /// Waits for the sends that are under way, those of clones too, and ends the streams that they share. Sends that come
-    /// later fail with `CANCELLED`.
+    /// Closes the client, and its clones with it: stops its consumers as by their [`Stopper`](crate::Stopper), ends its
+    /// watchers, and waits for handlers that run and for what is being sent. Whatever is asked of them or of their queues,
+    /// producers and messages later fails at once with `CANCELLED`, and nothing is sent. A handler that calls this has to
+    /// settle its message before.
     ///
-    /// Nothing else needs it: consumers, watchers and producers have an end of their own, and the connection ends with the
-    /// last clone of the client.
+    /// Only that waiting needs it: consumers, watchers and producers have an end of their own, and the connection ends with
+    /// the last clone of the client.
     pub async fn close(self) {
-        let sends = &self.inner.sends;
+        let Inner { sends, life, .. } = &*self.inner;
+        life.begin_to_close().await;
         // They are all idle for ever if it is closed already.
         let _ = sends.idle.acquire_many(ALL).await.map(tokio::sync::SemaphorePermit::forget);
         sends.idle.close();
+        life.close(self.timeout()).await;
         sends.streams().clear();
     }
 
@@ -65,14 +70,13 @@ impl Client {
         request: SendRequest,
         timeout: Option<Duration>,
     ) -> Result<SendResponse, Error> {
-        let closed = |_| Error::local(Code::Cancelled, "the client is closed");
-        let _under_way = self.inner.sends.idle.acquire().await.map_err(closed)?;
+        let _under_way = self.inner.sends.idle.acquire().await.map_err(|_| closed())?;
         let alone = self.inner.sends.idle.available_permits() + 1 == ALL as usize;
         if alone || request.encoded_len() > LARGE {
             return self.unary(&request, timeout).await;
         }
         let limit = timeout.unwrap_or(self.timeout());
-        let deadline = Instant::now() + limit;
+        let deadline = in_time(limit);
         match self.stream(&request.queue).deliver(request.clone().into(), limit).await {
             Ok(Sent { msg_id, deduplicated }) => Ok(SendResponse { msg_id, deduplicated }),
             // The call repeats itself, or tells why there is no stream.

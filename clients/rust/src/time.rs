@@ -2,6 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
+/// As good as for ever, and no clock fails at it.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A span for the wire. What no span of the wire can hold becomes one that the server refuses.
 pub(crate) fn span(duration: Duration) -> prost_types::Duration {
     duration.try_into().unwrap_or(prost_types::Duration { seconds: i64::MAX, nanos: 0 })
@@ -13,6 +18,11 @@ pub(crate) fn duration(span: Option<prost_types::Duration>) -> Option<Duration> 
 
 pub(crate) fn moment(timestamp: Option<prost_types::Timestamp>) -> Option<SystemTime> {
     timestamp.and_then(|timestamp| timestamp.try_into().ok())
+}
+
+/// The moment that is so far away.
+pub(crate) fn in_time(limit: Duration) -> Instant {
+    Instant::now() + limit.min(A_YEAR)
 }
 
 /// Pauses between attempts: each up to twice as long as the one before, at random so that not all come at once.

@@ -10,6 +10,7 @@ use futures_util::stream::Stream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::life::closed;
 use crate::pb::{QueueEvent, WatchRequest};
 use crate::time::{Pauses, duration, span};
 use crate::{Client, Error};
@@ -44,10 +45,11 @@ impl IntoFuture for Watch {
             let (confirm, confirmed) = oneshot::channel();
             let (events, received) = mpsc::channel(64);
             let limit = client.timeout();
+            client.inner.life.check_open()?;
             tokio::spawn(watch(client, request, events, confirm));
             match timeout(limit, confirmed).await {
                 Ok(Ok(answer)) => answer.map(|()| Watcher { events: received }),
-                Ok(Err(_)) => Err(Error::broken("the watch has ended")),
+                Ok(Err(_)) => Err(closed()),
                 Err(_) => Err(Error::deadline_exceeded()),
             }
         }
@@ -65,7 +67,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// The next event; `None` after an error.
+    /// The next event; `None` after an error, or when the client is closed.
     pub async fn next(&mut self) -> Option<Result<QueueEvent, Error>> {
         self.events.recv().await
     }
@@ -103,6 +105,7 @@ async fn watch(
     let gone = tokio::select! {
         error = follow => error,
         () = events.closed() => return,
+        () = client.inner.life.ends() => return,
     };
     // Whoever waits for the confirmation hears of it there, and else where the events go.
     match confirm.take() {

@@ -1,6 +1,8 @@
 //! The task behind a consumer: it keeps a Consume stream open, and settles over it.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -9,11 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::Streaming;
 
+use super::{Untaken, lock};
 use crate::pb::{
     ConsumeRequest, ConsumeResponse, ConsumeStart, ItemResult, Message, Outcome, consume_request,
 };
 use crate::settle::Settlement;
-use crate::time::{Pauses, duration, span};
+use crate::time::{Pauses, duration, in_time, span};
 use crate::{Client, Error};
 
 /// What a consumer and its messages want of the driver.
@@ -23,6 +26,8 @@ pub(super) enum Command {
     /// A message was dropped unsettled.
     Dropped(String),
     Stop,
+    /// The client is closed: as stop, and nobody takes what is there.
+    Close,
 }
 
 /// One message to be settled or extended.
@@ -45,7 +50,7 @@ impl Order {
         limit: Duration,
     ) -> (Self, oneshot::Receiver<Result<Vec<ItemResult>, Error>>) {
         let (reply, answer) = oneshot::channel();
-        let expires = Instant::now() + limit;
+        let expires = in_time(limit);
         (Self { receipt, settlement, reply: Some(reply), expires, again: false }, answer)
     }
 
@@ -90,6 +95,8 @@ pub(super) struct Driver {
     start: ConsumeStart,
     /// Where messages go. Nothing once no more are to come.
     deliver: Option<mpsc::UnboundedSender<Result<Message, Error>>>,
+    /// The other end.
+    untaken: Untaken,
     commands: mpsc::UnboundedReceiver<Command>,
     /// For what goes back into `commands`, without keeping the driver alive.
     link: mpsc::WeakUnboundedSender<Command>,
@@ -97,6 +104,8 @@ pub(super) struct Driver {
     /// Messages that wait until fewer are in hand: after a stream broke, the next one begins with an empty window.
     held: VecDeque<Message>,
     stopping: bool,
+    closing: bool,
+    has_retry_backoff: Arc<AtomicBool>,
     stream_number: u64,
     visibility_timeout: Duration,
     max_in_flight: usize,
@@ -127,6 +136,7 @@ struct Open {
     spoken: Instant,
     extended: Instant,
     closing: Option<Option<Duration>>,
+    stopped: bool,
 }
 
 impl Driver {
@@ -134,25 +144,46 @@ impl Driver {
         client: Client,
         start: ConsumeStart,
         deliver: mpsc::UnboundedSender<Result<Message, Error>>,
+        untaken: Untaken,
         commands: mpsc::UnboundedReceiver<Command>,
         link: mpsc::WeakUnboundedSender<Command>,
+        has_retry_backoff: Arc<AtomicBool>,
     ) -> Self {
         Self {
             client,
             start,
             deliver: Some(deliver),
+            untaken,
             commands,
             link,
             in_hand: HashMap::new(),
             held: VecDeque::new(),
             stopping: false,
+            closing: false,
+            has_retry_backoff,
             stream_number: 0,
             visibility_timeout: Duration::from_secs(30),
             max_in_flight: MAX_RECEIPTS,
         }
     }
 
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run_until_closed(self) {
+        let (life, link) = (self.client.inner.life.clone(), self.link.clone());
+        let run = self.run();
+        tokio::pin!(run);
+        tokio::select! {
+            () = &mut run => return,
+            () = life.ends() => {}
+        }
+        if let Some(commands) = link.upgrade() {
+            // A driver that is gone has ended.
+            let _ = commands.send(Command::Close);
+        }
+        run.await;
+    }
+
+    async fn run(mut self) {
+        let under_way = self.client.inner.life.streams.begin();
         let mut pauses = Pauses::up_to(Duration::from_secs(5));
         while !self.stopping {
             match self.stream(&mut pauses).await {
@@ -179,6 +210,7 @@ impl Driver {
         }
         let untaken = self.end_delivery();
         self.by_unary_call(untaken, None);
+        drop(under_way);
         while let Some(command) = self.commands.recv().await {
             self.without_stream(command);
         }
@@ -236,6 +268,7 @@ impl Driver {
             spoken: now,
             extended: now,
             closing: None,
+            stopped: false,
         };
         let end = self.serve(&mut open, &mut responses, pauses).await;
         // Receipts outlive their stream, and each of these commands can be given twice.
@@ -277,8 +310,8 @@ impl Driver {
             }
             self.hand_out();
             // All that there was to say is said: the answers still come.
-            let nothing_in_hand = self.deliver.is_none() && self.in_hand.is_empty();
-            if abandoned || self.stopping && nothing_in_hand {
+            let nothing_follows = open.stopped && (self.closing || self.in_hand.is_empty());
+            if abandoned || self.stopping && nothing_follows {
                 open.requests = None;
             }
         }
@@ -296,6 +329,7 @@ impl Driver {
             self.visibility_timeout = duration(started.visibility_timeout).unwrap_or(self.visibility_timeout);
             self.max_in_flight = usize::try_from(started.max_in_flight).unwrap_or(MAX_RECEIPTS);
             open.heartbeat_interval = duration(started.heartbeat_interval).unwrap_or(open.heartbeat_interval);
+            self.has_retry_backoff.store(started.has_retry_backoff, Relaxed);
             self.extend_carried(open);
         }
         let kept = match self.start.auto_extend {
@@ -303,7 +337,7 @@ impl Driver {
             false => self.visibility_timeout,
         };
         for message in response.messages {
-            let in_hand = InHand { stream_number: self.stream_number, expires: Instant::now() + kept };
+            let in_hand = InHand { stream_number: self.stream_number, expires: in_time(kept) };
             self.in_hand.insert(message.receipt.clone(), in_hand);
             self.held.push_back(message);
         }
@@ -324,6 +358,7 @@ impl Driver {
             open.closing = Some(duration(closing.retry_delay));
         }
         if response.stopped.is_some() {
+            open.stopped = true;
             let untaken = self.end_delivery();
             self.settle(open, untaken);
         }
@@ -342,10 +377,14 @@ impl Driver {
         let mut run: Vec<Order> = Vec::new();
         for command in commands {
             let order = match command {
-                Command::Stop if self.stopping => continue,
-                Command::Stop => {
-                    self.stopping = true;
-                    open.send(0, consume_request::Command::Stop(crate::pb::Stop {}));
+                Command::Stop | Command::Close => {
+                    if !std::mem::replace(&mut self.stopping, true) {
+                        open.send(0, consume_request::Command::Stop(crate::pb::Stop {}));
+                    }
+                    if matches!(command, Command::Close) {
+                        let untaken = self.close();
+                        self.settle(open, untaken);
+                    }
                     continue;
                 }
                 Command::Dropped(receipt) => match self.dropped(receipt) {
@@ -381,7 +420,7 @@ impl Driver {
     fn note_extension(&mut self, order: &Order) {
         let Settlement::Extend(visibility_timeout) = &order.settlement else { return };
         if let Some(in_hand) = self.in_hand.get_mut(&order.receipt) {
-            let until = Instant::now() + duration(*visibility_timeout).unwrap_or(self.visibility_timeout);
+            let until = in_time(duration(*visibility_timeout).unwrap_or(self.visibility_timeout));
             in_hand.expires = in_hand.expires.max(until);
         }
     }
@@ -437,6 +476,22 @@ impl Driver {
         }
     }
 
+    /// Nobody takes a message any more, not even to give it back.
+    fn close(&mut self) -> Vec<Order> {
+        self.closing = true;
+        self.deliver = None;
+        let mut untaken = Vec::new();
+        {
+            let mut messages = lock(&self.untaken);
+            while let Ok(message) = messages.try_recv() {
+                untaken.extend(message);
+            }
+        }
+        // Before those that are held, which came later.
+        untaken.into_iter().rev().for_each(|message| self.held.push_front(message));
+        self.end_delivery()
+    }
+
     /// No message follows. Those that are held go to the consumer, which gives them back if it is stopped or gone.
     /// What nobody takes any more is to be given back.
     fn end_delivery(&mut self) -> Vec<Order> {
@@ -462,6 +517,11 @@ impl Driver {
             // Without a stream nobody extends it any more.
             Command::Dropped(receipt) => drop(self.in_hand.remove(&receipt)),
             Command::Stop => self.stopping = true,
+            Command::Close => {
+                self.stopping = true;
+                let untaken = self.close();
+                self.by_unary_call(untaken);
+            }
         }
     }
 
@@ -471,12 +531,14 @@ impl Driver {
             self.in_hand.remove(&order.receipt);
         }
         let (client, queue) = (self.client.clone(), self.start.queue.clone());
+        let under_way = client.inner.life.streams.begin();
         let settling = by_unary_call(client, queue, self.link.upgrade(), orders);
         tokio::spawn(async move {
             if let Some(asked) = asked {
                 sleep(asked).await;
             }
             settling.await;
+            drop(under_way);
         });
     }
 }

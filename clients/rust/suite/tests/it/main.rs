@@ -2,6 +2,7 @@
 //! share; here stands what is Rust's own.
 
 mod own_server;
+mod refusals;
 mod sends;
 mod support;
 
