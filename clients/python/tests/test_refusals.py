@@ -242,12 +242,16 @@ async def test_a_closed_client_of_asyncio_refuses_everything(name):
 def test_close_waits_for_handlers(queue):
     queue.send_batch(range(3))
     client = Client()
-    consumer = client.queue(queue.name).consume()
+    own = client.queue(queue.name)
+    consumer, producer = own.consume(), own.producer()
+    producer.send(3)
     begun, go_on, closed = threading.Event(), threading.Event(), threading.Event()
 
     def handle(message):
         begun.set()
         go_on.wait(30)
+        own.send("sent by the handler")
+        producer.send("sent by the handler, too")
 
     def close():
         client.close()
@@ -258,14 +262,15 @@ def test_close_waits_for_handlers(queue):
     assert begun.wait(30)
     closer = threading.Thread(target=close)
     closer.start()
-    eventually(lambda: queue.metrics().visible_length == 2)
+    eventually(lambda: queue.metrics().visible_length == 3)
     assert not closed.is_set()
     go_on.set()
     closer.join(30)
     runner.join(30)
     assert closed.is_set()
     assert not runner.is_alive()
-    assert queue.metrics().queue_length == 2
+    # One is deleted, and two were sent.
+    assert queue.metrics().queue_length == 5
 
 
 async def test_close_waits_for_handlers_of_asyncio_but_not_for_the_one_that_calls_it(aio, name):

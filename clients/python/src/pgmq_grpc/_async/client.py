@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import grpc
 
 from pgmq_grpc._async import io
+from pgmq_grpc._async.link import AsyncSubscription
 from pgmq_grpc._async.queue import AsyncQueue
 from pgmq_grpc._async.transaction import AsyncTransaction
 from pgmq_grpc._async.watcher import AsyncWatcher
@@ -103,6 +104,12 @@ class AsyncClient:
         afterwards, or of what came of it, is refused with a RuntimeError.
         """
         streams = self._connection.streams
+        consumers = [link for link in streams.links.copy() if isinstance(link, AsyncSubscription)]
+        for consumer in consumers:
+            consumer.stop()
+        # Their handlers may send, until they end.
+        for consumer in consumers:
+            await consumer.close()
         streams.closing = True
         for link in streams.links.copy():
             await link.close()

@@ -18,6 +18,7 @@ from pgmq_grpc._json import JsonLibrary
 from pgmq_grpc._options import Attempts, Metadata, Options, Tls
 from pgmq_grpc._requests import batch, described, may_repeat, outgoing, settles_several
 from pgmq_grpc._sync import io
+from pgmq_grpc._sync.link import Subscription
 from pgmq_grpc._sync.queue import Queue
 from pgmq_grpc._sync.transaction import Transaction
 from pgmq_grpc._sync.watcher import Watcher
@@ -104,6 +105,12 @@ class Client:
         afterwards, or of what came of it, is refused with a RuntimeError.
         """
         streams = self._connection.streams
+        consumers = [link for link in streams.links.copy() if isinstance(link, Subscription)]
+        for consumer in consumers:
+            consumer.stop()
+        # Their handlers may send, until they end.
+        for consumer in consumers:
+            consumer.close()
         streams.closing = True
         for link in streams.links.copy():
             link.close()
