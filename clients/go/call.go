@@ -2,6 +2,7 @@ package pgmq
 
 import (
 	"context"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -41,6 +42,9 @@ func call[Q, R any](ctx context.Context, c *Client, terms terms, method func(con
 	defer cancel()
 	var response R
 	failure := repeat(ctx, terms.repeatable, func() *Error {
+		if c.closing.closed.Load() {
+			return isClosed()
+		}
 		var (
 			err     error
 			trailer metadata.MD
@@ -65,7 +69,11 @@ func (c *Client) withDeadline(ctx context.Context, longer time.Duration) (contex
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeout(ctx, c.timeout+longer)
+	span := c.timeout + longer
+	if span < 0 {
+		span = math.MaxInt64
+	}
+	return context.WithTimeout(ctx, span)
 }
 
 // repeat makes attempts until one succeeds, no other one is safe, or there is no time for one. If any of them has an

@@ -40,6 +40,7 @@ type Client struct {
 	codec      Codec
 	logger     *slog.Logger
 	sends      *sharing
+	closing    *closing
 }
 
 // Raw holds the generated stubs, over the client's own connection, with everything that has no word here:
@@ -88,7 +89,7 @@ func WithCredentials(credentials func(context.Context) (map[string]string, error
 	return func(s *settings) { s.metadata.asked = credentials }
 }
 
-// WithTimeout replaces the 30 seconds that a unary call has if its context has no deadline.
+// WithTimeout replaces the 30 seconds that a unary call has if its context has no deadline, and that Close waits at most.
 func WithTimeout(timeout time.Duration) Option {
 	return func(s *settings) { s.timeout = timeout }
 }
@@ -123,12 +124,24 @@ func Connect(target string, options ...Option) (*Client, error) {
 	s := settings{
 		transport: insecure.NewCredentials(),
 		metadata:  callMetadata{fixed: map[string]string{}},
-		timeout:   defaultTimeout,
 		codec:     standardCodec{},
-		logger:    slog.New(slog.DiscardHandler),
+	}
+	if err := checkTarget(target); err != nil {
+		return nil, err
 	}
 	for _, option := range options {
-		option(&s)
+		if option != nil {
+			option(&s)
+		}
+	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	if s.timeout == 0 {
+		s.timeout = defaultTimeout
+	}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
 	}
 	connection, err := grpc.NewClient(target, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(s.transport),
@@ -159,14 +172,8 @@ func Connect(target string, options ...Option) (*Client, error) {
 		codec:   s.codec,
 		logger:  s.logger,
 		sends:   newSharing(),
+		closing: newClosing(),
 	}, nil
-}
-
-// Close waits for sends of [Queue.Send] that are under way, and ends the connection, and with it all other calls and
-// streams. Stop consumers and close producers before.
-func (c *Client) Close() error {
-	c.sends.close()
-	return c.connection.Close()
 }
 
 // Raw gives the generated stubs.
@@ -187,6 +194,9 @@ func (m callMetadata) GetRequestMetadata(ctx context.Context, _ ...string) (map[
 	}
 	asked, err := m.asked(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkMetadata(asked); err != nil {
 		return nil, err
 	}
 	all := maps.Clone(m.fixed)

@@ -40,11 +40,13 @@ type ConsumeOptions struct {
 //
 // Many goroutines may take messages from one consumer.
 type Consumer struct {
-	queue  *Queue
-	start  *pgmqv1.ConsumeStart
-	ctx    context.Context
-	cancel context.CancelFunc
-	done   chan struct{}
+	queue *Queue
+	// Whether [Queue.Handle] stops it.
+	handled bool
+	start   *pgmqv1.ConsumeStart
+	ctx     context.Context
+	cancel  context.CancelFunc
+	done    chan struct{}
 	// The context of the streams, which outlives the consumer's own until what was not taken is given back.
 	streams    context.Context
 	endStreams context.CancelFunc
@@ -64,6 +66,7 @@ type Consumer struct {
 	err   error
 	// What the server has told last.
 	visibilityTimeout time.Duration
+	hasBackoff        bool
 }
 
 // unseen is what becomes of messages that the application has not taken: they do not count as delivered.
@@ -75,9 +78,14 @@ var unseen = settlement{action: pgmqv1.SettleAction_SETTLE_ACTION_GIVE_BACK}
 // When the context ends, what was not yet taken is released. See [Consumer.Stop] for the gentler end, and
 // [Queue.Handle] for a loop that needs neither.
 func (q *Queue) Consume(ctx context.Context, options ConsumeOptions) *Consumer {
+	return q.consume(ctx, options, false)
+}
+
+func (q *Queue) consume(ctx context.Context, options ConsumeOptions, handled bool) *Consumer {
 	conditional, err := q.client.conditional(options.Conditional)
 	c := &Consumer{
-		queue: q,
+		queue:   q,
+		handled: handled,
 		start: &pgmqv1.ConsumeStart{
 			Queue:             q.name,
 			VisibilityTimeout: span(options.VisibilityTimeout),
@@ -94,6 +102,9 @@ func (q *Queue) Consume(ctx context.Context, options ConsumeOptions) *Consumer {
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.streams, c.endStreams = context.WithCancel(context.WithoutCancel(ctx))
 	c.changed = sync.NewCond(&c.mu)
+	if err == nil && !enter(q.client.closing, q.client.closing.consumers, c) {
+		err = isClosed()
+	}
 	if err != nil {
 		c.end(newError(err, nil, false))
 		c.cancel()
@@ -285,6 +296,7 @@ func (c *Consumer) giveBack(ctx context.Context) {
 
 // run opens streams, one after the other, until there is to be none.
 func (c *Consumer) run() {
+	defer forget(c.queue.client.closing, c.queue.client.closing.consumers, c)
 	defer close(c.done)
 	defer c.cancel()
 	go c.keep()
@@ -353,6 +365,7 @@ func (c *Consumer) opened(session *session) {
 	c.mu.Lock()
 	c.session = session
 	c.visibilityTimeout = session.visibilityTimeout
+	c.hasBackoff = session.started.GetHasRetryBackoff()
 	stopping := c.stopping
 	c.changed.Broadcast()
 	c.mu.Unlock()

@@ -134,7 +134,7 @@ func (m *Message) Extend(ctx context.Context, visibilityTimeout time.Duration) (
 }
 
 func (m *Message) settle(ctx context.Context, s settlement) (Outcome, error) {
-	if m.client == nil || m.Receipt == "" {
+	if m == nil || m.client == nil || m.Receipt == "" {
 		return 0, refused(codes.FailedPrecondition, "receipt", "the message was not read, so it has no receipt", nil)
 	}
 	// What cannot be written to the wire must not come to a stream that others share.

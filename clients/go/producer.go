@@ -21,7 +21,7 @@ const (
 // ProducerOptions are the settings of a producer.
 type ProducerOptions struct {
 	// MaxInFlight is the most messages that are sent and not answered: up to 10,000, which 0 means. Beyond that, Send
-	// waits.
+	// waits. With less than 0, each Send is refused.
 	MaxInFlight int
 	// Idempotent gives every message a deduplication id that has none.
 	Idempotent bool
@@ -76,6 +76,9 @@ const (
 // Producer makes a producer for the queue. Close it at the end.
 func (q *Queue) Producer(options ProducerOptions) *Producer {
 	p := newProducer(q, options)
+	if !enter(q.client.closing, q.client.closing.producers, p) {
+		p.closed = true
+	}
 	go p.run()
 	return p
 }
@@ -159,9 +162,15 @@ func (p *Producer) begin(ctx context.Context, message any, options []SendOption)
 
 // put waits for room in the window and puts the message on the stream.
 func (p *Producer) put(ctx context.Context, message *pgmqv1.OutgoingMessage) (*Sending, error) {
+	if p.options.MaxInFlight < 0 {
+		return nil, refused(codes.InvalidArgument, "max_in_flight", "at least one message is in flight", nil)
+	}
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
+		if p.queue.client.closing.isBegun() {
+			return nil, isClosed()
+		}
 		return nil, refused(codes.FailedPrecondition, "", "the producer is closed", nil)
 	}
 	p.sending.Add(1)
@@ -291,6 +300,7 @@ func (p *Producer) Close(ctx context.Context) error {
 
 // run opens a stream whenever there is something to send and none is open.
 func (p *Producer) run() {
+	defer forget(p.queue.client.closing, p.queue.client.closing.producers, p)
 	defer close(p.done)
 	for failures := 0; ; {
 		select {

@@ -82,10 +82,16 @@ type Items struct {
 	messages []*Message
 }
 
-// Messages names messages by their receipts: what somebody else has read since is [Stale], and stays as it is.
+// Messages names messages by their receipts: what somebody else has read since is [Stale], and stays as it is. With one
+// that is nil, or was not read, the server refuses the call.
 func Messages(messages ...*Message) Items {
 	return Items{
-		receipts: convert(messages, func(m *Message) string { return m.Receipt }),
+		receipts: convert(messages, func(m *Message) string {
+			if m == nil {
+				return ""
+			}
+			return m.Receipt
+		}),
 		messages: messages,
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/pgmq-grpc/pgmq-grpc/clients/go/pgmqv1"
 )
 
@@ -65,7 +67,9 @@ func Idempotent() SendOption {
 func outgoing(message any, options []SendOption) OutgoingMessage {
 	m := OutgoingMessage{Message: message}
 	for _, option := range options {
-		option(&m)
+		if option != nil {
+			option(&m)
+		}
 	}
 	return m
 }
@@ -177,6 +181,11 @@ func (c *Client) outgoingMessage(m OutgoingMessage) (*pgmqv1.OutgoingMessage, er
 	}
 	if err := isUTF8("deduplication_id", m.DeduplicationID); err != nil {
 		return nil, err
+	}
+	if m.Delay != 0 && !m.VisibleAt.IsZero() {
+		failure := refused(codes.InvalidArgument, "visible_at", "a message has a delay, or a moment when it becomes visible", nil)
+		failure.Reason = ReasonConflictingFields
+		return nil, failure
 	}
 	if delay := span(m.Delay); delay != nil {
 		encoded.Schedule = &pgmqv1.OutgoingMessage_Delay{Delay: delay}

@@ -6,7 +6,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/pgmq-grpc/pgmq-grpc/clients/go/pgmqv1"
@@ -47,7 +46,7 @@ func (s *sharing) begin(ctx context.Context, q *Queue, m *pgmqv1.OutgoingMessage
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, refused(codes.FailedPrecondition, "", "the client is closed", nil)
+		return nil, isClosed()
 	}
 	s.underWay++
 	if s.underWay == 1 || !fitsStream(ctx, q, m) {
@@ -101,17 +100,22 @@ func (s *sharing) retire(p *sharedProducer) {
 	}
 }
 
-// close takes no more sends, waits for those under way, and ends the producers.
-func (s *sharing) close() {
+// close takes no more sends, waits for those under way until the context ends, and ends the producers.
+func (s *sharing) close(ctx context.Context) {
+	defer context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		s.ended.Broadcast()
+		s.mu.Unlock()
+	})()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	for s.underWay > 0 {
+	for s.underWay > 0 && ctx.Err() == nil {
 		s.ended.Wait()
 	}
 	for name, p := range s.producers {
 		p.idle.Stop()
-		_ = p.Close(context.Background())
+		_ = p.Close(ctx)
 		delete(s.producers, name)
 	}
 }

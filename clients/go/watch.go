@@ -31,6 +31,7 @@ type Watcher struct {
 	client *Client
 	queues []string
 	ctx    context.Context
+	end    context.CancelFunc
 	stream grpc.ServerStreamingClient[pgmqv1.WatchResponse]
 	// Ends the stream.
 	cancel context.CancelFunc
@@ -38,8 +39,12 @@ type Watcher struct {
 
 // Watch watches 1 to 100 queues until the context ends. What happens after Watch returns is told by [Watcher.Events].
 func (c *Client) Watch(ctx context.Context, queues ...string) (*Watcher, error) {
-	w := &Watcher{client: c, queues: queues, ctx: ctx}
+	w := &Watcher{client: c, queues: queues}
+	w.ctx, w.end = context.WithCancel(ctx)
+	known := context.AfterFunc(c.closing.life, w.end)
+	context.AfterFunc(w.ctx, func() { known() })
 	if failure := repeat(ctx, true, w.open); failure != nil {
+		w.end()
 		return nil, failure
 	}
 	return w, nil
@@ -50,6 +55,9 @@ func (q *Queue) Watch(ctx context.Context) (*Watcher, error) { return q.client.W
 
 // open opens a stream, and waits until the server has confirmed it.
 func (w *Watcher) open() *Error {
+	if w.client.closing.isBegun() {
+		return isClosed()
+	}
 	ctx, cancel := context.WithCancel(w.ctx)
 	w.cancel = cancel
 	request := &pgmqv1.WatchRequest{Queues: w.queues, HeartbeatInterval: durationpb.New(heartbeatInterval)}
@@ -77,10 +85,10 @@ func (w *Watcher) receive() (*pgmqv1.WatchResponse, error) {
 
 // Events gives what happens, until the context of the watch ends, or the loop is left. A stream that breaks or ends as
 // planned is opened again; what happened meanwhile is not told, so look at the queues now and then all the same. An
-// error is the last thing that comes. Use it once.
+// error is the last thing that comes; with [Client.Close] the loop ends without one. Use it once.
 func (w *Watcher) Events() iter.Seq2[*Event, error] {
 	return func(yield func(*Event, error) bool) {
-		defer func() { w.cancel() }()
+		defer w.end()
 		for {
 			response, err := w.receive()
 			for _, event := range response.GetEvents() {
@@ -96,6 +104,9 @@ func (w *Watcher) Events() iter.Seq2[*Event, error] {
 			for failures := 0; failure != nil && !failure.lasting() && w.ctx.Err() == nil; failures++ {
 				sleep(w.ctx, backOff(failures, failure.RetryDelay))
 				failure = w.open()
+			}
+			if w.client.closing.life.Err() != nil {
+				return
 			}
 			if failure != nil {
 				yield(nil, failure)

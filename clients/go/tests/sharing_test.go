@@ -363,7 +363,7 @@ func TestClosingAClientWaitsForItsSends(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience/60)
 		defer cancel()
 		_, err := c.queue.Send(ctx, "late")
-		return failureOf(t, err).Code == codes.FailedPrecondition
+		return failureOf(t, err).Code == codes.Canceled
 	})
 	select {
 	case err := <-closed:
