@@ -29,6 +29,8 @@ import java.util.function.Supplier;
 public final class ClientBuilder {
     private static final int LARGEST_REPLY = 8 * 1024 * 1024;
     private static final int LARGEST_METADATA = 64 * 1024;
+    private static final Duration LONGEST_DEADLINE = Duration.ofDays(36_500);
+    private static final String NAME = "pgmq-client";
 
     private String target;
     private ChannelCredentials credentials = InsecureChannelCredentials.create();
@@ -48,7 +50,7 @@ public final class ClientBuilder {
      * @return this
      */
     public ClientBuilder target(String address) {
-        target = address;
+        target = address == null ? null : Target.checked(address);
         return this;
     }
 
@@ -81,6 +83,7 @@ public final class ClientBuilder {
      */
     public ClientBuilder metadata(Map<String, String> values) {
         Map<String, String> fixed = Map.copyOf(values);
+        fixed.forEach((header, value) -> put(new Metadata(), header, value));
         return metadata(() -> fixed);
     }
 
@@ -113,6 +116,9 @@ public final class ClientBuilder {
      * @return this
      */
     public ClientBuilder name(String clientName) {
+        if (clientName != null) {
+            put(new Metadata(), NAME, clientName);
+        }
         name = clientName;
         return this;
     }
@@ -120,11 +126,11 @@ public final class ClientBuilder {
     /**
      * The deadline of unary calls.
      *
-     * @param span 30 seconds by default
+     * @param span above 0; 30 seconds by default
      * @return this
      */
     public ClientBuilder deadline(Duration span) {
-        deadline = span;
+        deadline = span == null ? null : checked(span);
         return this;
     }
 
@@ -187,7 +193,23 @@ public final class ClientBuilder {
             return target;
         }
         String named = System.getenv("PGMQ_GRPC_TARGET");
-        return named == null || named.isEmpty() ? "127.0.0.1:50051" : named;
+        return named == null || named.isEmpty() ? "127.0.0.1:50051" : Target.checked(named);
+    }
+
+    /** Refuses what is no deadline, and cuts what is longer than any clock of Java's goes. */
+    static Duration checked(Duration deadline) {
+        if (deadline.isNegative() || deadline.isZero()) {
+            throw new IllegalArgumentException("a deadline is above 0");
+        }
+        return deadline.compareTo(LONGEST_DEADLINE) > 0 ? LONGEST_DEADLINE : deadline;
+    }
+
+    /** Refuses what gRPC would not send, or not as it is. */
+    private static void put(Metadata headers, String header, String value) {
+        if (!value.chars().allMatch(c -> c >= ' ' && c <= '~')) {
+            throw new IllegalArgumentException(header + " is not printable ASCII, as metadata has to be");
+        }
+        headers.put(Metadata.Key.of(header, Metadata.ASCII_STRING_MARSHALLER), value);
     }
 
     /** Threads that do not keep a process alive. */
@@ -212,16 +234,12 @@ public final class ClientBuilder {
                 @Override
                 public void start(Listener<R> listener, Metadata headers) {
                     if (client != null) {
-                        headers.put(key("pgmq-client"), client);
+                        put(headers, NAME, client);
                     }
-                    values.get().forEach((header, value) -> headers.put(key(header), value));
+                    values.get().forEach((header, value) -> put(headers, header, value));
                     super.start(listener, headers);
                 }
             };
-        }
-
-        private static Metadata.Key<String> key(String header) {
-            return Metadata.Key.of(header, Metadata.ASCII_STRING_MARSHALLER);
         }
     }
 }

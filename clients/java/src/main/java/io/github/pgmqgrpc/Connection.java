@@ -18,6 +18,7 @@ import java.util.concurrent.Future;
 import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Function;
 import java.util.function.Supplier;
 
@@ -58,7 +59,15 @@ final class Connection {
     final ExecutorService executor;
     final ScheduledExecutorService timer;
     /** Streams that are to be closed with the client. */
-    final Set<LastingStream<?, ?>> streams = ConcurrentHashMap.newKeySet();
+    private final Set<LastingStream<?, ?>> streams = ConcurrentHashMap.newKeySet();
+
+    /** Whether the end has begun: nothing lasting is opened any more. */
+    private final AtomicBoolean closing = new AtomicBoolean();
+
+    /** Whether nothing is called any more: handlers, which may call, have ended by then. */
+    private volatile boolean closed;
+
+    private final CompletableFuture<Void> end = new CompletableFuture<>();
 
     final Sends sends = new Sends(this);
 
@@ -81,11 +90,15 @@ final class Connection {
     }
 
     <Q, R> R once(MethodDescriptor<Q, R> method, Q request, Deadline deadline) {
+        refuseIfClosed();
         Departure departure = new Departure();
         try {
             CallOptions options = departure.watch(CallOptions.DEFAULT.withDeadline(deadline));
             return ClientCalls.blockingUnaryCall(channel, method, options, request);
         } catch (StatusRuntimeException e) {
+            if (!departure.left()) {
+                refuseIfClosed();
+            }
             throw PgmqException.of(e.getStatus().withCause(e), e.getTrailers(), departure.left());
         }
     }
@@ -100,7 +113,8 @@ final class Connection {
             } catch (PgmqException failure) {
                 mayBeApplied |= failure.outcomeUnknown();
                 Duration pause = Backoff.pause(failures, failure.retryDelay().orElse(null));
-                if (failures > MOST_REPETITIONS
+                if (closed
+                        || failures > MOST_REPETITIONS
                         || !failure.isRepeatable(harmlessTwice)
                         || deadline.timeRemaining(TimeUnit.NANOSECONDS) <= pause.toNanos()
                         || !sleep(pause)) {
@@ -130,7 +144,52 @@ final class Connection {
 
     /** The same in another thread. */
     <T> CompletableFuture<T> later(Supplier<T> work) {
-        return CompletableFuture.supplyAsync(work, executor);
+        try {
+            return CompletableFuture.supplyAsync(work, executor);
+        } catch (RejectedExecutionException e) {
+            return CompletableFuture.failedFuture(closedFailure(false));
+        }
+    }
+
+    /** Opens a stream that the end of the client ends. */
+    <S extends LastingStream<?, ?>> S open(Supplier<S> stream) {
+        if (closing.get()) {
+            throw closedFailure(false);
+        }
+        return adopt(stream);
+    }
+
+    /** The same as long as anything can be called, for sends of handlers that are waited for. */
+    <S extends LastingStream<?, ?>> S adopt(Supplier<S> stream) {
+        refuseIfClosed();
+        S opened;
+        try {
+            opened = stream.get();
+        } catch (RejectedExecutionException e) {
+            throw closedFailure(false);
+        }
+        streams.add(opened);
+        if (closed) {
+            opened.close();
+        }
+        if (opened.ended.isDone()) {
+            streams.remove(opened);
+        }
+        return opened;
+    }
+
+    void forget(LastingStream<?, ?> stream) {
+        streams.remove(stream);
+    }
+
+    void refuseIfClosed() {
+        if (closed) {
+            throw closedFailure(false);
+        }
+    }
+
+    static PgmqException closedFailure(boolean outcomeUnknown) {
+        return PgmqException.local(Status.CANCELLED.withDescription("the client is closed"), outcomeUnknown);
     }
 
     /** Runs what belongs to the application, away from the streams; after the end of the client, at once. */
@@ -142,9 +201,43 @@ final class Connection {
         }
     }
 
+    /** Closes, or waits until another thread has; but a handler, which is waited for, does not wait. */
     void close() {
-        sends.close();
-        streams.forEach(LastingStream::close);
+        boolean isFirst = closing.compareAndSet(false, true);
+        if (streams.stream().anyMatch(LastingStream::isRunByThisThread)) {
+            if (isFirst) {
+                streams.forEach(LastingStream::stop);
+                executor.execute(this::closeNow);
+            }
+            return;
+        }
+        if (isFirst) {
+            closeNow();
+            return;
+        }
+        try {
+            end.get();
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+        } catch (ExecutionException e) {
+            throw new IllegalStateException(e.getCause());
+        }
+    }
+
+    private void closeNow() {
+        try {
+            streams.forEach(LastingStream::stop);
+            streams.stream().filter(Consumer.class::isInstance).forEach(LastingStream::close);
+            closed = true;
+            sends.close();
+            streams.forEach(LastingStream::close);
+            closeTransport();
+        } finally {
+            end.complete(null);
+        }
+    }
+
+    private void closeTransport() {
         timer.shutdownNow();
         transport.shutdown();
         try {

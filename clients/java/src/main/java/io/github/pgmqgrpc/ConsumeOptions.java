@@ -5,6 +5,8 @@ import java.time.Duration;
 
 /** How messages are consumed: {@code orders.consume(options -> options.maxInFlight(20))}. */
 public final class ConsumeOptions {
+    private static final Duration LONGEST_DELAY = Duration.ofHours(12);
+
     final ConsumeStart.Builder start = ConsumeStart.newBuilder().setAutoExtend(true);
     int concurrency = 1;
     boolean archive;
@@ -121,10 +123,14 @@ public final class ConsumeOptions {
     /**
      * After what delay a message comes again whose handler has failed.
      *
-     * @param delay 0 to 12 hours; by default what the queue's policy says, else none
+     * @param delay 0 to 12 hours; by default what the queue's policy says, and where that has no backoff, about a second
+     *     after the first failure, twice as long after each further one, and at most a minute
      * @return this
      */
     public ConsumeOptions retryDelay(Duration delay) {
+        if (delay != null && (delay.isNegative() || delay.compareTo(LONGEST_DELAY) > 0)) {
+            throw new IllegalArgumentException("retryDelay is 0 to 12 hours");
+        }
         retryDelay = delay;
         return this;
     }

@@ -21,6 +21,8 @@ import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
 import java.util.stream.Stream;
@@ -46,6 +48,7 @@ import java.util.stream.Stream;
 public final class Consumer extends LastingStream<ConsumeRequest, ConsumeResponse> implements Iterable<Message> {
     private static final Logger LOG = System.getLogger("io.github.pgmqgrpc");
     private static final int MOST_RECEIPTS = 1_000;
+    private static final long LOOK_AT_HANDLERS_MILLIS = 50;
 
     private final Queue queue;
     private final ConsumeOptions options;
@@ -63,6 +66,9 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
     /** Those of them whose release is under way. */
     private final Set<String> releasing = new HashSet<>();
 
+    /** The threads of the handlers. */
+    private final Set<Thread> workers = ConcurrentHashMap.newKeySet();
+
     private final CompletableFuture<Void> handled;
     private boolean stopping;
     private boolean stopped;
@@ -71,6 +77,8 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
     private Duration heartbeatInterval = Duration.ofSeconds(25);
     private long heartbeatAt = System.nanoTime();
     private long extendedAt;
+    /** Whether the queue's policy says after what delay a released message comes again. */
+    private volatile boolean hasBackoff;
 
     Consumer(Queue queue, ConsumeOptions options, MessageHandler handler) {
         super(queue.client().connection, QueueServiceGrpc.getConsumeMethod());
@@ -106,6 +114,7 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
      * Takes no more messages: loops end, and what was received but not yet taken is visible to others at once. What is
      * in hand can still be settled. It may be called from any thread, such as a shutdown hook, and does not wait.
      */
+    @Override
     public synchronized void stop() {
         if (stopping) {
             return;
@@ -128,18 +137,25 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
     /**
      * Stops, waits until handlers have finished and what was settled is answered, and ends the stream. Messages that
      * were taken and not settled come back when their visibility timeout ends.
+     *
+     * <p>It waits for handlers no longer than the client's deadline, and not for one that is in {@link System#exit}: so it
+     * may be called in a shutdown hook. In a handler it does not wait, and does its work when the handlers have finished.
      */
     @Override
     public void close() {
         stop();
+        if (isRunByThisThread()) {
+            handled.whenComplete((nothing, failure) -> connection.elsewhere(this::close));
+            return;
+        }
         try {
-            handled.exceptionally(failure -> null).get();
+            awaitHandlers();
             awaitAnswers();
             leave();
             ended.get(queue.client().deadline.toNanos(), TimeUnit.NANOSECONDS);
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
-        } catch (java.util.concurrent.ExecutionException | TimeoutException e) {
+        } catch (ExecutionException | TimeoutException e) {
             LOG.log(Level.DEBUG, "the stream has not ended in good order", e);
         }
         finish();
@@ -153,6 +169,33 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
      */
     public void join() {
         Connection.await(handled);
+    }
+
+    private void awaitHandlers() throws InterruptedException, ExecutionException {
+        long deadline = System.nanoTime() + queue.client().deadline.toNanos();
+        while (System.nanoTime() - deadline < 0) {
+            try {
+                handled.exceptionally(failure -> null).get(LOOK_AT_HANDLERS_MILLIS, TimeUnit.MILLISECONDS);
+                return;
+            } catch (TimeoutException e) {
+                if (workers.stream().allMatch(Consumer::endsTheProcess)) {
+                    return;
+                }
+            }
+        }
+        LOG.log(Level.DEBUG, "a handler of {0} has not finished", queue.name());
+    }
+
+    /** Whether a thread waits in {@link System#exit}, which waits for shutdown hooks, and never returns. */
+    private static boolean endsTheProcess(Thread thread) {
+        return Stream.of(thread.getStackTrace())
+                .anyMatch(frame -> frame.getClassName().equals("java.lang.Runtime")
+                        && frame.getMethodName().equals("exit"));
+    }
+
+    @Override
+    boolean isRunByThisThread() {
+        return workers.contains(Thread.currentThread());
     }
 
     private synchronized void awaitAnswers() throws InterruptedException {
@@ -197,10 +240,15 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
     }
 
     private void takeAll(MessageHandler handler) {
-        for (Message message : this) {
-            handle(message, handler);
-            // A handler that leaves its interruption behind does not end the worker.
-            Thread.interrupted();
+        workers.add(Thread.currentThread());
+        try {
+            for (Message message : this) {
+                handle(message, handler);
+                // A handler that leaves its interruption behind does not end the worker.
+                Thread.interrupted();
+            }
+        } finally {
+            workers.remove(Thread.currentThread());
         }
     }
 
@@ -218,7 +266,7 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
         } catch (Throwable e) {
             LOG.log(Level.DEBUG, () -> "the handler of " + queue.name() + " has failed on " + message.msgId(), e);
             if (!message.isSettled()) {
-                message.releaseAsync(options.retryDelay);
+                message.releaseAsync(retryDelay(message));
             }
         }
         message.settling().whenComplete((result, failure) -> {
@@ -227,6 +275,11 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
                 abandon(message.receipt(), failure);
             }
         });
+    }
+
+    /** A message that always fails must not come again and again at once, so there is a delay where nobody gives one. */
+    private Duration retryDelay(Message message) {
+        return options.retryDelay == null && !hasBackoff ? Backoff.afterFailure(message.readCt()) : options.retryDelay;
     }
 
     /**
@@ -302,6 +355,7 @@ public final class Consumer extends LastingStream<ConsumeRequest, ConsumeRespons
         heartbeatInterval = Convert.duration(started.getHeartbeatInterval());
         visibilityTimeout = Convert.duration(started.getVisibilityTimeout());
         maxInFlight = started.getMaxInFlight();
+        hasBackoff = started.getHasRetryBackoff();
         if (stopping) {
             command(ConsumeRequest.newBuilder()
                     .setStop(io.github.pgmqgrpc.v1.Stop.getDefaultInstance())

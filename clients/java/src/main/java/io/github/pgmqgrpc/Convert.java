@@ -35,6 +35,20 @@ final class Convert {
         return Instant.ofEpochSecond(timestamp.getSeconds(), timestamp.getNanos());
     }
 
+    /** Gives a text, unless it has half of a pair of surrogates, for which a question mark would be stored. */
+    static String unicode(String text) {
+        for (int i = 0; i < text.length(); i++) {
+            if (!Character.isSurrogate(text.charAt(i))) {
+                continue;
+            }
+            if (i + 1 == text.length() || !Character.isSurrogatePair(text.charAt(i), text.charAt(i + 1))) {
+                throw new IllegalArgumentException("the text is not Unicode: there is half a character at " + i);
+            }
+            i++;
+        }
+        return text;
+    }
+
     /** The constant of the same name, without the prefix that the contract's names have; one that is newer is the first. */
     static <E extends Enum<E>> E word(Class<E> type, String prefix, Enum<?> word) {
         for (E constant : type.getEnumConstants()) {

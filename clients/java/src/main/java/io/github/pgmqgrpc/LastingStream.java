@@ -37,7 +37,6 @@ abstract class LastingStream<Q, R> implements AutoCloseable {
         this.connection = connection;
         this.method = method;
         this.pulse = connection.timer.scheduleAtFixedRate(this::beat, 1, 1, TimeUnit.SECONDS);
-        connection.streams.add(this);
     }
 
     /** A stream of gRPC has been opened: the first command goes out. */
@@ -60,6 +59,14 @@ abstract class LastingStream<Q, R> implements AutoCloseable {
 
     @Override
     public abstract void close();
+
+    /** Takes nothing more, without waiting. */
+    void stop() {}
+
+    /** Whether this waits for the calling thread when it is closed. */
+    boolean isRunByThisThread() {
+        return false;
+    }
 
     /** Opens a stream if there is none and none is coming. */
     final synchronized void open() {
@@ -140,7 +147,7 @@ abstract class LastingStream<Q, R> implements AutoCloseable {
     /** Ends at once, whatever is under way. */
     final synchronized void finish() {
         pulse.cancel(false);
-        connection.streams.remove(this);
+        connection.forget(this);
         ended.complete(null);
         if (current != null) {
             // Nothing can be sent any more.

@@ -13,6 +13,8 @@ import java.util.UUID;
  * }</pre>
  */
 public final class OutgoingMessage {
+    private static final String BOTH = "a message has a delay, or a moment when it becomes visible, and not both";
+
     private final Object value;
     private final io.github.pgmqgrpc.v1.OutgoingMessage.Builder wire =
             io.github.pgmqgrpc.v1.OutgoingMessage.newBuilder();
@@ -67,28 +69,34 @@ public final class OutgoingMessage {
      * @return this
      */
     public OutgoingMessage headersText(String json) {
-        wire.setHeaders(json);
+        wire.setHeaders(Convert.unicode(json));
         return this;
     }
 
     /**
-     * How long the message stays invisible.
+     * How long the message stays invisible; not together with {@link #visibleAt}.
      *
      * @param delay 0 to 365 days
      * @return this
      */
     public OutgoingMessage delay(Duration delay) {
+        if (wire.hasVisibleAt()) {
+            throw new IllegalArgumentException(BOTH);
+        }
         wire.setDelay(Convert.duration(delay));
         return this;
     }
 
     /**
-     * When the message becomes visible.
+     * When the message becomes visible; not together with {@link #delay}.
      *
      * @param moment at most 365 days ahead
      * @return this
      */
     public OutgoingMessage visibleAt(Instant moment) {
+        if (wire.hasDelay()) {
+            throw new IllegalArgumentException(BOTH);
+        }
         wire.setVisibleAt(Convert.timestamp(moment));
         return this;
     }
@@ -100,7 +108,7 @@ public final class OutgoingMessage {
      * @return this
      */
     public OutgoingMessage group(String group) {
-        wire.setGroup(group);
+        wire.setGroup(Convert.unicode(group));
         return this;
     }
 
@@ -111,7 +119,7 @@ public final class OutgoingMessage {
      * @return this
      */
     public OutgoingMessage deduplicationId(String id) {
-        wire.setDeduplicationId(id);
+        wire.setDeduplicationId(Convert.unicode(id));
         return this;
     }
 
@@ -129,9 +137,9 @@ public final class OutgoingMessage {
     }
 
     io.github.pgmqgrpc.v1.OutgoingMessage toWire(JsonCodec json) {
-        wire.setMessage(isText ? (String) value : json.encode(value));
+        wire.setMessage(Convert.unicode(isText ? (String) value : json.encode(value)));
         if (headers != null) {
-            wire.setHeaders(json.encode(headers));
+            wire.setHeaders(Convert.unicode(json.encode(headers)));
         }
         return wire.build();
     }

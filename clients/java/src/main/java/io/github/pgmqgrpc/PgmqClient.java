@@ -111,11 +111,11 @@ public final class PgmqClient implements AutoCloseable {
     /**
      * The same client with another deadline for unary calls. It shares the connection, which is closed once.
      *
-     * @param other the deadline
+     * @param other the deadline, above 0
      * @return the client
      */
     public PgmqClient withDeadline(Duration other) {
-        return new PgmqClient(connection, other, false);
+        return new PgmqClient(connection, ClientBuilder.checked(other), false);
     }
 
     /**
@@ -128,7 +128,11 @@ public final class PgmqClient implements AutoCloseable {
         return connection.channel;
     }
 
-    /** Closes consumers, watchers and producers of this client, and the connection. */
+    /**
+     * Closes consumers, which waits for their handlers as {@link Consumer#close} does, then producers, watchers and the
+     * connection. From then on all that is asked of this client, its queues, producers and consumers is refused, with the
+     * code {@code CANCELLED}, and nothing is sent. Closing again does nothing.
+     */
     @Override
     public void close() {
         connection.close();
@@ -284,7 +288,8 @@ public final class PgmqClient implements AutoCloseable {
      * @return a watcher, to be closed; the server has confirmed it
      */
     public Watcher watch(String... queues) {
-        Watcher watcher = new Watcher(connection, List.of(queues));
+        List<String> names = List.of(queues);
+        Watcher watcher = connection.open(() -> new Watcher(connection, names));
         try {
             Connection.await(watcher.confirmed.orTimeout(deadline.toNanos(), TimeUnit.NANOSECONDS));
             return watcher;

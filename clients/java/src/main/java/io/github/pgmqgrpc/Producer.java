@@ -79,6 +79,7 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
      * @return what became of it; it fails with a {@link PgmqException}
      */
     public CompletableFuture<SendResult> send(Object message) {
+        connection.refuseIfClosed();
         io.github.pgmqgrpc.v1.OutgoingMessage wire = queue.client().wire(message);
         if (options.idempotent && wire.getDeduplicationId().isEmpty()) {
             wire = wire.toBuilder()
@@ -95,6 +96,7 @@ public final class Producer extends LastingStream<ProduceRequest, ProduceRespons
             return entry.result;
         }
         if (!offer(entry)) {
+            connection.refuseIfClosed();
             throw new IllegalStateException("the producer is closed");
         }
         return entry.result;

@@ -52,6 +52,7 @@ import io.grpc.MethodDescriptor;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.List;
+import java.util.Objects;
 import java.util.function.Function;
 import java.util.function.UnaryOperator;
 
@@ -221,7 +222,8 @@ public final class Queue {
      * @return a producer, to be closed
      */
     public Producer producer(UnaryOperator<ProducerOptions> options) {
-        return new Producer(this, options.apply(new ProducerOptions()), false);
+        ProducerOptions chosen = options.apply(new ProducerOptions());
+        return client.connection.open(() -> new Producer(this, chosen, false));
     }
 
     /**
@@ -285,7 +287,7 @@ public final class Queue {
      * @return a consumer, to be closed
      */
     public Consumer consume(UnaryOperator<ConsumeOptions> options) {
-        return new Consumer(this, options.apply(new ConsumeOptions(name, client.connection.json)), null);
+        return consumer(options, null);
     }
 
     /**
@@ -306,7 +308,12 @@ public final class Queue {
      * @return a consumer, to be closed; {@link Consumer#join} waits until it ends
      */
     public Consumer handle(UnaryOperator<ConsumeOptions> options, MessageHandler handler) {
-        return new Consumer(this, options.apply(new ConsumeOptions(name, client.connection.json)), handler);
+        return consumer(options, Objects.requireNonNull(handler, "handler"));
+    }
+
+    private Consumer consumer(UnaryOperator<ConsumeOptions> options, MessageHandler handler) {
+        ConsumeOptions chosen = options.apply(new ConsumeOptions(name, client.connection.json));
+        return client.connection.open(() -> new Consumer(this, chosen, handler));
     }
 
     /**

@@ -58,7 +58,8 @@ final class Sends {
     private synchronized Producer producer(Queue queue) {
         return closed
                 ? null
-                : producers.computeIfAbsent(queue.name(), name -> new Producer(queue, new ProducerOptions(), true));
+                : producers.computeIfAbsent(
+                        queue.name(), name -> connection.adopt(() -> new Producer(queue, new ProducerOptions(), true)));
     }
 
     /** A producer has ended: the next send makes another one. */

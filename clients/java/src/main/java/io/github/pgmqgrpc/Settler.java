@@ -75,6 +75,7 @@ final class Settler {
             } else {
                 command.getSettleBuilder().addAllReceipts(receipts);
             }
+            group.forEach(entry -> entry.hasLeft = true);
             sent.put(lastId, group);
             consumer.command(command.build());
         }
@@ -86,9 +87,7 @@ final class Settler {
                 calling = false;
                 List<Entry> left = List.copyOf(waiting);
                 waiting.clear();
-                PgmqException closed =
-                        PgmqException.local(Status.CANCELLED.withDescription("the client is closed"), true);
-                left.forEach(entry -> entry.result.completeExceptionally(closed));
+                left.forEach(entry -> entry.result.completeExceptionally(Connection.closedFailure(entry.hasLeft)));
             }
         }
     }
@@ -150,6 +149,7 @@ final class Settler {
                 synchronized (consumer) {
                     if (failure.code() == Status.Code.UNAVAILABLE && !consumer.ended.isDone()) {
                         // For the next stream now, or for the next try.
+                        group.forEach(entry -> entry.hasLeft |= failure.outcomeUnknown());
                         if (failure.retryDelay().isPresent()) {
                             postpone(group, failure);
                         } else {
@@ -253,6 +253,8 @@ final class Settler {
         boolean alone;
         /** How often the server has refused it, or what was settled with it, for the moment. */
         int refusals;
+        /** Whether it was given to a stream, or to a call that has failed. */
+        boolean hasLeft;
 
         Entry(String receipt, ConsumeRequest how, long deadline) {
             this.receipt = receipt;
