@@ -78,6 +78,7 @@ func (q *Queue) Producer(options ProducerOptions) *Producer {
 	p := newProducer(q, options)
 	if !enter(q.client.closing, q.client.closing.producers, p) {
 		p.closed = true
+		p.cancel()
 	}
 	go p.run()
 	return p
