@@ -87,6 +87,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   #clock: NodeJS.Timeout | undefined;
   #saidSomething = false;
   #requestId = 0n;
+  #streamId = "";
   readonly #commands = new Map<bigint, Batch>();
   #batches = new Map<string, Batch>();
   #settling = 0;
@@ -206,6 +207,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
 
   #received(reply: ConsumeResponse, heartbeatMs: number | undefined): void {
     if (reply.started && heartbeatMs !== undefined) {
+      this.#streamId = reply.started.streamId;
       this.#maxInFlight = reply.started.maxInFlight;
       this.#hasRetryBackoff = reply.started.hasRetryBackoff;
       if (reply.started.visibilityTimeout) this.#visibilityTimeout = milliseconds(reply.started.visibilityTimeout);

@@ -175,7 +175,8 @@ test("a handler that fails waits as the queue's backoff says, or else as the cli
     const worker = of.consume(fail, { retryDelay });
     let span = 0;
     await eventually("it is released", async () => {
-      for await (const { vt, lastReadAt } of of.listMessages()) span = lastReadAt ? vt.getTime() - lastReadAt.getTime() : 0;
+      for await (const { vt, lastReadAt } of of.listMessages())
+        span = lastReadAt ? vt.getTime() - lastReadAt.getTime() : 0;
       // While it is in hand, that is the visibility timeout.
       return span !== 0 && Math.abs(span - 30_000) > 1000;
     });

@@ -520,7 +520,7 @@ impl Driver {
             Command::Close => {
                 self.stopping = true;
                 let untaken = self.close();
-                self.by_unary_call(untaken);
+                self.by_unary_call(untaken, None);
             }
         }
     }
