@@ -34,6 +34,8 @@ pub struct Taken {
     pub set_aside: Vec<SetAside>,
     /// Why nothing came, where the database refuses to have messages read and nothing says that it takes others.
     pub refused: Option<Error>,
+    /// Nothing came and nothing was moved although much was tried: the next read should not follow at once.
+    pub in_vain: bool,
 }
 
 /// What one look at many queues saw.

@@ -314,7 +314,7 @@ impl Connection {
         }
         let mut was_cut = claimed > found.len();
         if was_cut {
-            table.refused.reads.some_are_left();
+            table.refused.reads.some_are_left(claimed - found.len());
         }
         let WornOut { set_aside, stuck: too_often } =
             self.set_worn_out_aside(&order.queue, found.iter().map(|(read, ..)| read)).await;
@@ -375,6 +375,7 @@ impl Connection {
             cut: was_cut,
             set_aside,
             refused: None,
+            in_vain: false,
         })
     }
 

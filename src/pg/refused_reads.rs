@@ -16,7 +16,8 @@ use super::row::{self, column};
 use super::statement::{Effect, Statement};
 use crate::domain::{Delivery, Error, Ordering, QueueName, ReadOrder, Receipt, Result, Taken};
 
-/// What a read would find, as it is. `$1` queue, `$2` ids that are passed over, `$3` number, `$4` condition.
+/// What a read would find, as it is. `$1` queue, `$2` ids that are passed over, `$3` number, `$4` condition, `$5` the id after
+/// which.
 macro_rules! visible_statement {
     ($name:literal, $more:literal, $order:literal) => {
         Statement::new(
@@ -29,7 +30,8 @@ macro_rules! visible_statement {
 SELECT m.created_at, q.msg_id, q.read_ct, q.enqueued_at/*L*/, q.last_read_at/*/L*/, q.vt, NULL::text AS message,
   NULL::text AS headers
 FROM {q} AS q JOIN pgmq.meta AS m ON m.queue_name = $1::text
-WHERE q.vt <= clock_timestamp() AND q.msg_id <> ALL ($2::bigint[]) AND ($4::text = '{}' OR q.message @> $4::text::jsonb)",
+WHERE q.vt <= clock_timestamp() AND q.msg_id > $5::bigint AND q.msg_id <> ALL ($2::bigint[])
+  AND ($4::text = '{}' OR q.message @> $4::text::jsonb)",
                 $more,
                 "
 ORDER BY q.msg_id",
@@ -127,26 +129,29 @@ impl Connection {
             },
         };
         let tried = self.try_apart(&table, order, &ids).await?;
-        let taken = self.take_rendered(order, count, bytes, Some(&tried.good)).await?;
+        let mut taken = self.take_rendered(order, count, bytes, Some(&tried.good)).await?;
         rows.keep_incarnation(taken.queue_created_at);
         if tried.refused.is_empty() {
             // Others took them meanwhile, or they can be read now.
             return Ok(Taken { cut: taken.cut || !taken.deliveries.is_empty(), ..taken });
         }
-        let refused: Vec<&Delivery> =
-            seen.iter().filter(|delivery| tried.refused.contains(&delivery.message.msg_id)).collect();
         let known = [passed_over, tried.refused.clone()].concat();
+        let is_swallowed = !error::is_raised(&failed);
         let are_alone = !tried.good.is_empty()
-            || rows.are_some_left()
-            || rows.is_any_alone(&tried.refused)
+            || is_swallowed && rows.are_left(tried.refused.len())
             || self.can_read_others(&table, order, &known).await?;
-        let taken = match are_alone {
-            true => self.put_aside(&table, &order.queue, &refused, &failed, taken).await,
-            false => {
-                rows.pass_over(tried.refused, false, &failed);
-                Taken { refused: Some(failed), ..taken }
-            }
-        };
+        // As long as nothing can be read, only those move of which it was known before.
+        let (alone, others): (Vec<i64>, Vec<i64>) =
+            tried.refused.into_iter().partition(|msg_id| are_alone || rows.is_alone(*msg_id));
+        let alone: Vec<&Delivery> =
+            seen.iter().filter(|delivery| alone.contains(&delivery.message.msg_id)).collect();
+        if !alone.is_empty() {
+            taken = self.put_aside(&table, &order.queue, &alone, &failed, taken).await;
+        }
+        if !others.is_empty() {
+            rows.pass_over(others, false, &failed);
+            taken.refused = Some(failed);
+        }
         rows.warn(&order.queue);
         Ok(taken)
     }
@@ -167,7 +172,8 @@ impl Connection {
         // What is neither moved nor stuck was touched by somebody, or its move is swallowed.
         rows.pass_over(stays, true, why);
         tracing::debug!(queue = queue.as_str(), stuck = stuck.len(), "refused messages are passed over");
-        Taken { cut: true, ..taken }
+        let in_vain = taken.deliveries.is_empty() && taken.set_aside.is_empty();
+        Taken { cut: true, in_vain, ..taken }
     }
 
     /// Whether one of the last messages can be read, in whatever order.
@@ -192,11 +198,13 @@ impl Connection {
         count: i64,
     ) -> Result<Vec<Delivery>> {
         let (queue, condition) = (order.queue.as_str(), order.conditional.as_deref().unwrap_or("{}"));
-        let parameters: [Parameter<'_>; 4] = [
+        let up_to = table.refused.reads.up_to();
+        let parameters: [Parameter<'_>; 5] = [
             (&queue, Type::TEXT),
             (&passed_over, Type::INT8_ARRAY),
             (&count, Type::INT8),
             (&condition, Type::TEXT),
+            (&up_to, Type::INT8),
         ];
         let rows = self.query(&statement.on(table), &parameters).await;
         let rows = rows.map_err(|error| self.missing(&order.queue, error))?;

@@ -122,7 +122,7 @@ async fn read_in_turn(dispatch: &Dispatch, class: &Class, mut turn: super::Turn)
     let mut taken = turn.session.read(&class.order, ask.count, ask.bytes).await?;
     let refused = taken.refused.take();
     let full = refused.is_some() || taken.cut || taken.deliveries.len() >= ask.count;
-    let before_read = taken.before_read;
+    let (before_read, in_vain) = (taken.before_read, taken.in_vain);
     let something = !taken.deliveries.is_empty();
     let mut changes = Changes::default();
     for aside in &taken.set_aside {
@@ -132,6 +132,10 @@ async fn read_in_turn(dispatch: &Dispatch, class: &Class, mut turn: super::Turn)
     changes.tell(&dispatch.shared.events);
     if let Some(error) = refused {
         wait(class, &error);
+        return Ok(());
+    }
+    if in_vain {
+        class.pause(not_all_at_once());
         return Ok(());
     }
     class.found(if full { Found::Full } else { Found::Short { before_read, something } });
@@ -203,10 +207,13 @@ fn wait(class: &Class, error: &Error) {
     class.lock().share.fail_impatient(error);
     let (queue, cause) = (class.order.queue.as_str(), error::chain(error));
     tracing::debug!(queue, error = cause, "readers wait for the database");
-    // Not all at once when it is back.
-    let pause = match error.kind() {
+    class.pause(match error.kind() {
         Kind::Overloaded => RETRY_PAUSE,
-        _ => RETRY_PAUSE.mul_f64(rand::rng().random_range(0.5..1.0)),
-    };
-    class.pause(pause);
+        _ => not_all_at_once(),
+    });
+}
+
+/// A pause after which not all come back at the same time.
+fn not_all_at_once() -> Duration {
+    RETRY_PAUSE.mul_f64(rand::rng().random_range(0.5..1.0))
 }

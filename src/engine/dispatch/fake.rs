@@ -37,6 +37,8 @@ pub(crate) struct World {
     /// A statement at which the task that runs it panics, once.
     pub(crate) panics_at: Option<&'static str>,
     pub(crate) read_takes: Duration,
+    /// So many reads come, one after the other, upon messages alone that can be neither read nor moved.
+    pub(crate) in_vain: usize,
     /// The queues that are known to be slow.
     pub(crate) slow: HashSet<QueueName>,
     pub(crate) ask_takes: Duration,
@@ -227,7 +229,9 @@ fn moment_of(timestamp: &Timestamp) -> Moment {
 }
 
 fn take(world: &mut World, order: &ReadOrder, count: usize, now: Duration) -> Result<Taken> {
-    let held = order.visibility_timeout.span();
+    let (held, in_vain) = (order.visibility_timeout.span(), world.in_vain > 0);
+    world.in_vain = world.in_vain.saturating_sub(1);
+    let count = if in_vain { 0 } else { count };
     let queue = world.queues.entry(order.queue.clone()).or_default();
     if queue.gone {
         return Err(Error::queue_not_found(order.queue.as_str()));
@@ -258,9 +262,10 @@ fn take(world: &mut World, order: &ReadOrder, count: usize, now: Duration) -> Re
         deliveries,
         queue_created_at: created_at,
         before_read: moment(now),
-        cut: false,
+        cut: in_vain,
         set_aside: Vec::new(),
         refused: None,
+        in_vain,
     })
 }
 

@@ -366,6 +366,18 @@ async fn the_windows_of_many_streams_are_checked_together() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_read_in_vain_is_not_followed_by_the_next_at_once() {
+    let stage = stage();
+    let sent = stage.fake.send("a");
+    stage.fake.with(|world, _| world.in_vain = 100);
+    let mut subscription = stage.subscribe("a");
+    subscription.set_demand(1);
+    sleep(Duration::from_secs(10)).await;
+    assert!((10..=21).contains(&stage.fake.count("read")), "{}", stage.fake.count("read"));
+    assert_eq!(ids(timeout(HOUR, subscription.next()).await.expect("in time").expect("messages")), [sent]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dispatcher_that_panics_ends_its_subscribers_and_another_takes_its_place() {
     let stage = stage();
     let mut subscription = stage.subscribe("a");

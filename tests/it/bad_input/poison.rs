@@ -232,6 +232,47 @@ async fn a_rule_that_refuses_all_moves_nothing_and_is_told_until_it_has_gone() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_known_to_be_refused_takes_no_others_along_when_a_rule_refuses_all() {
+    for refusal in REFUSALS {
+        let mut test = orders(5).await;
+        test.client.send("orders", r#""poison""#).await;
+        refuse(&test, "UPDATE OR DELETE", refusal).await;
+        let refused = test.client.queue.read_batch(all_of("orders")).await.unwrap_err();
+        Refusal::expect(&refused, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
+        // While another is read, it is found to be alone, and to be tried again.
+        test.client.send("orders", "2").await;
+        assert_eq!(ids(&test.client.read("orders", 10).await), [2], "{refusal}");
+        test.run(&format!(
+            "CREATE FUNCTION refuse_all() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {refusal}; END $$;
+             CREATE TRIGGER refuse_all BEFORE UPDATE ON pgmq.q_orders FOR EACH ROW EXECUTE FUNCTION refuse_all()"
+        ))
+        .await;
+        test.client.send_all("orders", &["3", "4", "5"]).await;
+        let refused = test.client.queue.read_batch(all_of("orders")).await.unwrap_err();
+        Refusal::expect(&refused, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
+        assert_eq!(rows(&test, "q_orders").await, [1, 2, 3, 4, 5], "{refusal}");
+        assert!(rows(&test, "q_failed").await.is_empty() && rows(&test, "a_orders").await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_was_left_takes_no_others_along_when_a_rule_swallows_all() {
+    let mut test = orders(5).await;
+    test.client.send_all("orders", &["1", r#""poison""#, "3"]).await;
+    refuse(&test, "UPDATE", "RETURN NULL").await;
+    assert_eq!(ids(&test.client.read("orders", 10).await), [1, 3]);
+    test.run(
+        "CREATE TRIGGER refuse_all BEFORE UPDATE ON pgmq.q_orders FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    test.client.send_all("orders", &["4", "5", "6"]).await;
+    let refused = test.client.queue.read_batch(all_of("orders")).await.unwrap_err();
+    Refusal::expect(&refused, Code::FailedPrecondition, "REFUSED_BY_DATABASE");
+    assert_eq!(rows(&test, "q_orders").await, [1, 2, 3, 4, 5, 6]);
+    assert!(rows(&test, "q_failed").await.is_empty() && rows(&test, "a_orders").await.is_empty());
+}
+
+#[tokio::test]
 async fn a_transaction_reads_past_what_cannot_be_read() {
     for refusal in REFUSALS {
         let mut test = orders(5).await;
