@@ -48,20 +48,41 @@ const POP_THESE: Statement = pop_statement!("pop_these", " AND q.msg_id = ANY ($
 
 /// What a pop finds, without a look at it. `$1` the id after which, `$2` number, `$3` ids that are passed over,
 /// `$4` queue.
-const VISIBLE: Statement = Statement::new(
-    "visible",
-    Effect::Reads,
-    "-- pgmq-grpc: visible
+macro_rules! visible_statement {
+    ($name:literal, $order:literal) => {
+        Statement::new(
+            $name,
+            Effect::Reads,
+            concat!(
+                "-- pgmq-grpc: ",
+                $name,
+                "
 SELECT m.created_at, q.msg_id FROM {q} AS q JOIN pgmq.meta AS m ON m.queue_name = $4::text
 WHERE q.vt <= clock_timestamp() AND q.msg_id > $1::bigint AND q.msg_id <> ALL ($3::bigint[])
-ORDER BY q.msg_id LIMIT $2::integer",
-);
+ORDER BY q.msg_id",
+                $order,
+                " LIMIT $2::integer"
+            ),
+        )
+    };
+}
+
+const VISIBLE: Statement = visible_statement!("visible", "");
+
+/// The last of them: where many at the head are refused, these may not be.
+const VISIBLE_LAST: Statement = visible_statement!("visible_last_to_pops", " DESC");
+
+/// What is looked at in the commit of a pop has to be looked at where the message is known.
+const CHECK_CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 /// How many messages a pop looks for at once that passes over some.
 const STEP: i32 = 100;
 
 /// After so many refusals a pop has searched enough.
 const MOST_REFUSALS: usize = 64;
+
+/// Among how many other messages it is looked for one that can be popped.
+const OTHERS: i32 = 20;
 
 /// What a pop has found that passes over some.
 #[derive(Default)]
@@ -126,10 +147,21 @@ impl Connection {
     /// Pops around messages that cannot be rendered or that the database does not let go.
     async fn pop_around(&mut self, queue: &QueueName, count: i32) -> Result<Vec<Message>> {
         if self.in_transaction() {
-            return self.pop_in_parts(queue, count).await;
+            // What was done before may be made good until the end; then the pop's own is looked at there, too.
+            let is_checked = self.batch(CHECK_CONSTRAINTS).await;
+            if is_checked.is_err() {
+                self.return_to_mark().await?;
+            }
+            let popped = self.pop_in_parts(queue, count).await?;
+            self.defer_constraints().await?;
+            return Ok(popped);
         }
         self.begin().await?;
-        let popped = self.pop_in_parts(queue, count).await;
+        let popped = async {
+            self.batch(CHECK_CONSTRAINTS).await?;
+            self.pop_in_parts(queue, count).await
+        };
+        let popped = popped.await;
         self.conclude(popped, false).await
     }
 
@@ -140,7 +172,7 @@ impl Connection {
         rows.forget_all_but(&[]);
         let mut passed_over = rows.passed_over();
         let mut popping = Popping::default();
-        let (name, mut after) = (queue.as_str(), i64::MIN);
+        let (name, mut after) = (queue.as_str(), rows.up_to());
         let is_enough = |popping: &Popping| {
             popping.popped.len() >= wanted
                 || popping.left() < MAX_REPLY_BYTES / 2
@@ -159,6 +191,7 @@ impl Connection {
             let (Some(row), Some(last)) = (visible.first(), ids.last()) else { break };
             if rows.keep_incarnation(column(row, "created_at")?) {
                 passed_over.clear();
+                after = i64::MIN;
                 continue;
             }
             after = *last;
@@ -167,16 +200,45 @@ impl Connection {
                 parts.extend(self.pop_part(queue, wanted, part, &mut popping).await?);
             }
         }
-        let Popping { popped, refused, why, .. } = popping;
+        let Popping { popped, refused, refusals, why } = popping;
         let why_none = why.clone().or_else(|| rows.why_suspected());
         if let Some(why) = why {
-            rows.pass_over(refused, !popped.is_empty(), &why);
+            // Where the search has ended early, others may stand behind.
+            let are_alone = match popped.is_empty() && refusals >= MOST_REFUSALS {
+                true => self.can_pop_others(queue, &[passed_over, refused.clone()].concat()).await?,
+                false => !popped.is_empty(),
+            };
+            rows.pass_over(refused, are_alone, &why);
         }
         rows.warn(queue);
         match why_none.filter(|_| popped.is_empty()) {
             Some(why) => Err(why),
             None => Ok(popped),
         }
+    }
+
+    /// Whether one of the last messages can be popped; all of them stay.
+    async fn can_pop_others(&mut self, queue: &QueueName, known: &[i64]) -> Result<bool> {
+        let table = self.table(queue).await?;
+        let name = queue.as_str();
+        let parameters: [Parameter<'_>; 4] = [
+            (&table.refused.pops.up_to(), Type::INT8),
+            (&OTHERS, Type::INT4),
+            (&known, Type::INT8_ARRAY),
+            (&name, Type::TEXT),
+        ];
+        let visible = self.query(&VISIBLE_LAST.on(&table), &parameters).await;
+        let visible = visible.map_err(|error| self.missing(queue, error))?;
+        let ids: Vec<i64> = visible.iter().map(|row| column(row, "msg_id")).collect::<Result<_>>()?;
+        let (mut popping, mut parts) = (Popping::default(), vec![ids.as_slice()]);
+        while let Some(part) = parts.pop() {
+            parts.extend(self.pop_part(queue, ids.len(), part, &mut popping).await?);
+            if !popping.popped.is_empty() {
+                self.return_to_mark().await?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Pops a part of what is visible; gives the parts of it that are to be tried instead, the first one last.

@@ -1,5 +1,7 @@
 //! One message that the database refuses to have read or popped keeps nobody from the others.
 
+use std::time::Duration;
+
 use pgmq_grpc::proto::v1::open_transaction_request::Command;
 use pgmq_grpc::proto::v1::open_transaction_response::Reply;
 use pgmq_grpc::proto::v1::*;
@@ -329,4 +331,42 @@ async fn a_queue_that_lets_nothing_go_refuses_pops() {
         let popped = eventually("a pop", async || pop(&mut test.client, 10).await.ok()).await;
         assert_eq!(ids(&popped), [1, 2, 3]);
     }
+}
+
+#[tokio::test]
+async fn what_may_not_be_deleted_at_the_commit_stays_and_the_others_are_popped() {
+    let mut test = Test::with_queue("orders").await;
+    test.client.send_all("orders", &["1", r#""poison""#, "3"]).await;
+    test.run(
+        "CREATE TABLE invoices (of_message bigint REFERENCES pgmq.q_orders (msg_id) DEFERRABLE INITIALLY DEFERRED);
+         INSERT INTO invoices VALUES (2)",
+    )
+    .await;
+    assert_eq!(ids(&pop(&mut test.client, 10).await.unwrap()), [1, 3]);
+    // Nor does one that is known spoil a transaction.
+    let sent = test.client.send("orders", "4").await;
+    let mut open = Open::begin(&test.client).await;
+    let request = PopRequest { queue: "orders".to_owned(), max_messages: 10 };
+    match open.done(Command::Pop(request)).await {
+        Reply::Pop(popped) => assert_eq!(ids(&popped.messages), [sent]),
+        other => panic!("{other:?}"),
+    }
+    open.commit().await;
+    assert_eq!(rows(&test, "q_orders").await, [2]);
+}
+
+#[tokio::test]
+async fn many_that_cannot_be_popped_keep_nobody_for_ever_from_what_stands_behind() {
+    let mut test = Test::with_queue("orders").await;
+    let bodies: Vec<&str> = std::iter::repeat_n(r#""poison""#, 250).chain(["251"]).collect();
+    test.client.send_all("orders", &bodies).await;
+    refuse(&test, "DELETE", "RAISE 'no'").await;
+    // Too seldom to find all of them while they are passed over for a short time alone.
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let popped = eventually("what stands behind", async || {
+        second.tick().await;
+        pop(&mut test.client, 1).await.ok()
+    })
+    .await;
+    assert_eq!(ids(&popped), [251]);
 }
