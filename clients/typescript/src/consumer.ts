@@ -191,7 +191,7 @@ export class Consumer<T = unknown> implements AsyncIterable<Message<T>>, AsyncDi
   #begin(): void {
     if (this.#begun || this.#stopped) return;
     this.#begun = true;
-    this.#run()
+    void this.#run()
       .then(
         () => this.#inbox.end(),
         (error: unknown) => this.#inbox.end(error as PgmqError),

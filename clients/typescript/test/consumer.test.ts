@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Logger } from "pgmq-grpc";
+import type { Logger, Message } from "pgmq-grpc";
 import { client, eventually, queue, Way } from "./surroundings.js";
 
 const shared = client();
@@ -210,11 +210,15 @@ test("what is settled during an outage is settled once there is a stream again",
   const orders = await queue<number>(client({ logger: { debug: say, info: say, warn: say } }, way.address));
   await orders.sendBatch(Array.from({ length: 5 }, (_, message) => ({ message })));
   const messages = orders.consume({ visibilityTimeout: 600_000 })[Symbol.asyncIterator]();
-  const held = [];
-  while (held.length < 5) held.push((await messages.next()).value);
+  const held: Message<number>[] = [];
+  while (held.length < 5) {
+    const next = await messages.next();
+    assert.ok(!next.done);
+    held.push(next.value);
+  }
 
   const openAgain = await way.close();
-  const settled = Promise.all(held.map((message) => message?.delete()));
+  const settled = Promise.all(held.map((message) => message.delete()));
   await eventually("there is no way", () => lines.some((line) => line.includes("waits for the next stream")));
   await openAgain();
 

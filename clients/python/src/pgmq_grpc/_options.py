@@ -178,3 +178,14 @@ def _read(path: str | Path | None) -> bytes | None:
         return None
     with open(path, "rb") as file:
         return file.read()
+
+
+_first: dict[str, int] = {}
+
+
+def first_user() -> int:
+    """Give the process that has used gRPC first, of this one and those that it was forked from.
+
+    In the others gRPC for asyncio must not be used: now and then it waits there for ever.
+    """
+    return _first.setdefault("process", os.getpid())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from pgmq_grpc._options import Options
+from pgmq_grpc._options import Options, first_user
 from pgmq_grpc._session import Streams
 from pgmq_grpc.v1.admin_service_pb2_grpc import AdminServiceStub
 from pgmq_grpc.v1.queue_service_pb2_grpc import QueueServiceStub
@@ -92,17 +92,13 @@ class Connection:
 
     def _open(self) -> grpc.aio.Channel:
         given = self._options
-        if _users.setdefault("process", os.getpid()) != os.getpid():
+        if first_user() != os.getpid():
             raise RuntimeError("gRPC for asyncio does not survive a fork: start this process by spawn, or use Client")
         if given.credentials is None:
             return grpc.aio.insecure_channel(given.target, given.channel_options, interceptors=self._interceptors)
         return grpc.aio.secure_channel(
             given.target, given.credentials, given.channel_options, interceptors=self._interceptors
         )
-
-
-# The process that has used gRPC for asyncio first: in those forked from it, calls would never end.
-_users: dict[str, int] = {}
 
 
 async def responses(call: AsyncIterable[R]) -> AsyncIterator[R]:

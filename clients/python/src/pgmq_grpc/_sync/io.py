@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
 
-from pgmq_grpc._options import Options
+from pgmq_grpc._options import Options, first_user
 from pgmq_grpc._session import Streams
 from pgmq_grpc.v1.admin_service_pb2_grpc import AdminServiceStub
 from pgmq_grpc.v1.queue_service_pb2_grpc import QueueServiceStub
@@ -94,6 +94,7 @@ class Connection:
                 raise RuntimeError("the client is closed")
             if self._stubs is not None:
                 return self._stubs
+            first_user()
             if given.credentials is None:
                 self._channel = grpc.insecure_channel(given.target, given.channel_options)
             else:
