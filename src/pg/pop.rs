@@ -1,5 +1,6 @@
 //! Messages that are read and deleted in one step.
 
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::database::{Connection, Parameter};
@@ -71,9 +72,6 @@ const VISIBLE: Statement = visible_statement!("visible", "");
 
 /// The last of them: where many at the head are refused, these may not be.
 const VISIBLE_LAST: Statement = visible_statement!("visible_last_to_pops", " DESC");
-
-/// What is looked at in the commit of a pop has to be looked at where the message is known.
-const CHECK_CONSTRAINTS: &str = "SET CONSTRAINTS ALL IMMEDIATE";
 
 /// How many messages a pop looks for at once that passes over some.
 const STEP: i32 = 100;
@@ -148,8 +146,7 @@ impl Connection {
     async fn pop_around(&mut self, queue: &QueueName, count: i32) -> Result<Vec<Message>> {
         if self.in_transaction() {
             // What was done before may be made good until the end; then the pop's own is looked at there, too.
-            let is_checked = self.batch(CHECK_CONSTRAINTS).await;
-            if is_checked.is_err() {
+            if self.check_constraints().await.is_err() {
                 self.return_to_mark().await?;
             }
             let popped = self.pop_in_parts(queue, count).await?;
@@ -158,7 +155,7 @@ impl Connection {
         }
         self.begin().await?;
         let popped = async {
-            self.batch(CHECK_CONSTRAINTS).await?;
+            self.check_constraints().await?;
             self.pop_in_parts(queue, count).await
         };
         let popped = popped.await;
@@ -187,7 +184,7 @@ impl Connection {
             ];
             let visible = self.query(&VISIBLE.on(&table), &parameters).await;
             let visible = visible.map_err(|error| self.missing(queue, error))?;
-            let ids: Vec<i64> = visible.iter().map(|row| column(row, "msg_id")).collect::<Result<_>>()?;
+            let ids = ids_of(&visible)?;
             let (Some(row), Some(last)) = (visible.first(), ids.last()) else { break };
             if rows.keep_incarnation(column(row, "created_at")?) {
                 passed_over.clear();
@@ -229,7 +226,7 @@ impl Connection {
         ];
         let visible = self.query(&VISIBLE_LAST.on(&table), &parameters).await;
         let visible = visible.map_err(|error| self.missing(queue, error))?;
-        let ids: Vec<i64> = visible.iter().map(|row| column(row, "msg_id")).collect::<Result<_>>()?;
+        let ids = ids_of(&visible)?;
         let (mut popping, mut parts) = (Popping::default(), vec![ids.as_slice()]);
         while let Some(part) = parts.pop() {
             parts.extend(self.pop_part(queue, ids.len(), part, &mut popping).await?);
@@ -277,4 +274,8 @@ impl Connection {
         popping.why = Some(error);
         Ok(part.chunks(part.len().div_ceil(2)).rev().filter(|_| part.len() > 1).collect())
     }
+}
+
+fn ids_of(rows: &[Row]) -> Result<Vec<i64>> {
+    rows.iter().map(|row| column(row, "msg_id")).collect()
 }

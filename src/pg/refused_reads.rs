@@ -231,8 +231,7 @@ impl Connection {
         }
         self.begin().await?;
         let tried = async {
-            // What is looked at in the commit of a read has to be looked at here.
-            self.batch("SET CONSTRAINTS ALL IMMEDIATE").await?;
+            self.check_constraints().await?;
             self.mark().await?;
             self.try_by_halves(table, order, ids).await
         };

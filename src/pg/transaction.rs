@@ -84,6 +84,15 @@ impl Connection {
         self.query(&DEFER_CONSTRAINTS, &[]).await.map(drop)
     }
 
+    /// Has the open transaction check its constraints with each statement, so that what breaks one is known: the commit names
+    /// no statement.
+    ///
+    /// # Errors
+    /// As any statement that reads; `RefusedByDatabase` if something that was done before does not hold yet.
+    pub(super) async fn check_constraints(&mut self) -> Result<()> {
+        self.batch("SET CONSTRAINTS ALL IMMEDIATE").await
+    }
+
     /// Sets a mark to which the open transaction can return after a failed statement. Without one it does nothing.
     ///
     /// # Errors

@@ -3389,7 +3389,7 @@ export const QueueService: GenService<{
    * to its archive, with a header `x-pgmq-dead-letter` that names where it came from (see DeadLetterPolicy), so that
    * it never blocks the queue. Only plain SQL can send such a message. The same becomes of one that the database refuses
    * to have read, as by a trigger or a constraint, while it lets others be read. Where it refuses to have it moved, too,
-   * the message stays visible and as it is; this server passes over it, and tries it again every minute; in a group, those
+   * the message stays visible and as it is; this server passes over it, and tries it again after a minute or more; in a group, those
    * behind it wait. As long as the database lets no message be read, nothing is moved: ReadBatch fails with
    * REFUSED_BY_DATABASE, and streams wait. One that was handed over as often as the
    * queue's policy allows is moved to the dead-letter queue too, and what comes after it is read instead.
@@ -3491,7 +3491,7 @@ export const QueueService: GenService<{
    * the reply of 3.5 MiB is deleted. A message that is too large by itself stays in the queue. Popping
    * ignores groups and breaks their order. It ignores the dead-letter policy, too: a message that was handed over
    * often enough is handed over once more, for the last time. Messages from Pop have no receipt. A message whose delete
-   * the database refuses, as by a trigger, stays too: this server passes over it, and tries it again every minute. As long
+   * the database refuses, as by a trigger, stays too: this server passes over it, and tries it again after a minute or more. As long
    * as it lets none go, Pop fails with REFUSED_BY_DATABASE.
    *
    * Behind it: the semantics of `pgmq.pop`. Errors: MISSING_FIELD, INVALID_QUEUE_NAME, INVALID_COUNT,
